@@ -1,0 +1,67 @@
+"""ddx: the denoising diffusion family as pure JAX functions.
+
+The names below are the public interface; they load on first use, so that importing ddx costs nothing and touches no
+device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ddpm": "ddx.diffusion.process",
+    "iddpm": "ddx.diffusion.process",
+    "process_from_betas": "ddx.diffusion.process",
+    "q_sample": "ddx.diffusion.gaussian",
+    "q_transition": "ddx.diffusion.gaussian",
+    "q_posterior": "ddx.diffusion.gaussian",
+    "step_coefficients": "ddx.diffusion.gaussian",
+    "gaussian_kl": "ddx.diffusion.gaussian",
+    "prior_kl": "ddx.diffusion.gaussian",
+    "denoiser": "ddx.diffusion.prediction",
+    "Denoised": "ddx.diffusion.prediction",
+    "simple_loss": "ddx.diffusion.losses",
+    "trajectory": "ddx.diffusion.trajectory",
+    "sample": "ddx.diffusion.sampling",
+}
+_MODULES = ("build", "data", "diffusion", "models", "parallel", "training")
+
+__all__ = ["__version__", *_HOME, *_MODULES]
+
+if TYPE_CHECKING:
+    from ddx import build as build
+    from ddx import data as data
+    from ddx import diffusion as diffusion
+    from ddx import models as models
+    from ddx import parallel as parallel
+    from ddx import training as training
+    from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
+    from ddx.diffusion.gaussian import prior_kl as prior_kl
+    from ddx.diffusion.gaussian import q_posterior as q_posterior
+    from ddx.diffusion.gaussian import q_sample as q_sample
+    from ddx.diffusion.gaussian import q_transition as q_transition
+    from ddx.diffusion.gaussian import step_coefficients as step_coefficients
+    from ddx.diffusion.losses import simple_loss as simple_loss
+    from ddx.diffusion.prediction import Denoised as Denoised
+    from ddx.diffusion.prediction import denoiser as denoiser
+    from ddx.diffusion.process import ddpm as ddpm
+    from ddx.diffusion.process import iddpm as iddpm
+    from ddx.diffusion.process import process_from_betas as process_from_betas
+    from ddx.diffusion.sampling import sample as sample
+    from ddx.diffusion.trajectory import trajectory as trajectory
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"ddx.{name}")
+    else:
+        raise AttributeError(f"module 'ddx' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

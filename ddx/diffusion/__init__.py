@@ -1,0 +1,1 @@
+"""The mathematics: arrays in, arrays out. Knows no network, no file and no device."""

@@ -1,0 +1,177 @@
+"""The diagonal Gaussians of a diffusion process: marginal, transition, posterior and their KL divergences.
+
+Per coordinate u of the process's basis, q(u_t | u_0) = N(alpha_t u_0, sigma_t^2). For a step from t to any s < t let
+r = SNR_t / SNR_s = exp(logsnr_t - logsnr_s). The forward transition is
+
+    q(u_t | u_s) = N((alpha_t / alpha_s) u_s, sigma_t^2 (1 - r))                                                (1)
+
+since sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - r). The joint law of (u_s, u_t) given u_0 is free up
+to one number: every Gaussian q(u_s | u_t, u_0) = N(k u_t + gamma u_0, lambda2) with
+
+    k alpha_t + gamma = alpha_s        k^2 sigma_t^2 + lambda2 = sigma_s^2                                      (2)
+
+has the right marginal at s (DDIM, Song et al. 2021, lemma 1). With a stochasticity eta in [0, 1],
+
+    lambda2 = eta^2 sigma_s^2 (1 - r)                                                                           (3)
+
+is DDPM's posterior variance at eta = 1 (Ho et al. 2020, eq. 7) and zero, DDIM's deterministic step, at eta = 0.
+Solving (2) with b = sqrt((1 - eta^2) + eta^2 r):
+
+    k     = (sigma_s / sigma_t) b                                                                               (4)
+    gamma = alpha_s (1 - b sqrt(r)) = alpha_s (1 - r)(1 + eta^2 r) / (1 + b sqrt(r))                            (5)
+
+The right-hand side of (5) has no cancellation, nothing divides by alpha_t, and 1 - r is -expm1 of a log-SNR difference.
+A model replaces u_0 by its expectation, and what it does not know of u_0 adds to the variance:
+
+    E[u_s | u_t] = k u_t + gamma E[u_0 | u_t]        Cov[u_s | u_t] = lambda2 + gamma^2 Cov[u_0 | u_t]        (6)
+"""
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.process import Level, Process, is_host
+
+
+class StepCoefficients(NamedTuple):
+    """q(u_s | u_t, u_0) = N(k u_t + gamma u_0, lambda2), per basis coordinate."""
+
+    k: Any
+    gamma: Any
+    lambda2: Any
+
+
+class Step(NamedTuple):
+    """A table of steps, one row a step from t to the next time s that a sampler visits; `lax.scan` runs over its rows.
+
+    `small` and `large` are the two fixed reverse variances of DDPM (section 3.2): lambda2 of (3) and the forward
+    variance of (1). On a step to noise-free data lambda2 is 0; there both hold the `small` of the row before, which
+    Improved DDPM's decoder uses.
+    """
+
+    level: Level  # of t
+    k: Any
+    gamma: Any
+    lambda2: Any
+    small: Any
+    large: Any
+    noise: Any  # 1, and 0 on the last row: a sample is the mean of its last step
+
+
+def step_coefficients(
+    process: Process, s: Any, t: Any, eta: Any = 1.0, shape: tuple[int, ...] | None = None
+) -> StepCoefficients:
+    """k, gamma and lambda2 of q(u_s | u_t, u_0), equations (3) to (5).
+
+    Args:
+      process: the process.
+      s: times to go to, () or (B,), 0 <= s < t.
+      t: times to start from, () or (B,).
+      eta: stochasticity in [0, 1]; 1 is DDPM, 0 is DDIM.
+      shape: (H, W), for processes whose coefficients differ between coordinates.
+
+    Returns:
+      Coefficients that broadcast to (B, H, W, C); float64 NumPy when s, t and eta are known on the host.
+
+    Raises:
+      ValueError: eta outside [0, 1], or not s < t (where they are known on the host).
+    """
+    host = is_host(s, t, eta)
+    if is_host(eta) and not 0.0 <= float(eta) <= 1.0:
+        raise ValueError(f"eta={eta} must lie in [0, 1]: 0 is DDIM, 1 is DDPM")
+    xp: Any = np if host else jnp
+    m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
+    log_r = process.logsnr_difference(s, t, shape)
+    r, one_minus_r = xp.exp(log_r), -xp.expm1(log_r)
+    b = xp.sqrt((1.0 - eta**2) + eta**2 * r)
+    k = m_s.sigma / m_t.sigma * b
+    gamma = m_s.alpha * one_minus_r * (1.0 + eta**2 * r) / (1.0 + b * xp.sqrt(r))
+    return StepCoefficients(k, gamma, eta**2 * m_s.sigma**2 * one_minus_r)
+
+
+def step_table(
+    process: Process, times: tuple[int, ...], eta: float = 1.0, shape: tuple[int, ...] | None = None
+) -> Step:
+    """The steps of a trajectory as a float64 table with len(times) - 1 rows; it is data: cast it once and scan over it.
+
+    Args:
+      process: the process.
+      times: strictly decreasing, ending in 0; known on the host.
+      eta: stochasticity in [0, 1].
+      shape: (H, W), for processes whose coefficients differ between coordinates.
+
+    Raises:
+      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta outside [0, 1].
+    """
+    if len(times) < 2 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
+        raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {_brief(times)}")
+    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
+    level = process.level(t, shape)
+    k, gamma, lambda2 = step_coefficients(process, s, t, eta, shape)
+    forward = level.marginal.sigma**2 * -np.expm1(process.logsnr_difference(s, t, shape))
+    first = lambda2[-2] if len(t) > 1 else forward[-1]
+    noise_free = np.broadcast_to(process.marginal(s, shape).sigma == 0, lambda2.shape)
+    small, large = np.where(noise_free, first, lambda2), np.where(noise_free, first, forward)
+    noise = np.ones((len(t), 1, 1, 1))
+    noise[-1] = 0.0
+    return Step(level, k, gamma, lambda2, small, large, noise)
+
+
+def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
+    """Draw x_t ~ q(x_t | x_0): alpha_t u_0 + sigma_t eps per coordinate (DDPM eq. 4).
+
+    Args:
+      process: the process.
+      x_0: (B, H, W, C) images.
+      t: times, () or (B,).
+      noise: like x_0, standard normal, white in pixels.
+
+    Returns:
+      x_t in pixels, like x_0.
+    """
+    m = process.marginal(t, x_0.shape[-3:-1])
+    u_t = m.alpha * process.basis.analysis(x_0) + m.sigma * process.basis.analysis(noise)
+    return process.basis.synthesis(u_t)
+
+
+def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
+    """Mean (pixels) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1)."""
+    shape = x_s.shape[-3:-1]
+    xp: Any = np if is_host(s, t) else jnp
+    ratio = xp.exp(process.log_alpha_difference(s, t, shape))
+    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(process.logsnr_difference(s, t, shape))
+    return process.basis.synthesis(ratio * process.basis.analysis(x_s)), variance
+
+
+def q_posterior(process: Process, x_0: Any, x_t: Any, s: Any, t: Any, eta: Any = 1.0) -> tuple[Any, Any]:
+    """Mean (pixels) and variance (per basis coordinate) of q(x_s | x_t, x_0), equations (3) to (5).
+
+    eta = 1 and s = t - 1 are DDPM's posterior (eq. 6 and 7); any s < t and eta in [0, 1] are DDIM's family (eq. 12).
+    """
+    c = step_coefficients(process, s, t, eta, x_0.shape[-3:-1])
+    u_s = c.k * process.basis.analysis(x_t) + c.gamma * process.basis.analysis(x_0)
+    return process.basis.synthesis(u_s), c.lambda2
+
+
+def gaussian_kl(mean_1: Any, variance_1: Any, mean_2: Any, variance_2: Any) -> Any:
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats."""
+    log_ratio = jnp.log(variance_1) - jnp.log(variance_2)
+    return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_1 - mean_2) / variance_2)
+
+
+def prior_kl(process: Process, x_0: Any) -> Any:
+    """KL(q(u_T | u_0) || N(0, 1)) per basis coordinate, in nats, like x_0 (the L_T of DDPM eq. 5).
+
+    Zero up to rounding means that sampling may start from pure noise. Bits per dimension are its mean over log 2.
+    """
+    m = process.marginal(process.num_steps, x_0.shape[-3:-1])
+    u_0 = process.basis.analysis(x_0)
+    # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier.
+    excess = m.sigma**2 - 1.0
+    return 0.5 * (jnp.square(m.alpha * u_0) + (excess - np.log1p(excess)))
+
+
+def _brief(times: tuple[int, ...]) -> str:
+    return str(tuple(times)) if len(times) <= 8 else f"({', '.join(map(str, times[:4]))}, ..., {times[-1]})"

@@ -1,0 +1,28 @@
+"""Random draws that belong to examples: draw i depends only on (key, i), not on batch size or device count."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def example_keys(key: Any, examples: Any) -> Any:
+    """One key for each example: `fold_in(key, example)`, shape (B,).
+
+    Args:
+      key: one key; a `jax.random.key` or a raw `PRNGKey`.
+      examples: (B,) integers that name the examples.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
+
+
+def fold_in(keys: Any, data: Any) -> Any:
+    """`jax.random.fold_in` for keys of shape (B,) with one number for all."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def white_noise(keys: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Standard normal noise of shape (B, *shape); example i is drawn from keys[i]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)

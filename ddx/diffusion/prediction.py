@@ -1,0 +1,146 @@
+"""From the output of a network to (x_0, eps), and from (x_0, eps) to the target of a network.
+
+Per basis coordinate u_t = alpha u_0 + sigma eps, so any one of the following determines u_0 and eps once u_t is known:
+
+| prediction | the network outputs | u_0 | source |
+| --- | --- | --- | --- |
+| eps | the noise | (u_t - sigma eps) / alpha | DDPM eq. 15 |
+| x0 | the data | itself | DDPM section 3.2 |
+| v | alpha eps - sigma u_0 | alpha u_t - sigma v | Salimans & Ho 2022, appendix D |
+| mean | the posterior mean of u_{t-1} | (mean - k u_t) / gamma | DDPM eq. 8 |
+
+Clipping limits x_0 to [-1, 1] in pixels, after which eps is derived anew, so that the two always agree with u_t.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from ddx.diffusion.gaussian import step_coefficients
+from ddx.diffusion.process import Level, Process
+
+PREDICTIONS = ("eps", "x0", "v", "mean")
+
+ModelFn = Callable[[Any, Any], Any]
+"""model_fn(x_t, model_time) -> raw output: (B, H, W, C) and (B,) to (B, H, W, C), or 2 C with learned variances."""
+
+
+class Denoised(NamedTuple):
+    """A model's estimate at time t: u_t = alpha x_0 + sigma eps."""
+
+    x_0: Any
+    eps: Any
+    extra: Any  # the raw channels C.. of the network (learned variances), or None
+
+
+DenoiseFn = Callable[[Any, Any], Denoised]
+"""denoise(x_t, t) -> `Denoised` in pixels: a `Denoiser`, or a function around one (guidance, say)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network read as an estimator of (x_0, eps). Made by `denoiser`."""
+
+    process: Process
+    model_fn: ModelFn
+    prediction: str
+    clip: bool
+
+    def __call__(self, x_t: Any, t: Any) -> Denoised:
+        """x_0 and eps in pixels, like x_t, for times t, () or (B,)."""
+        basis = self.process.basis
+        d = self.at(basis.analysis(x_t), self.process.level(t, x_t.shape[-3:-1]))
+        return Denoised(basis.synthesis(d.x_0), basis.synthesis(d.eps), d.extra)
+
+    def at(self, u_t: Any, level: Level) -> Denoised:
+        """The same in basis coordinates, with the level's coefficients given: what samplers and bounds call."""
+        process, basis = self.process, self.process.basis
+        x_t = basis.synthesis(u_t)
+        model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
+        output, extra = split_output(self.model_fn(x_t, model_time), x_t.shape[-1])
+        out = basis.analysis(output)
+        alpha, sigma, _ = level.marginal
+        if self.prediction == "eps":
+            u_0, eps = (u_t - sigma * out) / alpha, out
+        elif self.prediction == "x0":
+            u_0, eps = out, (u_t - alpha * out) / sigma
+        elif self.prediction == "v":
+            u_0, eps = alpha * u_t - sigma * out, sigma * u_t + alpha * out
+        else:
+            c = step_coefficients(process, level.t - 1, level.t, shape=x_t.shape[-3:-1])
+            u_0 = (out - c.k * u_t) / c.gamma
+            eps = (u_t - alpha * u_0) / sigma
+        if self.clip:
+            u_0 = basis.analysis(jnp.clip(basis.synthesis(u_0), -1.0, 1.0))
+            eps = (u_t - alpha * u_0) / sigma
+        return Denoised(u_0, eps, extra)
+
+
+def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool = True) -> Denoiser:
+    """Read a network's raw output as an estimate of (x_0, eps).
+
+    Args:
+      process: the process that the network was trained for.
+      model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
+      prediction: what the first C channels mean: "eps", "x0", "v" or "mean" (of x_{t-1}).
+      clip: limit x_0 to [-1, 1] and derive eps anew. Off for encoding and where the reference never clips (DDIM's own
+        code).
+
+    Returns:
+      A function denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
+
+    Raises:
+      ValueError: the prediction is unknown, or it is "eps" and the process ends without signal (alpha_T = 0).
+    """
+    check_prediction(process, prediction)
+    return Denoiser(process, model_fn, prediction, clip)
+
+
+def check_prediction(process: Process, prediction: str) -> None:
+    """Refuse, with a ValueError, a prediction that is unknown or from which x_0 cannot be recovered at time T."""
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction {prediction!r} is unknown; choose one of: {', '.join(PREDICTIONS)}")
+    if prediction == "eps" and process.logsnr[-1] == -jnp.inf:
+        raise ValueError(
+            "prediction 'eps' says nothing of x_0 at t = T where alpha_T = 0; use 'v' or 'x0', or another schedule"
+        )
+
+
+def target(process: Process, prediction: str, x_0: Any, x_t: Any, t: Any, noise: Any) -> Any:
+    """What the network should output at x_t, in pixels, like x_0.
+
+    Args:
+      process: the process.
+      prediction: one of `PREDICTIONS`.
+      x_0: (B, H, W, C) data.
+      x_t: `q_sample` of x_0 with the same noise.
+      t: times, () or (B,).
+      noise: the noise in x_t, like x_0.
+    """
+    check_prediction(process, prediction)
+    basis, shape = process.basis, x_0.shape[-3:-1]
+    if prediction == "eps":
+        return noise
+    if prediction == "x0":
+        return x_0
+    if prediction == "v":
+        m = process.marginal(t, shape)
+        return basis.synthesis(m.alpha * basis.analysis(noise) - m.sigma * basis.analysis(x_0))
+    c = step_coefficients(process, t - 1, t, shape=shape)
+    return basis.synthesis(c.k * basis.analysis(x_t) + c.gamma * basis.analysis(x_0))
+
+
+def split_output(output: Any, channels: int) -> tuple[Any, Any]:
+    """Split raw output channels into (prediction, extra); extra is None when there are only `channels`.
+
+    Raises:
+      ValueError: the network has neither C nor 2 C output channels.
+    """
+    if output.shape[-1] not in (channels, 2 * channels):
+        raise ValueError(
+            f"the network outputs {output.shape[-1]} channels for images of {channels}; expected {channels}, or"
+            f" {2 * channels} with learned variances"
+        )
+    return output[..., :channels], output[..., channels:] if output.shape[-1] > channels else None

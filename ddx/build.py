@@ -1,0 +1,113 @@
+"""From a validated config to the things a run is made of."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+import ddx.data
+from ddx.config import check_image_size, validate
+from ddx.diffusion import losses
+from ddx.diffusion.prediction import Denoiser, denoiser
+from ddx.diffusion.process import Process, ddpm
+from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.variance import VarianceFn, variance_fn
+from ddx.models import UNet
+
+LossFn = Callable[[Any, Any, Any, Any, Any], Any]
+"""loss(params, x_0, t, noise, dropout_key) -> (B,)."""
+
+
+class System(NamedTuple):
+    """A process, a network for it, and what the network is trained on."""
+
+    config: ConfigDict
+    process: Process
+    model: nn.Module
+    image_shape: tuple[int, int, int]
+
+    def init(self, key: Any) -> Any:
+        """Initial parameters."""
+        x = jnp.zeros((1, *self.image_shape))
+        return self.model.init(key, x, jnp.zeros((1,), jnp.int32))["params"]
+
+    def loss(self, params: Any, x_0: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
+        """The training loss of each example, (B,)."""
+
+        def model_fn(x_t: Any, model_time: Any) -> Any:
+            return self.model.apply({"params": params}, x_t, model_time, train=True, rngs={"dropout": dropout_key})
+
+        return losses.simple_loss(self.process, model_fn, x_0, t, noise, self.config.loss.prediction)
+
+    def denoiser(self, params: Any, clip: bool) -> Denoiser:
+        """The network with these parameters as an estimator of (x_0, eps)."""
+
+        def model_fn(x_t: Any, model_time: Any) -> Any:
+            return self.model.apply({"params": params}, x_t, model_time)
+
+        return denoiser(self.process, model_fn, self.config.loss.prediction, clip)
+
+
+class Sampler(NamedTuple):
+    """How images are drawn: a trajectory, its stochasticity and the reverse variance."""
+
+    times: tuple[int, ...]
+    eta: float
+    variance: VarianceFn
+    clip: bool
+    batch_size: int
+
+
+def dataset(config: ConfigDict, split: str | None = None) -> ddx.data.Dataset:
+    """The data set of a config; `split` other than the one trained on if given.
+
+    Raises:
+      DataError: it cannot be read.
+      ConfigError: the network cannot take its images.
+    """
+    d = config.data
+    data = ddx.data.load(
+        d.name, split=split or d.split, directory=d.dir, image_size=d.image_size, channels=d.channels
+    )
+    for size in set(data.image_shape[:2]):
+        check_image_size(
+            size, len(config.model.multipliers), config.model.attention_resolutions, f"the image size of {d.name}"
+        )
+    return data
+
+
+def system(config: ConfigDict, image_shape: tuple[int, int, int]) -> System:
+    """The process and the network of a config, for images of shape (H, W, C)."""
+    config = validate(config)
+    process = ddpm(config.process.num_steps, config.process.schedule)
+    m = config.model
+    model = UNet(
+        channels=m.channels,
+        multipliers=m.multipliers,
+        num_blocks=m.num_blocks,
+        attention_resolutions=m.attention_resolutions,
+        dropout=m.dropout,
+        out_channels=image_shape[-1],
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+    )
+    return System(config, process, model, image_shape)
+
+
+def sampler(config: ConfigDict) -> Sampler:
+    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim."""
+    s = config.sample
+    times = trajectory(config.process.num_steps, s.num_steps)
+    if s.sampler == "ancestral":
+        return Sampler(times, 1.0, variance_fn(s.variance), s.clip, s.batch_size)
+    return Sampler(times, s.eta, variance_fn("small"), s.clip, s.batch_size)
+
+
+def steps_per_call(config: ConfigDict) -> int:
+    """Training steps in one compiled call."""
+    # A scan's gradient of a convolution is 24 times slower on CPU; elsewhere a long call hides the host.
+    automatic = 1 if jax.default_backend() == "cpu" else 50
+    return config.train.steps_per_call or automatic

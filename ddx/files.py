@@ -1,0 +1,41 @@
+"""Files that are either old or new, never half written."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+from ddx.errors import ConfigError
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends well and is removed otherwise."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replace the text of a file."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def make_directory(path: pathlib.Path, option: str) -> None:
+    """Create a folder that the user named with `option`.
+
+    Raises:
+      ConfigError: it cannot be created or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot create {path} ({error.strerror}). Choose another {option}") from None
+    if not os.access(path, os.W_OK):
+        raise ConfigError(f"cannot write to {path}. Choose another {option}")

@@ -1,0 +1,59 @@
+"""Named networks, with the image shape and the number of parameters that identify them."""
+
+import math
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddx.models.unet import UNet
+
+
+class Preset(NamedTuple):
+    """A network's arguments, the (H, W, C) images it was made for, and its parameter count."""
+
+    arguments: dict[str, Any]
+    image_shape: tuple[int, int, int]
+    num_params: int
+
+
+_256 = {"multipliers": (1, 1, 2, 2, 4, 4), "dropout": 0.0}
+
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        {
+            "channels": 32,
+            "multipliers": (1, 2),
+            "num_blocks": 1,
+            "attention_resolutions": (4,),
+            "dropout": 0.0,
+            "out_channels": 1,
+        },
+        (8, 8, 1),
+        701_345,
+    ),
+    "ddpm_cifar10": Preset({}, (32, 32, 3), 35_746_307),
+    "ddpm_celebahq256": Preset(_256, (256, 256, 3), 113_673_219),
+    "ddpm_lsun": Preset(_256, (256, 256, 3), 113_673_219),
+    "ddpm_lsun_large": Preset(_256 | {"channels": 192}, (256, 256, 3), 255_677_955),
+    "ddim_celeba64": Preset({"multipliers": (1, 2, 2, 2, 4)}, (64, 64, 3), 78_700_803),
+}
+
+
+def create(name: str, **overrides: Any) -> nn.Module:
+    """A preset's network, with some arguments changed: create("ddpm_cifar10", dtype=jnp.bfloat16).
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"model {name!r} is unknown; choose one of: {', '.join(PRESETS)}")
+    return UNet(**(PRESETS[name].arguments | overrides))
+
+
+def num_params(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """The number of parameters of a network for (H, W, C) images, without allocating them."""
+    x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,), jnp.int32)
+    shapes = jax.eval_shape(lambda key: model.init(key, x, t), jax.random.key(0))["params"]
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

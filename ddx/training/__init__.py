@@ -1,0 +1,6 @@
+"""Training runs (state, step, loop, checkpoints) and sampling jobs from their folders."""
+
+from ddx.training.loop import Outcome, train
+from ddx.training.sampling_job import sample
+
+__all__ = ["Outcome", "sample", "train"]

@@ -1,0 +1,177 @@
+"""Checkpoints: orbax files under checkpoints/<step>/, sealed by a manifest of their SHA-256 checksums.
+
+The manifest is written last, so a checkpoint without one is the remains of an interrupted save. Before anything is restored, every file
+is compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong weight without a word. A damaged
+checkpoint is set aside as <step>.corrupt and the one before it is used; a run never starts afresh by itself.
+"""
+
+import hashlib
+import json
+import pathlib
+import shutil
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from ddx.errors import CheckpointError
+from ddx.files import write_text
+
+MANIFEST = "MANIFEST.json"
+_FORMAT = 1
+
+
+class Checkpoints:
+    """The checkpoints of one run. A checkpoint is a dict of named items, each a pytree, that can be restored alone."""
+
+    def __init__(self, directory: pathlib.Path, keep: int = 1) -> None:
+        """`directory` is created by the first save; the newest `keep` checkpoints are kept."""
+        self.directory = directory.absolute()
+        self._keep = keep
+
+    def save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Write a checkpoint, with some JSON beside the items, and then remove the oldest beyond `keep`.
+
+        Raises:
+          CheckpointError: it could not be written; the earlier ones are untouched.
+        """
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._clean()
+            with self._manager() as manager:
+                manager.save(step, args=ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in items.items()}))
+            manifest = _manifest(self._path(step), step, items) | {"meta": meta}
+            write_text(self._path(step) / MANIFEST, json.dumps(manifest, indent=1))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot save a checkpoint at step {step} in {self.directory}: {_first_line(error)}."
+                " Free some space and run the same command again to go on from the checkpoint before"
+            ) from error
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self._path(old))
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, good or bad, ascending."""
+        if not self.directory.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+    def newest(self) -> int | None:
+        """The newest step with an undamaged checkpoint, or None if nothing was ever saved.
+
+        Damaged checkpoints newer than it are renamed to <step>.corrupt, with a warning.
+
+        Raises:
+          CheckpointError: there are checkpoints and all are damaged.
+        """
+        reasons = []
+        for step in reversed(self.steps()):
+            reason = self._damage(step)
+            if reason is None:
+                return step
+            reasons.append(f"{step}: {reason}")
+            aside = self._path(step).with_name(f"{step}.corrupt")
+            shutil.rmtree(aside, ignore_errors=True)
+            self._path(step).rename(aside)
+            warnings.warn(f"checkpoint {self._path(step)} is damaged ({reason}); set aside as {aside.name}", stacklevel=2)
+        if not reasons and self.directory.is_dir():
+            reasons = sorted(path.name for path in self.directory.glob("*.corrupt"))
+        if reasons:
+            raise CheckpointError(
+                f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
+                " Put one back, or remove the folder to start from step 0"
+            )
+        return None
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON that was saved beside the items of an undamaged checkpoint."""
+        return json.loads((self._path(step) / MANIFEST).read_text())["meta"]
+
+    def restore(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        """Restore the items named in `targets`, each like its target (arrays or `jax.ShapeDtypeStruct`), on the host.
+
+        Raises:
+          CheckpointError: the checkpoint holds other arrays than the targets.
+        """
+        manifest = json.loads((self._path(step) / MANIFEST).read_text())
+        wrong = []
+        for name, target in targets.items():
+            saved, wanted = manifest["arrays"].get(name, {}), _arrays(target)
+            for path in sorted(saved.keys() | wanted.keys()):
+                if saved.get(path) != wanted.get(path):
+                    wrong.append(f"{name}{path}: saved {saved.get(path, 'nothing')}, needed {wanted.get(path, 'nothing')}")
+        if wrong:
+            more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise CheckpointError(
+                f"checkpoint {self._path(step)} does not fit this config: {'; '.join(wrong[:5])}{more}."
+                " Use the config that it was trained with"
+            )
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), targets)
+        with self._manager() as manager:
+            restored = manager.restore(
+                step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in abstract.items()})
+            )
+        return {name: restored[name] for name in targets}
+
+    def _path(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+    def _manager(self) -> ocp.CheckpointManager:
+        # Saving waits for the disk: the manifest seals what is there. Old checkpoints go after it, not before.
+        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self.directory, options=options)
+
+    def _clean(self) -> None:
+        for remains in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(remains, ignore_errors=True)
+        for step in self.steps():
+            if not (self._path(step) / MANIFEST).exists():
+                shutil.rmtree(self._path(step))
+
+    def _damage(self, step: int) -> str | None:
+        """Why a checkpoint cannot be trusted, or None."""
+        path = self._path(step)
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+            if manifest["format"] != _FORMAT:
+                return f"written in format {manifest['format']}, this version reads {_FORMAT}"
+            if manifest["step"] != step:
+                return f"{MANIFEST} belongs to step {manifest['step']}"
+            for name, expected in manifest["files"].items():
+                if not (path / name).is_file():
+                    return f"{name} is missing"
+                if _sha256(path / name) != expected:
+                    return f"{name} has changed"
+        except FileNotFoundError:
+            return f"no {MANIFEST}: the save was interrupted"
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"{MANIFEST} is unreadable: {_first_line(error)}"
+        return None
+
+
+def _manifest(path: pathlib.Path, step: int, items: dict[str, Any]) -> dict[str, Any]:
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {
+        "format": _FORMAT,
+        "step": step,
+        "jax": jax.__version__,
+        "arrays": {name: _arrays(item) for name, item in items.items()},
+        "files": {str(file.relative_to(path)): _sha256(file) for file in files},
+    }
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    """{"['conv_in']['kernel']": "float32 (3, 3, 3, 128)", ...}."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}" for path, leaf in leaves}
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,203 @@
+"""Training, from a config and a folder to a trained network. Read it once from top to bottom.
+
+The state after N steps is a pure function of (config, seed, N): a run that is killed and started again by the same command ends in the
+same bits.
+"""
+
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import ddx.data
+from ddx import build, parallel
+from ddx.errors import NonFiniteError
+from ddx.generation import Generator
+from ddx.models import num_params
+from ddx.pictures import grid, save_png
+from ddx.progress import Progress
+from ddx.training import summary
+from ddx.training.checkpoint import Checkpoints
+from ddx.training.metrics import MetricsWriter, summarise
+from ddx.training.preemption import Preemption
+from ddx.training.state import TrainState, init_state, make_optimizer
+from ddx.training.step import make_step, many_steps
+from ddx.training.workdir import lock, run_config, save_config
+
+
+class Outcome(NamedTuple):
+    """How a call of `train` ended."""
+
+    step: int
+    finished: bool  # False if a signal asked to stop
+    message: str  # one line that says what was written
+
+
+def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
+    """Train until config.train.num_steps, going on from the newest checkpoint in the folder.
+
+    Args:
+      config: `ddx.config.default_config` with changes; None for the config of the run in the folder.
+      workdir: folder of the run, see `ddx.training.workdir`; created if need be.
+
+    Returns:
+      The step reached, and whether that is the end. A finished run is left as it is.
+
+    Raises:
+      ConfigError: the config is invalid or not that of the run in the folder.
+      CheckpointError: all checkpoints are damaged, or one cannot be saved.
+      DataError: the data set cannot be read.
+      NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
+    """
+    workdir = pathlib.Path(workdir)
+    config = run_config(workdir, config)
+    with lock(workdir):
+        checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+        start = checkpoints.newest() or 0
+        if start >= config.train.num_steps:
+            return Outcome(start, True, f"already complete at step {start} of {config.train.num_steps}: {workdir}")
+        parallel.check_divisible(config.train.batch_size, config.train.accumulation)
+        data = build.dataset(config)
+        run = _Run(config, workdir, data, checkpoints)
+        state = run.restore(start) if start else run.begin()
+        run.print_first_screen(state, start)
+        save_config(workdir, config)
+        return run.train(state, start)
+
+
+class _Run:
+    def __init__(
+        self, config: ConfigDict, workdir: pathlib.Path, data: ddx.data.Dataset, checkpoints: Checkpoints
+    ) -> None:
+        self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
+        self.key = jax.random.key(config.seed)
+        self.system = build.system(config, data.image_shape)
+        t = config.train
+        self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
+        self.step_fn = make_step(
+            self.system.loss,
+            self.optimizer,
+            num_steps=config.process.num_steps,
+            flip=config.data.flip,
+            ema_decay=t.ema_decay,
+            ema_warmup=t.ema_warmup,
+            accumulation=t.accumulation,
+        )
+        self.call = parallel.data_parallel(many_steps(self.step_fn))
+        self.generator = Generator(self.system, build.sampler(config))
+
+    def begin(self) -> TrainState:
+        return jax.jit(lambda key: init_state(self.system.init(key), self.optimizer))(self.key)
+
+    def restore(self, step: int) -> TrainState:
+        return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(jax.eval_shape(self.begin))))
+
+    def print_first_screen(self, state: TrainState, start: int) -> None:
+        config, data = self.config, self.data
+        batch, devices = config.train.batch_size, parallel.num_devices()
+        shape = " x ".join(map(str, data.image_shape))
+        each = {
+            "image": jax.ShapeDtypeStruct((batch // devices, *data.image_shape), np.uint8),
+            "example": jax.ShapeDtypeStruct((batch // devices,), np.int32),
+        }
+        flops = summary.flops_per_step(self.step_fn, jax.eval_shape(lambda: state), self.key, each)
+        split = f"{batch} images = {devices} x {batch // devices}"
+        if config.train.accumulation > 1:
+            split += f", in {config.train.accumulation} parts"
+        print(f"devices  {summary.describe_devices()}")
+        print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}")
+        print(f"network  {num_params(self.system.model, data.image_shape):,} parameters, {config.model.dtype}")
+        print(summary.parameter_table(state.params))
+        print(f"process  {config.process.schedule}, T = {config.process.num_steps}, predicting {config.loss.prediction}")
+        print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
+        epochs = config.train.num_steps * batch / data.num_examples
+        print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
+        print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
+
+    def train(self, state: TrainState, start: int) -> Outcome:
+        config, total = self.config.train, self.config.train.num_steps
+        per_call = build.steps_per_call(self.config)
+        every = (config.log_every, config.checkpoint_every, config.sample_every)
+        state = parallel.replicate(state)
+        pending: list[dict[str, Any]] = []
+        step = start
+        with (
+            Preemption() as preemption,
+            MetricsWriter(self.workdir, start) as writer,
+            ddx.data.batches(
+                self.data, seed=self.config.seed, batch_size=config.batch_size, first_step=start, last_step=total
+            ) as stream,
+            Progress("training", total, start, config.batch_size) as progress,
+        ):
+            while step < total and not preemption.requested:
+                # A call ends at the next step at which something else is due.
+                n = min(per_call, total - step, *(e - step % e for e in every))
+                batches = _stack([next(stream)[1]["image"] for _ in range(n)])
+                before = time.perf_counter()
+                state, metrics = self.call(state, self.key, parallel.split_batch(batches, axis=1))
+                pending.append(metrics)
+                if step == start:
+                    jax.block_until_ready(metrics)
+                    parallel.assert_replicated(state, "the state after the first step")
+                    progress.write(f"compiled and took the first call in {time.perf_counter() - before:.1f} s")
+                    progress.restart_clock()
+                step += n
+                progress.advance(n)
+                due = [step % e == 0 or step == total for e in every]
+                if any(due) or preemption.requested:
+                    self.log(step, pending, writer, progress, show=due[0])
+                if due[2]:
+                    self.draw(step, state, writer)
+                if due[1] or preemption.requested:
+                    self.save(step, state)
+                if any(due[1:]):
+                    progress.restart_clock()
+        if step < total:
+            return Outcome(step, False, f"stopped at step {step} of {total}, saved; the same command goes on: {self.workdir}")
+        return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
+
+    def log(
+        self, step: int, pending: list[dict[str, Any]], writer: MetricsWriter, progress: Progress, show: bool
+    ) -> None:
+        """Refuse what is not finite; write the means of all steps since the last line if one is due."""
+        values, finite = summarise(pending)
+        if not finite.all():
+            bad = step - len(finite) + int(np.argmin(finite)) + 1
+            last = self.checkpoints.steps()
+            raise NonFiniteError(
+                f"the loss or its gradient was not finite at step {bad}, and the update was not applied."
+                f" The newest checkpoint is {last[-1] if last else 'none'}."
+                " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32"
+            )
+        if show:
+            pending.clear()
+            progress.line(loss=values["loss"])
+            rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
+            writer.scalars(step, values | rate)
+
+    def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
+        """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
+        images = self.generator(state.ema, self.config.seed, self.config.sample.num_images)
+        (self.workdir / "samples").mkdir(exist_ok=True)
+        save_png(self.workdir / "samples" / f"{step:06d}.png", grid(images))
+        writer.picture(step, "samples", grid(images))
+
+    def save(self, step: int, state: TrainState) -> None:
+        parallel.assert_replicated(state, f"the state at step {step}")
+        self.checkpoints.save(step, _items(state), {"image_shape": self.data.image_shape})
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds; the step is its name. Sampling restores "ema" alone."""
+    return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
+
+
+def _stack(images: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """Batches of n steps with the examples' places in the global batch."""
+    stacked = np.stack(images) if len(images) > 1 else images[0][None]
+    places = np.arange(stacked.shape[1], dtype=np.int32)
+    return {"image": stacked, "example": np.broadcast_to(places, stacked.shape[:2])}
+

@@ -1,0 +1,64 @@
+"""Metrics of a run: metrics.jsonl, with each logged step once, and TensorBoard events."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from ddx.files import write_text
+
+
+class MetricsWriter:
+    """Appends to <workdir>/metrics.jsonl and <workdir>/tensorboard."""
+
+    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+        """Go on from `step`: lines after it, of steps that will be done again, are dropped."""
+        self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            write_text(self._path, "".join(line + "\n" for line in _lines_until(self._path.read_text(), step)))
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._tensorboard.close()
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Log numbers at a step."""
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+        self._tensorboard.flush()
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Log an (H, W, 1 or 3) uint8 picture to TensorBoard."""
+        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+
+
+def summarise(metrics: list[dict[str, Any]]) -> tuple[dict[str, float], np.ndarray]:
+    """Means over many calls' metrics, each with a leading axis of steps, and which steps were finite.
+
+    Returns:
+      ({"loss", "grad_norm", "loss_q0" .. "loss_q3"}, finite): loss_q0 is over the lowest quarter of times; a quarter that
+      no example fell into is left out.
+    """
+    joined = {name: np.concatenate([np.asarray(m[name]) for m in metrics]) for name in metrics[0]}
+    values = {name: float(joined[name].mean()) for name in ("loss", "grad_norm")}
+    sums, counts = joined["quartile_sum"].sum(0), joined["quartile_count"].sum(0)
+    values |= {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+    return values, joined["finite"]
+
+
+def _lines_until(text: str, step: int) -> list[str]:
+    kept = []
+    for line in text.splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # cut off by a kill in the middle of the line
+    return kept

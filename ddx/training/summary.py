@@ -1,0 +1,47 @@
+"""The first screen of a run: devices, parameters, cost, data."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+
+
+
+def parameter_table(params: Any) -> str:
+    """Parameters by part of the network: its modules and their count, one line a part."""
+    parts: dict[str, list[Any]] = {}
+    for name, leaves in params.items():
+        parts.setdefault(_part(name), []).extend(jax.tree.leaves(leaves))
+    rows = [(part, len(parts[part]), sum(int(np.prod(x.shape)) for x in parts[part])) for part in sorted(parts, key=_place)]
+    rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"  {part:<{width}}  {arrays:>4} arrays  {count:>13,}" for part, arrays, count in rows)
+
+
+def _part(module: str) -> str:
+    """'down_1_block_0' and 'down_1_attn_0' belong to 'down_1', 'temb_dense0' to 'temb'."""
+    match = re.match(r"(down_\d+|up_\d+|mid|temb)", module)
+    return match[1] if match else module
+
+
+def _place(part: str) -> tuple[int, int]:
+    """Where a part stands on an image's way through the network."""
+    name, _, level = part.partition("_")
+    if name == "up":
+        return 4, -int(level)
+    if name == "down":
+        return 2, int(level)
+    return {"temb": 0, "conv_in": 1, "mid": 3, "norm_out": 5}.get(part, 6), 0
+
+
+def describe_devices() -> str:
+    """Such as '8 x TPU v3 (tpu)'."""
+    devices = jax.local_devices()
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+
+
+def flops_per_step(step: Any, state: Any, key: Any, batch: Any) -> float | None:
+    """Floating-point operations of one step on one device before optimisation, by XLA's count; None if it has none."""
+    cost = jax.jit(step).lower(state, key, batch).cost_analysis()
+    return cost.get("flops") if cost else None

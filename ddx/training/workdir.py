@@ -1,0 +1,88 @@
+"""A run's folder: its config, its lock, and what is where.
+
+    config.json        the validated config
+    checkpoints/       `ddx.training.checkpoint`
+    metrics.jsonl      one line each logged step
+    tensorboard/       the same as events, and the grids
+    samples/           grids of samples drawn from the averaged weights, by step
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from ddx import config as config_lib
+from ddx.errors import ConfigError
+from ddx.files import make_directory, write_text
+
+
+def load_config(workdir: pathlib.Path) -> ConfigDict | None:
+    """The config of the run in a folder, or None if there is none.
+
+    Raises:
+      ConfigError: config.json is unreadable.
+    """
+    path = workdir / "config.json"
+    try:
+        return config_lib.from_json(path.read_text(), str(path))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Restore it, or use a new --workdir") from None
+
+
+def run_config(workdir: pathlib.Path, config: ConfigDict | None) -> ConfigDict:
+    """The validated config to run with: the given one if it fits the run in the folder, or the folder's own.
+
+    Raises:
+      ConfigError: there is neither, or the two differ in a key that decides the state of a run.
+    """
+    saved = load_config(workdir)
+    if config is None:
+        if saved is None:
+            raise ConfigError(f"{workdir} has no config.json. Pass --config, such as --config=configs/digits.py")
+        return saved
+    config = config_lib.validate(config)
+    if saved is not None:
+        different = config_lib.differences(saved, config)
+        if different:
+            raise ConfigError(
+                f"{workdir} was started with another config ({'; '.join(different[:5])})."
+                " Use a new --workdir, or the config of that run"
+            )
+    return config
+
+
+def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Write config.json, unless it says the same already."""
+    text, path = config_lib.to_json(config), workdir / "config.json"
+    if not path.exists() or path.read_text() != text:
+        write_text(path, text)
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+    """Keep other training runs out of the folder; the lock ends with the process, however that ends.
+
+    Raises:
+      ConfigError: another process trains there.
+    """
+    make_directory(workdir, "--workdir")
+    path = workdir / "LOCK"
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ConfigError(f"{workdir} is in use by {file.read().strip()}. Wait for it, or use another --workdir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""DDPM's U-Net: its size, its numbers, its limits."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.models import PRESETS, UNet, create, num_params
+from ddx.models.embeddings import time_embedding
+from tests import golden
+
+TINY = UNet(channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """The reference's tiny network with its random weights: (module, params, x, t, expected output)."""
+    data = golden.load("tf_unet")
+    return TINY, params_of_tf(data), jnp.asarray(data["x_nhwc"]), jnp.asarray(data["t"]), data["out_nhwc"]
+
+
+def params_of_tf(data):
+    """TensorFlow's variables "model/down_1/block_0/conv1/W" as {"down_1_block_0": {"conv1": {"kernel"}}}."""
+    leaf = {"W": "kernel", "b": "bias", "gamma": "scale", "beta": "bias"}
+    params = {}
+    for key in data:
+        if key.startswith("var/"):
+            *path, name = key.removeprefix("var/model/").split("/")
+            insert(params, path, leaf[name], data[key])
+    return params
+
+
+def params_of_torch(data):
+    """PyTorch's "up.1.block.0.conv1.weight" (OIHW) as the same tree."""
+    params = {}
+    for key in data:
+        if key.startswith("param/"):
+            *path, name = key.removeprefix("param/").split(".")
+            value = data[key]
+            if name == "weight":
+                name = "scale" if value.ndim == 1 else "kernel"
+                if value.ndim == 4:
+                    value = value.transpose(2, 3, 1, 0)
+                    value = value[0, 0] if value.shape[:2] == (1, 1) else value
+                elif value.ndim == 2:
+                    value = value.T
+            insert(params, path, name, value)
+    return params
+
+
+def insert(params, path, leaf, value):
+    """temb.dense.0 -> temb_dense0; down.1.block.0.conv1 -> down_1_block_0 / conv1; conv_in stays."""
+    flat = re.sub(r"dense_(\d)", r"dense\1", "_".join(path))
+    match = re.fullmatch(r"(\w*(?:block_\d|attn_\d|sample))_(\w+)", flat)
+    for part in match.groups() if match else (flat,):
+        params = params.setdefault(part, {})
+    params[leaf] = jnp.asarray(value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_have_the_published_number_of_parameters(name):
+    assert num_params(create(name), PRESETS[name].image_shape) == PRESETS[name].num_params
+
+
+def test_the_forward_pass_is_that_of_the_tensorflow_original(tiny):
+    module, params, x, t, expected = tiny
+    with jax.default_matmul_precision("highest"):
+        out = jax.jit(module.apply)({"params": params}, x, t)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def test_the_forward_pass_is_that_of_the_pytorch_port():
+    data = golden.load("ddim_unet")
+    with jax.default_matmul_precision("highest"):
+        out = jax.jit(TINY.apply)({"params": params_of_torch(data)}, golden.nhwc(data["x"]), jnp.asarray(data["t"]))
+    expected = golden.nhwc(data["out"])
+    np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def test_the_references_weights_fill_the_tree_exactly(tiny):
+    module, params, x, t, _ = tiny
+    own = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t))["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
+
+
+@pytest.mark.parametrize("key", [f"emb/{d}" for d in (32, 33, 64, 128)] + [f"ddim_emb_int/{d}" for d in (32, 33, 64, 128)])
+def test_the_time_embedding_is_the_originals(key):
+    data = golden.load("embeddings")
+    t = data["emb_t"] if key.startswith("emb") else data["t_int"]
+    # sin(1000 x) in float32: the angle is rounded at 6e-5 before the sine.
+    np.testing.assert_allclose(time_embedding(jnp.asarray(t), int(key.split("/")[1])), data[key], atol=3e-4)
+    exact = np.asarray(t)[:, None] * np.exp(-np.log(1e4) * np.arange(16) / 15)
+    np.testing.assert_allclose(time_embedding(jnp.asarray(t, float), 32)[:, :16], np.sin(exact), atol=3e-4)
+
+
+def test_remat_changes_neither_parameters_nor_numbers(tiny):
+    module, params, x, t, _ = tiny
+    again = module.clone(remat=True)
+    shapes = [jax.eval_shape(lambda m=m: m.init(jax.random.key(0), x, t)) for m in (module, again)]
+    assert shapes[0] == shapes[1]
+
+    def loss(m, params):
+        return jnp.square(m.apply({"params": params}, x, t, train=True)).sum()
+
+    (plain, gradient), (other, other_gradient) = (
+        jax.jit(jax.value_and_grad(lambda p, m=m: loss(m, p)))(params) for m in (module, again)
+    )
+    np.testing.assert_allclose(plain, other, rtol=1e-6)
+    largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest), gradient, other_gradient)
+    text = str(jax.make_jaxpr(jax.grad(lambda p: loss(again, p)))(params))
+    assert "remat" in text or "checkpoint" in text
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(tiny):
+    module, params, x, t, expected = tiny
+    low = module.clone(dtype=jnp.bfloat16)
+    initial = jax.eval_shape(lambda: low.init(jax.random.key(0), x, t))
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
+    program = str(jax.make_jaxpr(lambda p: low.apply({"params": p}, x, t))(params))
+    convolutions = re.findall(r":(\w+)\[[\d,]*\] = conv_general_dilated", program)
+    assert len(convolutions) > 10 and set(convolutions) == {"bf16"}
+    softmax = re.findall(r":(\w+)\[[\d,]*\] = exp ", program)
+    assert softmax and set(softmax) == {"f32"}
+    out = jax.jit(low.apply)({"params": params}, x, t)
+    assert out.dtype == jnp.float32
+    error = np.abs(out - expected).max() / np.abs(expected).max()
+    assert 1e-4 < error < 5e-2, error
+
+
+def test_a_new_network_outputs_almost_nothing_and_a_block_starts_as_the_identity():
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    variables = jax.jit(TINY.init)(jax.random.key(0), x, jnp.zeros(2))
+    out = TINY.apply(variables, x, jnp.asarray([3, 999]))
+    assert 0 < float(jnp.abs(out).max()) < 1e-3
+    kernel = variables["params"]["conv_in"]["kernel"]
+    limit = np.sqrt(3.0 / ((27 + 288) / 2))  # uniform with variance 1 / fan_avg
+    assert 0.9 * limit < float(jnp.abs(kernel).max()) <= limit
+
+
+def test_dropout_acts_in_training_only_and_needs_its_stream(tiny):
+    module, params, x, t, _ = tiny
+    dropped = module.clone(dropout=0.5)
+    plain = module.apply({"params": params}, x, t)
+    np.testing.assert_array_equal(dropped.apply({"params": params}, x, t), plain)
+    one, two = (dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 1))
+    assert float(jnp.abs(one - two).max()) > 1e-3
+    with pytest.raises(Exception, match="dropout"):
+        dropped.apply({"params": params}, x, t, train=True)
+
+
+def test_images_need_not_be_square():
+    x = jnp.zeros((1, 8, 12, 3))
+    out = jax.eval_shape(lambda: TINY.init_with_output(jax.random.key(0), x, jnp.zeros(1))[0])
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"multipliers": (1, 1, 1, 1, 1)}, "8 x 8 cannot be halved 4 times; use multiples of 16"),
+        ({"channels": 48}, "channels=48 times multiplier 1 is not a multiple of 32"),
+        ({"attention_resolutions": (16,)}, r"attention resolution 16 is never reached by images of 8 x 8; choose from \[8, 4\]"),
+    ],
+)
+def test_impossible_networks_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        TINY.clone(**change).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1))
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="choose one of: digits, ddpm_cifar10"):
+        ddx.models.create("ddpm_cifar")

@@ -1,0 +1,127 @@
+"""Configs: every mistake is one line, told before a device is touched."""
+
+import importlib.util
+import pathlib
+import random
+
+import pytest
+
+from ddx import config as config_lib
+from ddx.errors import ConfigError
+
+SHIPPED = sorted(pathlib.Path("configs").glob("*.py"))
+
+
+def shipped(path, *args):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*args)
+
+
+def changed(**values):
+    flat = {key: spec.default for key, spec in config_lib.KEYS.items()}
+    nested = {}
+    for key, value in (flat | {key.replace("__", "."): value for key, value in values.items()}).items():
+        group, _, name = key.rpartition(".")
+        (nested.setdefault(group, {}) if group else nested)[name] = value
+    return nested
+
+
+RUNS = [(path, ()) for path in SHIPPED] + [
+    (pathlib.Path("configs/ddpm_lsun.py"), (run,)) for run in ("bedroom", "bedroom_large", "church", "cat")
+]
+
+
+@pytest.mark.parametrize(("path", "args"), RUNS, ids=[":".join((path.stem, *args)) for path, args in RUNS])
+def test_shipped_configs_are_valid_and_survive_json(path, args):
+    config = config_lib.validate(shipped(path, *args))
+    again = config_lib.from_json(config_lib.to_json(config), "config.json")
+    assert again == config and config_lib.differences(config, again) == []
+
+
+def test_every_key_is_documented_in_the_readme():
+    readme = pathlib.Path("README.md").read_text()
+    missing = [key for key in config_lib.KEYS if f"`{key}`" not in readme]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train__batchsize": 64}, "unknown config key train.batchsize. Did you mean train.batch_size?"),
+        ({"batch_size": 64}, "unknown config key batch_size. Did you mean train.batch_size?"),
+        ({"train__batch_size": "64"}, "train.batch_size='64' must be an int"),
+        ({"train__batch_size": True}, "train.batch_size=True must be an int"),
+        ({"train__batch_size": 0}, "train.batch_size=0 must be at least 1"),
+        ({"data__flip": 1}, "data.flip=1 must be True or False"),
+        ({"model__multipliers": (1, "x")}, "'x' must be an int"),
+        ({"model__multipliers": ()}, "at least one level"),
+        ({"model__multipliers": 2}, "must be a tuple of ints"),
+        ({"model__channels": 40}, "multiples of 32"),
+        ({"model__dropout": 1.0}, "below 1"),
+        ({"model__dtype": "float16"}, "one of: float32, bfloat16"),
+        ({"train__learning_rate": float("nan")}, "above 0"),
+        ({"train__ema_decay": 1.0}, "below 1"),
+        ({"train__accumulation": 3}, "multiple of train.accumulation=3"),
+        ({"process__schedule": "cosin"}, "one of: linear"),
+        ({"process__num_steps": 10, "sample__num_steps": 5}, "too few"),
+        ({"process__schedule": "jsd"}, "'v' or 'x0'"),
+        ({"sample__num_steps": 1001}, "exceeds process.num_steps=1000"),
+        ({"sample__eta": 1.5}, "between 0 and 1"),
+        ({"data__name": "folder"}, "set data.dir"),
+        ({"data__image_size": 36}, "multiple of 8"),
+        ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
+        ({"data__channels": 2}, "0, 1 or 3"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(values, message):
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(changed(**values))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    config = changed()
+    del config["train"]["batch_size"]
+    with pytest.raises(ConfigError, match=r"train\.batch_size is missing"):
+        config_lib.validate(config)
+
+
+def test_typos_within_two_edits_find_their_key():
+    rng = random.Random(0)
+    tries, found = 0, 0
+    for key in config_lib.KEYS:
+        for _ in range(5):
+            name = list(key)
+            for _ in range(rng.choice([1, 2])):
+                place = rng.randrange(key.index(".") + 1 if "." in key else 0, len(name))
+                name[place] = rng.choice(["", rng.choice("abcdefgh_")])
+            typo = "".join(name)
+            if typo in config_lib.KEYS:
+                continue
+            tries += 1
+            with pytest.raises(ConfigError) as error:
+                config_lib.check_key(typo)
+            found += f"Did you mean {key}?" in str(error.value)
+    assert found / tries > 0.95, (found, tries)
+
+
+def test_only_keys_that_decide_the_state_count_as_differences():
+    old, new = changed(), changed(train__num_steps=7, sample__eta=0.5, data__dir="/elsewhere", train__learning_rate=1e-3)
+    assert config_lib.differences(old, new) == ["train.learning_rate 0.0002 -> 0.001"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"seed": "x"}'])
+def test_a_broken_config_json_is_named(text):
+    with pytest.raises(ConfigError, match=r"runs/x/config\.json"):
+        config_lib.from_json(text, "runs/x/config.json")
+
+
+def test_the_names_a_config_may_use_are_those_the_library_has():
+    from ddx.diffusion import prediction, schedules, variance
+
+    assert config_lib.PREDICTIONS == prediction.PREDICTIONS
+    assert tuple(schedules.SCHEDULES) == config_lib.SCHEDULES
+    assert tuple(variance.VARIANCES) == config_lib.VARIANCES

@@ -1,0 +1,151 @@
+"""Checkpoints: what comes back is what was saved, or nothing does."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddx.errors import CheckpointError
+from ddx.training.checkpoint import MANIFEST, Checkpoints
+
+
+def items(step):
+    key = jax.random.key(step)
+    return {
+        "params": {"conv": {"kernel": jax.random.normal(key, (3, 3, 4, 8)), "bias": jnp.zeros(8)}},
+        "opt_state": (optax.EmptyState(), optax.ScaleByScheduleState(jnp.asarray(step, jnp.int32))),
+    }
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    checkpoints = Checkpoints(tmp_path_factory.mktemp("run") / "checkpoints", keep=2)
+    for step in (10, 20, 30):
+        checkpoints.save(step, items(step), {"image_shape": [8, 8, 1]})
+    return checkpoints.directory
+
+
+@pytest.fixture
+def checkpoints(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "checkpoints")
+    return Checkpoints(tmp_path / "checkpoints", keep=2)
+
+
+def assert_restores(checkpoints, step):
+    for found, expected in zip(
+        jax.tree.leaves(checkpoints.restore(step, items(0))), jax.tree.leaves(items(step)), strict=True
+    ):
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_newest_are_kept_and_come_back_bit_by_bit(checkpoints):
+    assert checkpoints.steps() == [20, 30] and checkpoints.newest() == 30
+    assert_restores(checkpoints, 20)
+    assert_restores(checkpoints, 30)
+    assert checkpoints.meta(30) == {"image_shape": [8, 8, 1]}
+
+
+def test_an_item_can_be_restored_alone(checkpoints):
+    found = checkpoints.restore(30, {"params": items(0)["params"]})
+    assert list(found) == ["params"]
+    np.testing.assert_array_equal(found["params"]["conv"]["kernel"], items(30)["params"]["conv"]["kernel"])
+
+
+def test_no_folder_means_no_checkpoint(tmp_path):
+    assert Checkpoints(tmp_path / "none").newest() is None
+
+
+def test_no_flipped_bit_is_restored(checkpoints):
+    """50 random single-bit flips anywhere in the newest checkpoint: each is noticed."""
+    rng = np.random.default_rng(0)
+    folder = checkpoints.directory / "30"
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    sizes = np.asarray([path.stat().st_size for path in files])
+    for _ in range(50):
+        path = files[rng.choice(len(files), p=sizes / sizes.sum())]
+        data = bytearray(path.read_bytes())
+        place = rng.integers(len(data))
+        data[place] ^= 1 << rng.integers(8)
+        good = path.read_bytes()
+        path.write_bytes(data)
+        assert f"{path.relative_to(folder)} has changed" in checkpoints._damage(30)
+        path.write_bytes(good)
+    assert checkpoints.newest() == 30
+
+
+def _largest(folder):
+    return max((p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST), key=lambda p: p.stat().st_size)
+
+
+def _edit_manifest(folder, **changes):
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+DAMAGE = {
+    "half a file": lambda folder: _largest(folder).write_bytes(_largest(folder).read_bytes()[:100]),
+    "empty file": lambda folder: _largest(folder).write_bytes(b""),
+    "missing file": lambda folder: _largest(folder).unlink(),
+    "missing manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "garbage manifest": lambda folder: (folder / MANIFEST).write_bytes(b"\x80\x81"),
+    "manifest is a list": lambda folder: (folder / MANIFEST).write_text("[]"),
+    "manifest of another step": lambda folder: _edit_manifest(folder, step=20),
+    "manifest of a later format": lambda folder: _edit_manifest(folder, format=99),
+    "empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "a file instead": lambda folder: [shutil.rmtree(folder), folder.write_text("")],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(checkpoints, damage):
+    DAMAGE[damage](checkpoints.directory / "30")
+    with pytest.warns(UserWarning, match=r"checkpoints/30 is damaged \(.+\); set aside as 30\.corrupt"):
+        assert checkpoints.newest() == 20
+    assert_restores(checkpoints, 20)
+    assert checkpoints.newest() == 20
+    # The run goes on and saves step 30 again.
+    checkpoints.save(30, items(30), {})
+    assert_restores(checkpoints, checkpoints.newest())
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint")
+def test_if_all_are_damaged_nothing_starts_afresh(checkpoints):
+    for step in (20, 30):
+        _largest(checkpoints.directory / str(step)).write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="no usable checkpoint") as error:
+            checkpoints.newest()
+        assert "\n" not in str(error.value)
+
+
+def test_arrays_that_do_not_fit_are_named(checkpoints):
+    target = items(0)
+    target["params"]["conv"] = {"kernel": jnp.zeros((3, 3, 4, 16)), "bias": jnp.zeros(8, jnp.bfloat16)}
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(30, target)
+    assert "params['conv']['kernel']: saved float32 (3, 3, 4, 8), needed float32 (3, 3, 4, 16)" in str(error.value)
+    assert "params['conv']['bias']: saved float32 (8,), needed bfloat16 (8,)" in str(error.value)
+
+
+def test_the_remains_of_interrupted_saves_are_cleared(checkpoints):
+    remains = checkpoints.directory / "40.orbax-checkpoint-tmp"
+    remains.mkdir()
+    checkpoints.save(50, items(50), {})
+    assert not remains.exists() and checkpoints.newest() == 50
+
+
+def test_a_save_that_fails_says_so_and_leaves_the_earlier_ones(checkpoints, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ddx.training.checkpoint.write_text", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        checkpoints.save(40, items(40), {})
+    monkeypatch.undo()
+    with pytest.warns(UserWarning, match="interrupted"):
+        assert checkpoints.newest() == 30

@@ -1,0 +1,26 @@
+"""What happens to a batch on the device before the network sees it."""
+
+import jax
+import jax.numpy as jnp
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 images 0..255 -> float32 in [-1, 1], x / 127.5 - 1, the scale of every process here (DDPM, section 3.3)."""
+    # In this order the ends are exactly -1 and 1. Compiled as written above, the division becomes a product and 255
+    # overshoots 1.
+    return (2.0 * images.astype(jnp.float32) - 255.0) / 255.0
+
+
+def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Mirrors each image left-right with probability 1/2.
+
+    Args:
+        keys: (B,) typed keys, one an example; its flip depends on nothing else, so it is the same on any number of
+            devices.
+        images: (B, H, W, C) of any dtype.
+
+    Returns:
+        (B, H, W, C), the dtype of `images`.
+    """
+    flip = jax.vmap(jax.random.bernoulli)(keys)
+    return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)

@@ -1,0 +1,156 @@
+"""A data set: images of one shape and labels, by index."""
+
+import concurrent.futures
+import functools
+import itertools
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ddx.data.decode import to_array
+from ddx.data.prepared import prepared
+from ddx.data.sources import Source, digits, folder
+from ddx.errors import ConfigError, DataError
+
+# Sets that decode to less are decoded once and kept in memory; larger ones are decoded whenever they are read.
+IN_MEMORY_BYTES = 2**30
+Shape = tuple[int, int, int]
+_THREADS = min(16, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images of one shape and their labels.
+
+    Attributes:
+        name: as given to `load`.
+        split: as given to `load`.
+        num_examples: at least 1.
+        image_shape: (H, W, C).
+        num_classes: labels are 0 ... num_classes - 1; 1 for a set without labels, all of them 0.
+        fetch: what `read` is made of: (B,) indices to images and labels.
+    """
+
+    name: str
+    split: str
+    num_examples: int
+    image_shape: Shape
+    num_classes: int
+    fetch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = field(repr=False)
+
+    def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`, safe to call from several threads.
+
+        Args:
+            indices: (B,) integers in [0, num_examples).
+
+        Returns:
+            {"image": (B, H, W, C) uint8, "label": (B,) int32}, arrays of the caller's own.
+
+        Raises:
+            IndexError: an index is out of range.
+            DataError: an image cannot be read; only sets that are not in memory get here with one.
+        """
+        indices = np.asarray(indices)
+        if indices.size and not (0 <= indices.min() and indices.max() < self.num_examples):
+            raise IndexError(f"an index is not in [0, {self.num_examples})")
+        images, labels = self.fetch(indices)
+        return {"image": images, "label": labels}
+
+
+def load(name: str, *, split: str = "train", directory: str = "", image_size: int = 0, channels: int = 0) -> Dataset:
+    """Opens a data set.
+
+    A set under 1 GiB of pixels is decoded here, once; a larger one whenever it is read, so an unreadable image in it
+    shows only then.
+
+    Args:
+        name: "digits" (shipped), "folder" (image files in `directory`), or a data set of TensorFlow Datasets that lies
+            prepared in `directory` (default $TFDS_DATA_DIR, then ~/tensorflow_datasets). See `digits` and `folder` in
+            `ddx.data.sources`, `prepared` in `ddx.data.prepared`.
+        split: "train", "test" or "all"; of a prepared set, any expression of TFDS.
+        directory: of the images, or of all prepared data sets.
+        image_size: pixels a side: images are resized and cropped to a square. 0: all have one size, and keep it.
+        channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
+
+    Raises:
+        ConfigError: an argument cannot be used.
+        DataError: the data are missing or cannot be read.
+    """
+    if image_size < 0:
+        raise ConfigError(f"data.image_size must be 0 (as the images are) or more, got {image_size}.")
+    if channels not in (0, 1, 3):
+        raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
+    source = _open(name, split, directory)
+    image, _ = next(source.examples([0]))
+    shape = _convert(source, 0, image, image_size, channels or source.channels).shape
+    fetch = functools.partial(_decode, source, image_size, shape)
+    if source.num_examples * math.prod(shape) < IN_MEMORY_BYTES:
+        images, labels = fetch(np.arange(source.num_examples), progress=f"decoding {name} {split}")
+        fetch = functools.partial(_gather, images, labels)
+    return Dataset(name, split, source.num_examples, shape, source.num_classes, fetch)
+
+
+def _open(name: str, split: str, directory: str) -> Source:
+    if name == "digits":
+        return digits(split)
+    if name == "folder":
+        return folder(directory, split)
+    return prepared(name, split, directory)
+
+
+def _gather(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return images[indices], labels[indices]
+
+
+def _decode(
+    source: Source, image_size: int, shape: Shape, indices: np.ndarray, progress: str = ""
+) -> tuple[np.ndarray, np.ndarray]:
+    """(B, H, W, C) uint8 and (B,) int32, by a pool of threads: Pillow lets others run while it decodes.
+
+    `progress` names a bar, which is shown on a terminal only.
+    """
+    images = np.empty((len(indices), *shape), np.uint8)
+    labels = np.empty(len(indices), np.int32)
+    chunk = max(1, min(256, math.ceil(len(indices) / _THREADS)))
+
+    def fill(start: int) -> int:
+        part = [int(index) for index in indices[start : start + chunk]]
+        for row, index, (image, label) in zip(itertools.count(start), part, source.examples(part)):
+            array = _convert(source, index, image, image_size, shape[-1])
+            _check(source, index, array.shape, shape, label)
+            images[row], labels[row] = array, label
+        return len(part)
+
+    with (
+        concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="ddx-decode") as pool,
+        tqdm(total=len(indices), desc=progress, unit="image", disable=None if progress else True) as bar,
+    ):
+        # In order, so that the first bad image is the one reported; map cancels what is left then.
+        for count in pool.map(fill, range(0, len(indices), chunk)):
+            bar.update(count)
+    return images, labels
+
+
+def _convert(source: Source, index: int, image: Image.Image, image_size: int, channels: int) -> np.ndarray:
+    try:
+        return to_array(image, image_size, channels)
+    except ValueError as error:
+        raise DataError(f"image cannot be used: {error}. {source.where(index)}. {source.remedy}") from error
+
+
+def _check(source: Source, index: int, shape: tuple[int, ...], wanted: Shape, label: int) -> None:
+    if shape != wanted:
+        raise DataError(
+            f"image is {shape[0]}x{shape[1]} pixels (height x width), the first of its set is {wanted[0]}x{wanted[1]}. "
+            f"{source.where(index)}. Set data.image_size to bring all to one size."
+        )
+    if not 0 <= label < source.num_classes:
+        raise DataError(
+            f"label {label} is not one of {source.num_classes} classes. {source.where(index)}. {source.remedy}"
+        )

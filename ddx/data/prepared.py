@@ -1,0 +1,152 @@
+"""Data sets that TensorFlow Datasets has prepared, read without TensorFlow through `tfds.data_source`.
+
+Preparing one (downloading it, writing its records) needs TensorFlow and happens once, elsewhere; nothing is downloaded
+here. A prepared copy lies in <directory>/<name>[/<config>]/<version> and describes itself: splits, classes, counts.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ddx.data.decode import one_line, open_image
+from ddx.data.sources import Source
+from ddx.errors import DataError
+
+_NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+def prepared(name: str, split: str, directory: str) -> Source:
+    """The images (feature "image") and labels (feature "label", if there is such a class label) of a prepared data set.
+
+    Args:
+        name: as TFDS spells it, `name[/config][:version]`; without a version, the newest one in the directory.
+        split: as TFDS spells it: "train", "test", "all", "train[:10%]", "train+test".
+        directory: of all prepared data sets; "" is $TFDS_DATA_DIR, or ~/tensorflow_datasets where that is not set.
+
+    Raises:
+        DataError: no copy, one in another file format, no such split, no uint8 images, or a damaged copy.
+    """
+    # Imported here because it costs a quarter of a second, or several from a cold disk, that the other sources save.
+    import tensorflow_datasets as tfds
+
+    directory = os.path.expanduser(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    copy, splits = _find_copy(name, directory)
+    try:
+        # With its version in the name, TFDS opens the copy as it describes itself and does not ask the code of that
+        # data set, which may be of another version or look for one in the network.
+        records = tfds.data_source(
+            f"{name.split(':')[0]}:{copy.name}",
+            split=split,
+            data_dir=directory,
+            download=False,
+            deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
+        )
+    # TFDS raises ValueError, AssertionError, KeyError... for unknown splits and damaged descriptions.
+    except Exception as error:
+        raise DataError(
+            f"split {split!r} of {name} cannot be opened: {one_line(error)}. {copy}. It has the splits {splits}."
+        ) from error
+
+    features = dict(records.dataset_info.features.items())
+    image_feature, label_feature = features.get("image"), features.get("label")
+    if not isinstance(image_feature, tfds.features.Image) or image_feature.np_dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"{name} has no feature `image` that holds 8 or 16-bit images. {copy}. It has: {one_line(features)}. "
+            "Use another data set."
+        )
+    # Only what is used is parsed; other features can be large, or need TensorFlow.
+    wanted = {"image": image_feature}
+    labelled = isinstance(label_feature, tfds.features.ClassLabel)
+    if labelled:
+        wanted["label"] = label_feature
+    parser = tfds.features.FeaturesDict(wanted)
+    still_encoded = {"image": tfds.decode.SkipDecoding()}
+    remedy = "Prepare the data set again."
+
+    def where(index: int) -> str:
+        return f"Record {index} of split {split} in {copy}"
+
+    def examples(indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        for index, record in zip(indices, _read(records, indices), strict=True):
+            try:
+                if isinstance(record, Exception):
+                    raise record
+                example = parser.deserialize_example_np(record, decoders=still_encoded)
+                image = open_image(example["image"], upright=False)
+                label = int(example["label"]) if labelled else 0
+            # array_record, protobuf, TFDS and the decoder each have their own kinds.
+            except Exception as error:
+                raise DataError(f"image cannot be read: {one_line(error)}. {where(index)}. {remedy}") from error
+            yield image, label
+
+    channels = 1 if image_feature.shape[-1] in (1, 2) else 3
+    num_classes = wanted["label"].num_classes if labelled else 1
+    return Source(len(records), channels, num_classes, examples, where, remedy)
+
+
+def _find_copy(name: str, directory: str) -> tuple[Path, str]:
+    """The directory of the prepared copy, and a list of its splits for people."""
+    parts = _NAME.fullmatch(name)
+    if parts is None:
+        raise DataError(
+            f"{name!r} is not the name of a data set. Use digits, folder, or a name of TensorFlow Datasets, "
+            "name[/config][:version], e.g. cifar10."
+        )
+    home = Path(directory, parts["dataset"], parts["config"] or "")
+    infos = [p for p in home.glob("*/dataset_info.json") if _VERSION.fullmatch(p.parent.name)]
+    infos = [p for p in infos if parts["version"] in (None, p.parent.name) and p.with_name("features.json").exists()]
+    if not infos:
+        raise DataError(
+            f"there is no prepared copy of {name}. Looked in {home} (found: {_contents(home)}). Name the directory "
+            f"above it with data.directory or TFDS_DATA_DIR, or prepare it once: {_recipe(name, directory)}"
+        )
+    newest = max(infos, key=lambda p: tuple(map(int, p.parent.name.split("."))))
+    try:
+        info = json.loads(newest.read_bytes())
+        formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
+        splits = [f"{entry['name']} ({sum(map(int, entry['shardLengths']))} images)" for entry in info["splits"]]
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise DataError(f"damaged description: {one_line(error)}. {newest}. Prepare the data set again.") from error
+    if "array_record" not in formats:
+        raise DataError(
+            f"the prepared copy of {name} is in {formats[0]} format, which has no random access. {newest.parent}. "
+            f"Prepare it again in another directory: {_recipe(name, 'DIRECTORY')}"
+        )
+    return newest.parent, ", ".join(splits)
+
+
+def _recipe(name: str, directory: str) -> str:
+    return (
+        "on a machine with tensorflow, `import tensorflow_datasets as tfds; "
+        f"tfds.builder({name!r}, data_dir={directory!r}, file_format='array_record').download_and_prepare()`"
+    )
+
+
+def _contents(home: Path) -> str:
+    """What a directory holds: the versions or configs that a wrong name missed."""
+    if not home.is_dir():
+        return "no such directory"
+    return ", ".join(sorted(path.name for path in home.iterdir())[:10]) or "nothing"
+
+
+def _read(records: Any, indices: Sequence[int]) -> list[bytes | Exception]:
+    """The records at these indices; for one that cannot be read, the reason."""
+    keys = [int(index) for index in indices]
+    try:
+        return list(records.__getitems__(keys))  # five times as fast as one by one
+    except Exception:  # one of them; find which
+        return [_read_one(records, key) for key in keys]
+
+
+def _read_one(records: Any, key: int) -> bytes | Exception:
+    try:
+        return records[key]
+    except Exception as error:
+        return error

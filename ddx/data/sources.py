@@ -1,0 +1,137 @@
+"""Where images come from: what a source is, and the two that are plain files, the digits and a folder of images."""
+
+import collections
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from ddx.data.decode import open_image
+from ddx.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Source:
+    """Numbered images and labels, before they are brought to one shape.
+
+    Attributes:
+        num_examples: at least 1.
+        channels: what the images are by themselves, 1 or 3.
+        num_classes: labels are 0 ... num_classes - 1; 1 for a source without labels, all of them 0.
+        examples: decodes the images at these indices, in this order, as (image, label); `DataError` for one that cannot
+            be read.
+        where: names one example, for error messages.
+        remedy: what to do about an example that cannot be used, for error messages.
+    """
+
+    num_examples: int
+    channels: int
+    num_classes: int
+    examples: Callable[[Sequence[int]], Iterator[tuple[Image.Image, int]]]
+    where: Callable[[int], str]
+    remedy: str
+
+
+def digits(split: str) -> Source:
+    """1,797 handwritten digits of 8x8 pixels, shipped with the library; the values 0..16 are scaled to 0..255.
+
+    Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak, UCI Machine Learning Repository, 1998,
+    https://doi.org/10.24432/C50P49, licence CC BY 4.0. digits.npz holds that set's test part, as scikit-learn does.
+
+    Args:
+        split: "train" (the first 1,500), "test" (the last 297) or "all".
+    """
+    splits = {"train": slice(0, 1500), "test": slice(1500, None), "all": slice(None)}
+    if split not in splits:
+        raise DataError(f"digits has no split {split!r}. It has {', '.join(splits)}.")
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+        images = np.rint(file["images"][splits[split]] * (255 / 16)).astype(np.uint8)
+        labels = file["labels"][splits[split]]
+
+    def examples(indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        for index in indices:
+            yield Image.fromarray(images[index]), int(labels[index])
+
+    return Source(len(images), 1, 10, examples, lambda index: f"Digit {index} of {split}", "Install the library again.")
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SPLIT_FOLDERS = ("train", "test")
+
+
+def folder(directory: str, split: str) -> Source:
+    """All .png, .jpg, .jpeg and .webp files in a directory and below, sorted by path.
+
+    Where the directory has a sub-folder `train` or `test`, those are the splits, "all" is both, and other sub-folders
+    are left out; where it has neither, "train" and "all" are everything. The label is the place of an image's first
+    sub-folder (below its split) in the sorted names of these sub-folders over all splits; an image in no sub-folder
+    counts as in one named "", so all labels of a flat directory are 0. Hidden files and folders are left out, links to
+    folders are not followed. EXIF orientation is applied.
+
+    Raises:
+        ConfigError: no directory given.
+        DataError: the directory is missing or without images, or it has no such split.
+    """
+    if not directory:
+        raise ConfigError('data set "folder" needs to know which one. Set data.directory to a directory of images.')
+    root = Path(directory).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root} is not a directory. Set data.directory to a directory of images.")
+    roots = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()} or {"train": root}
+    if split != "all" and split not in roots:
+        raise DataError(
+            f"there is no split {split!r}. {root} has {', '.join(roots)} and all. Choose one of them; "
+            "sub-folders named train and test become splits."
+        )
+    files = {name: _image_files(top) for name, top in roots.items()}
+    classes = sorted({_class_of(path, roots[name]) for name in files for path in files[name]})
+    label_of = {name: label for label, name in enumerate(classes)}
+    chosen = list(roots) if split == "all" else [split]
+    paths = [path for name in chosen for path in files[name]]
+    labels = [label_of[_class_of(path, roots[name])] for name in chosen for path in files[name]]
+    if not paths:
+        searched = root if split == "all" else roots[split]
+        raise DataError(
+            f"{searched} has 0 images (looked for {' '.join(SUFFIXES)}, sub-folders included). "
+            f"Found: {_census(searched)}. Set data.directory to a directory of images."
+        )
+    remedy = "Replace or remove the file."
+
+    def examples(indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
+        for index in indices:
+            try:
+                image = open_image(paths[index].read_bytes(), upright=True)
+            except (OSError, ValueError) as error:
+                reason = (error.strerror if isinstance(error, OSError) else None) or error
+                raise DataError(f"image cannot be read: {reason}. {paths[index]}. {remedy}") from error
+            yield image, labels[index]
+
+    return Source(len(paths), 3, len(classes), examples, lambda index: str(paths[index]), remedy)
+
+
+def _image_files(top: Path) -> list[Path]:
+    return sorted(path for path in _files(top) if path.suffix.lower() in SUFFIXES)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(top, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> NoReturn:  # os.walk would leave the folder out without a word
+    raise DataError(f"folder cannot be read: {error.strerror}. {error.filename}. Allow reading it.") from error
+
+
+def _class_of(path: Path, top: Path) -> str:
+    parts = path.relative_to(top).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _census(top: Path) -> str:
+    counts = collections.Counter(path.suffix.lower() or "without a suffix" for path in _files(top))
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5)) or "nothing"

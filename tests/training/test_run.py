@@ -1,0 +1,276 @@
+"""A run, from its config to its pictures: exact, resumable, the same on any number of devices."""
+
+import hashlib
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddx
+from ddx import config as config_lib
+from ddx.errors import CheckpointError, ConfigError, NonFiniteError
+from ddx.training import sample, train
+from ddx.training.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def arrays(workdir, step=None):
+    """Every array of a checkpoint by name, read from the files alone."""
+    checkpoints = Checkpoints(pathlib.Path(workdir) / "checkpoints")
+    step = step or checkpoints.newest()
+    manifest = json.loads((checkpoints.directory / str(step) / "MANIFEST.json").read_text())["arrays"]
+    with checkpoints._manager() as manager:
+        items = manager.restore(step, args=_restore_all(manifest))
+    return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(dict(items.items()))}
+
+
+def _restore_all(names):
+    import orbax.checkpoint as ocp
+
+    return ocp.args.Composite(**{name: ocp.args.StandardRestore() for name in names})
+
+
+def assert_same_bits(a, b):
+    a, b = arrays(a), arrays(b)
+    assert a.keys() == b.keys() and len(a) > 100
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def largest_difference(a, b):
+    a, b = arrays(a), arrays(b)
+    return max(float(np.abs(a[n].astype(float) - b[n].astype(float)).max()) for n in a if n.startswith("['params']"))
+
+
+def launch(config, workdir, devices=1):
+    """`python -m launch.train` in a process of its own, with forced CPU devices."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "given.py"
+    path.write_text(
+        "from ddx import config as c\n"
+        f"def get_config():\n    return c.from_json({config_lib.to_json(config)!r}, 'test').unlock()\n"
+    )
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    command = [sys.executable, "-m", "launch.train", f"--config={path}", f"--workdir={workdir}"]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == code, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_config, tmp_path_factory):
+    """A run of 12 steps without interruption."""
+    workdir = tmp_path_factory.mktemp("whole")
+    outcome = train(tiny_config(), workdir)
+    assert outcome.step == 12 and outcome.finished
+    return workdir
+
+
+def files(workdir):
+    return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(workdir.rglob("*")) if p.is_file()}
+
+
+def steps_logged(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_it_promises(whole, tiny_config):
+    assert config_lib.from_json((whole / "config.json").read_text(), "") == tiny_config()
+    assert steps_logged(whole) == [2, 4, 6, 8, 10, 12]
+    assert sorted(p.name for p in (whole / "checkpoints").iterdir()) == ["12", "4", "8"]
+    assert list((whole / "tensorboard").glob("events.*"))
+    picture = Image.open(whole / "samples" / "000012.png")
+    assert picture.size == (2 * (64 + 4) + 4,) * 2
+    assert not (whole / "LOCK").exists()
+    last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"loss", "grad_norm", "steps_per_second", "images_per_second"} <= last.keys()
+
+
+def test_a_finished_run_is_left_as_it_is(whole, tiny_config):
+    before = files(whole)
+    for config in (tiny_config(), None):
+        outcome = train(config, whole)
+        assert outcome.finished and "already complete at step 12 of 12" in outcome.message
+    assert files(whole) == before
+
+
+def test_more_steps_go_on_from_a_finished_run_as_if_it_had_never_ended(whole, tiny_config, tmp_path):
+    train(tiny_config(train__num_steps=5, train__checkpoint_every=100), tmp_path / "run")
+    train(tiny_config(), tmp_path / "run")
+    assert_same_bits(whole, tmp_path / "run")
+    assert steps_logged(tmp_path / "run") == [2, 4, 5, 6, 8, 10, 12]
+
+
+def test_another_config_is_refused(whole, tiny_config):
+    with pytest.raises(ConfigError, match=r"another config \(train\.learning_rate 0\.001 -> 0\.5\)"):
+        train(tiny_config(train__learning_rate=0.5), whole)
+
+
+def test_a_folder_without_a_run_needs_a_config(tmp_path):
+    with pytest.raises(ConfigError, match="Pass --config"):
+        train(None, tmp_path)
+
+
+def kill_and_rerun(config, workdir, moments, number, code):
+    """Send a signal at each moment (a step that the log has reached), rerun, and let the last run finish."""
+    for moment in moments:
+        process = launch(config, workdir)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (workdir / "metrics.jsonl").exists() and (steps_logged_safely(workdir) or [0])[-1] >= moment:
+                break
+            time.sleep(0.005)
+        time.sleep(random.Random(moment).random() * 0.05)
+        assert process.poll() is None, process.communicate()[0]
+        process.send_signal(number)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == code, output
+    return finish(launch(config, workdir))
+
+
+def steps_logged_safely(workdir):
+    try:
+        return steps_logged(workdir)
+    except (OSError, ValueError):
+        return None
+
+
+def check_interrupted(tiny_config, tmp_path, moments, number, code):
+    changes = {"train__num_steps": 240, "train__checkpoint_every": 30, "train__log_every": 1}
+    finish(launch(tiny_config(**changes), tmp_path / "whole"))
+    output = kill_and_rerun(tiny_config(**changes), tmp_path / "killed", moments, number, code)
+    assert "resuming at step" in output
+    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
+    assert steps_logged(tmp_path / "killed") == list(range(1, 241))
+    checkpoints = {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()}
+    assert checkpoints == {"180", "210", "240"} or number == signal.SIGTERM
+    pictures = [(tmp_path / run / "samples" / "000240.png").read_bytes() for run in ("whole", "killed")]
+    assert pictures[0] == pictures[1]
+
+
+def test_kill_9_and_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
+    check_interrupted(tiny_config, tmp_path, (40, 125), signal.SIGKILL, -signal.SIGKILL)
+
+
+def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
+    check_interrupted(tiny_config, tmp_path, (50, 100), signal.SIGTERM, 143)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(20))
+def test_kill_9_at_twenty_random_moments(tiny_config, tmp_path, seed):
+    moments = sorted(random.Random(seed).sample(range(31, 235), 3))
+    check_interrupted(tiny_config, tmp_path, moments, signal.SIGKILL, -signal.SIGKILL)
+
+
+def test_eight_devices_end_where_one_does(tiny_config, tmp_path):
+    config = tiny_config(data__flip=True, train__num_steps=50, train__checkpoint_every=100)
+    processes = {n: launch(config, tmp_path / str(n), devices=n) for n in (1, 8)}
+    outputs = {n: finish(process) for n, process in processes.items()}
+    assert "devices  8 x cpu" in outputs[8] and "16 images = 8 x 2" in outputs[8]
+    assert largest_difference(tmp_path / "1", tmp_path / "8") < 1e-6
+    losses = [[json.loads(line)["loss"] for line in open(tmp_path / n / "metrics.jsonl")] for n in ("1", "8")]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_accumulation_and_steps_per_call_change_only_rounding(whole, tiny_config, tmp_path):
+    for changes in ({"train__accumulation": 4}, {"train__steps_per_call": 5}):
+        workdir = tmp_path / "_".join(changes)
+        train(tiny_config(**changes), workdir)
+        assert largest_difference(whole, workdir) < 1e-6
+        assert steps_logged(workdir) == [2, 4, 6, 8, 10, 12]
+
+
+def test_the_network_learns_digits(tiny_config, tmp_path):
+    config = tiny_config(
+        train__num_steps=150, train__batch_size=32, train__learning_rate=2e-3, train__log_every=50, process__num_steps=1000
+    )
+    train(config, tmp_path)
+    losses = [json.loads(line)["loss"] for line in open(tmp_path / "metrics.jsonl")]
+    # Predicting nothing costs 1, the variance of the noise; a network that only copies its input about 0.5.
+    assert losses[0] > losses[1] > losses[2] and losses[2] < 0.35, losses
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tiny_config, tmp_path):
+    config = tiny_config(train__learning_rate=1e38, train__warmup_steps=0, train__log_every=1, train__checkpoint_every=1)
+    with pytest.raises(NonFiniteError, match=r"not finite at step \d+, and the update was not applied"):
+        train(config, tmp_path)
+    assert all(np.isfinite(x).all() for x in arrays(tmp_path).values())
+
+
+def test_two_runs_cannot_share_a_folder(tiny_config, tmp_path):
+    from ddx.training.workdir import lock
+
+    with lock(tmp_path), pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}"):
+        train(tiny_config(), tmp_path)
+    train(tiny_config(train__num_steps=1), tmp_path)
+
+
+def samples(folder):
+    with np.load(folder / "samples.npz") as file:
+        return file["samples"]
+
+
+def test_sample_i_depends_only_on_seed_and_i(whole, tmp_path):
+    kwargs = {"sampler": "ancestral", "num_steps": 20}
+    sample(whole, 7, out=tmp_path / "a", batch_size=7, **kwargs)
+    sample(whole, 5, out=tmp_path / "b", batch_size=2, **kwargs)
+    sample(whole, 5, out=tmp_path / "c", batch_size=2, seed=1, **kwargs)
+    a, b, c = (samples(tmp_path / name) for name in "abc")
+    assert a.shape == (7, 8, 8, 1) and a.dtype == np.uint8
+    assert np.abs(a[:5].astype(int) - b).max() <= 1 and np.mean(a[:5] == b) > 0.99
+    assert np.mean(b == c) < 0.5
+    assert Image.open(tmp_path / "a" / "grid.png").size == (3 * 68 + 4, 3 * 68 + 4)
+
+
+def test_the_grid_of_a_run_shows_the_samples_of_its_seed(whole, tmp_path):
+    sample(whole, 4, out=tmp_path)
+    assert (tmp_path / "grid.png").read_bytes() == (whole / "samples" / "000012.png").read_bytes()
+
+
+def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
+    """Drawn again by hand: the checkpoint's EMA, DDIM with 5 steps, sample i from fold_in(key(seed), i)."""
+    sample(whole, 3, out=tmp_path, seed=5)
+    config = tiny_config()
+    system = ddx.build.system(config, (8, 8, 1))
+    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+    ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
+    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    x_0 = ddx.sample(system.process, system.denoiser(ema, True), keys, x_T, ddx.trajectory(20, 5), 0.0)
+    assert np.abs(np.asarray((x_0 + 1) * 127.5) - samples(tmp_path)).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_steps": 21}, "exceeds process.num_steps=20"),
+        ({"eta": 2.0}, "between 0 and 1"),
+        ({"eta": 0.5, "sampler": "ancestral"}, "belongs to the ddim sampler"),
+        ({"variance": "large"}, "belongs to the ancestral sampler"),
+        ({"num_samples": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_impossible_sampling_is_refused(whole, kwargs, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        sample(whole, **{"num_samples": 4, "out": tmp_path, **kwargs})
+
+
+def test_sampling_needs_a_trained_network(tmp_path):
+    with pytest.raises(CheckpointError, match="has no trained network"):
+        sample(tmp_path / "nothing")

@@ -1,7 +1,7 @@
 """DDPM on CelebA-HQ at 256 x 256, the paper's settings (Ho et al. 2020, appendix B).
 
-500,000 steps at batch 64 on a TPU v3-8 (2.2 steps a second, 63 hours). 113,673,219 parameters. The paper samples with all 1,000 steps
-and the small variance:
+500,000 steps at batch 64 on a TPU v3-8 (2.2 steps a second, 63 hours). 113,673,219 parameters. The paper samples with
+all 1,000 steps and the small variance:
 
     python -m launch.train  --config=configs/ddpm_celebahq256.py --workdir=runs/celebahq --config.data.dir=TFDS_DATA_DIR
     python -m launch.sample --workdir=runs/celebahq --num_samples=64 --sampler=ancestral --num_steps=1000

@@ -15,6 +15,7 @@ def get_config():
     config.model.multipliers = (1, 2)
     config.model.num_blocks = 1
     config.model.attention_resolutions = (4,)
+    config.model.groups = 8
     config.model.dropout = 0.0
     config.train.num_steps = 3000
     config.train.batch_size = 32

@@ -69,9 +69,7 @@ def dataset(config: ConfigDict, split: str | None = None) -> ddx.data.Dataset:
       ConfigError: the network cannot take its images.
     """
     d = config.data
-    data = ddx.data.load(
-        d.name, split=split or d.split, directory=d.dir, image_size=d.image_size, channels=d.channels
-    )
+    data = ddx.data.load(d.name, split=split or d.split, directory=d.dir, image_size=d.image_size, channels=d.channels)
     for size in set(data.image_shape[:2]):
         check_image_size(
             size, len(config.model.multipliers), config.model.attention_resolutions, f"the image size of {d.name}"
@@ -89,6 +87,7 @@ def system(config: ConfigDict, image_shape: tuple[int, int, int]) -> System:
         multipliers=m.multipliers,
         num_blocks=m.num_blocks,
         attention_resolutions=m.attention_resolutions,
+        groups=m.groups,
         dropout=m.dropout,
         out_channels=image_shape[-1],
         dtype=jnp.dtype(m.dtype),

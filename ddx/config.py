@@ -1,8 +1,8 @@
 """What a run may say: every config key with its default, its type and its limits.
 
-A config is an `ml_collections.ConfigDict` made by `default_config` and changed by a file in configs/ and by flags. `validate` refuses
-anything else before a device is touched: an unknown key, a wrong type, a value out of range, two values that cannot go together. This
-module imports neither jax nor a data library, so that mistakes are told at once.
+A config is an `ml_collections.ConfigDict` made by `default_config` and changed by a file in configs/ and by flags.
+`validate` refuses anything else before a device is touched: an unknown key, a wrong type, a value out of range, two
+values that cannot go together. This module imports neither jax nor a data library, so that mistakes are told at once.
 """
 
 import difflib
@@ -52,21 +52,26 @@ KEYS: dict[str, Key] = {
     "data.split": Key("train", "the split to train on"),
     "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
     "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **_at_least(0)),
-    "data.channels": Key(0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)),
+    "data.channels": Key(
+        0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
+    ),
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
     "process.schedule": Key("linear", "noise schedule", **_one_of(*SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
-    "model.channels": Key(128, "channels of the first level", **_at_least(32)),
+    "model.channels": Key(128, "channels of the first level", **_at_least(4)),
     "model.multipliers": Key((1, 2, 2, 2), "channels of each level, as multiples", **_all_at_least(1)),
     "model.num_blocks": Key(2, "residual blocks a level", **_at_least(1)),
     "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
+    "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **_between(0, 1)),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
     "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
     "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),
     "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
     "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
-    "train.accumulation": Key(1, "parts that a device's batch is split into; their gradients are averaged", **_at_least(1)),
+    "train.accumulation": Key(
+        1, "parts that a device's batch is split into; their gradients are averaged", **_at_least(1)
+    ),
     "train.learning_rate": Key(2e-4, "of Adam", limit="above 0", holds=lambda value: value > 0),
     "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
     "train.clip_norm": Key(1.0, "limit of the gradient's global norm", limit="above 0", holds=lambda value: value > 0),
@@ -87,7 +92,13 @@ KEYS: dict[str, Key] = {
 }
 
 # A finished or interrupted run may go on with other values of these: they do not decide the state after N steps.
-CHANGEABLE = ("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every")
+CHANGEABLE = (
+    "train.num_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+)
 CHANGEABLE_GROUPS = ("sample.", "data.dir")
 
 
@@ -181,7 +192,11 @@ def _suggestion(key: str) -> str:
         return f"Did you mean {close[0]}?"
     group = key.partition(".")[0]
     names = [known for known in KEYS if known.startswith(group + ".")]
-    return f"Keys of {group}: {', '.join(names)}" if names else f"Groups: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
+    return (
+        f"Keys of {group}: {', '.join(names)}"
+        if names
+        else f"Groups: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
+    )
 
 
 def _checked(key: str, value: Any) -> Any:
@@ -198,7 +213,7 @@ def _checked(key: str, value: Any) -> Any:
             raise ConfigError(f"{key}=() must have at least one level")
     if type(value) is not kind:
         raise wrong_type(key, value)
-    if kind is float and value != value or not spec.holds(value):
+    if (kind is float and value != value) or not spec.holds(value):
         raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
     return value
 
@@ -216,10 +231,10 @@ def _check_together(c: dict[str, Any]) -> None:
     """Values that are fine alone and impossible together."""
     levels = len(c["model.multipliers"])
     for multiplier in c["model.multipliers"]:
-        if c["model.channels"] * multiplier % 32:
+        if c["model.channels"] * multiplier % c["model.groups"]:
             raise ConfigError(
-                f"model.channels={c['model.channels']} times model.multipliers={c['model.multipliers']} must be multiples of 32"
-                " (the groups of GroupNorm)"
+                f"model.channels={c['model.channels']} times model.multipliers={c['model.multipliers']} must be"
+                f" multiples of model.groups={c['model.groups']}"
             )
     if c["data.image_size"]:
         check_image_size(c["data.image_size"], levels, c["model.attention_resolutions"], "data.image_size")
@@ -227,23 +242,23 @@ def _check_together(c: dict[str, Any]) -> None:
         raise ConfigError("data.name='folder' needs the folder: set data.dir")
     if c["process.num_steps"] < 20 and c["process.schedule"] not in ("cosine", "jsd"):
         raise ConfigError(
-            f"process.num_steps={c['process.num_steps']} is too few for process.schedule={c['process.schedule']!r}, whose betas would"
-            " exceed 1; use at least 20, or 'cosine'"
+            f"process.num_steps={c['process.num_steps']} is too few for process.schedule={c['process.schedule']!r},"
+            " whose betas would exceed 1; use at least 20, or 'cosine'"
         )
     if c["process.schedule"] == "jsd" and c["loss.prediction"] == "eps":
-        raise ConfigError("process.schedule='jsd' ends without signal, where loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'")
+        raise ConfigError(
+            "process.schedule='jsd' ends without signal, where loss.prediction='eps' says nothing of x_0;"
+            " use 'v' or 'x0'"
+        )
     if c["train.batch_size"] % c["train.accumulation"]:
         raise ConfigError(
-            f"train.batch_size={c['train.batch_size']} must be a multiple of train.accumulation={c['train.accumulation']}"
+            f"train.batch_size={c['train.batch_size']} must be a multiple of"
+            f" train.accumulation={c['train.accumulation']}"
         )
-    check_sampling(c)
-
-
-def check_sampling(c: dict[str, Any]) -> None:
-    """The pairs of the sampler's own keys (flattened), which the sampling command may set apart from the run's config."""
     if c["sample.num_steps"] > c["process.num_steps"]:
         raise ConfigError(
-            f"sample.num_steps={c['sample.num_steps']} exceeds process.num_steps={c['process.num_steps']}; there are no more times"
+            f"sample.num_steps={c['sample.num_steps']} exceeds process.num_steps={c['process.num_steps']};"
+            " there are no more times"
         )
 
 
@@ -251,10 +266,13 @@ def check_image_size(size: int, levels: int, attention_resolutions: tuple[int, .
     """Refuse an image size that the U-Net cannot halve or that never reaches an attention resolution."""
     factor = 2 ** (levels - 1)
     if size % factor:
-        raise ConfigError(f"{where}={size} must be a multiple of {factor}, to be halved {levels - 1} times (model.multipliers)")
+        raise ConfigError(
+            f"{where}={size} must be a multiple of {factor}, to be halved {levels - 1} times (model.multipliers)"
+        )
     reached = [size >> level for level in range(levels)]
     for resolution in attention_resolutions:
         if resolution not in reached:
             raise ConfigError(
-                f"model.attention_resolutions has {resolution}, which images of {where}={size} never reach; choose from {reached}"
+                f"model.attention_resolutions has {resolution}, which images of {where}={size} never reach;"
+                f" choose from {reached}"
             )

@@ -10,7 +10,7 @@ from ddx.errors import ConfigError
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block ends well and is removed otherwise."""
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends well and goes otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

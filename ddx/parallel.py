@@ -1,9 +1,9 @@
 """Several devices of one host: the only module that knows `jax.pmap`, axis names and shardings.
 
-A step is written for one device. It uses two helpers, `mean_over_devices` and `device_key`, which are identities unless the step runs
-inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between devices is only their rows of a
-batch; the state goes in and comes out replicated. Average gradients, not losses: under `pmap` the gradient of an averaged loss is the
-gradient of the local part.
+A step is written for one device. It uses two helpers, `mean_over_devices` and `device_key`, which are identities unless
+the step runs inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between
+devices is only their rows of a batch; the state goes in and comes out replicated. Average gradients, not losses: under
+`pmap` the gradient of an averaged loss is the gradient of the local part.
 """
 
 import contextlib
@@ -29,7 +29,9 @@ def num_devices() -> int:
       ConfigError: JAX runs on several hosts, which is not supported.
     """
     if jax.process_count() > 1:
-        raise ConfigError(f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host")
+        raise ConfigError(
+            f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host"
+        )
     return jax.local_device_count()
 
 
@@ -56,8 +58,8 @@ def device_key(key: Any) -> Any:
 def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """Compile step(state, key, batch) -> (state, metrics) for all devices.
 
-    The state (donated) and the key are replicated, the batch is `split_batch`'s, and the step must return what is equal on all devices:
-    average with `mean_over_devices`. Nothing checks that; call `assert_replicated`.
+    The state (donated) and the key are replicated, the batch is `split_batch`'s, and the step must return what is equal
+    on all devices: average with `mean_over_devices`. Nothing checks that; call `assert_replicated`.
     """
     wrapped = jax.pmap(
         _with_helpers(step), axis_name=_AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=(0,)
@@ -69,7 +71,7 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[
 
 
 def over_batch(fn: Callable[..., Any], shared: int, split: int) -> Callable[..., Any]:
-    """Compile fn for all devices: its first `shared` arguments are replicated, the next `split` and the result are split."""
+    """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
     mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=(None,) * shared + (0,) * split)
     return lambda *args: jax.block_until_ready(mapped(*args))
 
@@ -110,7 +112,9 @@ def assert_replicated(tree: Any, what: str) -> None:
     sums = jax.block_until_ready(_checksums(tree))
     for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
         if len(np.unique(np.asarray(leaf))) > 1:
-            raise RuntimeError(f"{what} differs between devices at {jax.tree_util.keystr(path)}; average it in the step")
+            raise RuntimeError(
+                f"{what} differs between devices at {jax.tree_util.keystr(path)}; average it in the step"
+            )
 
 
 def _checksum(x: jax.Array) -> jax.Array:

@@ -26,7 +26,8 @@ def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:
       columns: images a row; 0 for a nearly square picture.
 
     Returns:
-      (rows * cell, columns * cell, C) uint8; images under 64 pixels are enlarged by whole factors, so that a person can see them.
+      (rows * cell, columns * cell, C) uint8; images under 64 pixels are enlarged by whole factors, so that a person can
+      see them.
     """
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))

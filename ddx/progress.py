@@ -21,7 +21,15 @@ class Progress:
         self.rate = 0.0
         self._bar: Any = None
         if sys.stderr.isatty():  # a bar within a bar goes when it is done
-            self._bar = tqdm(total=total, initial=start, desc=what, unit="step", leave=batch_size > 0, dynamic_ncols=True, smoothing=0.1)
+            self._bar = tqdm(
+                total=total,
+                initial=start,
+                desc=what,
+                unit="step",
+                leave=batch_size > 0,
+                dynamic_ncols=True,
+                smoothing=0.1,
+            )
 
     def __enter__(self) -> "Progress":
         return self

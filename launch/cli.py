@@ -1,7 +1,7 @@
 """What all commands share: flags, one-line errors and exit codes.
 
-jax and the parts of ddx that need it are imported by the commands only when they start to work, so that `--help` and mistakes in flags
-or configs are answered at once.
+jax and the parts of ddx that need it are imported by the commands only when they start to work, so that `--help` and
+mistakes in flags or configs are answered at once.
 """
 
 import pathlib
@@ -21,7 +21,10 @@ DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 def define_config() -> flags.FlagHolder:
     """The --config flag: a file with get_config(), and --config.KEY=VALUE to change it."""
     return config_flags.DEFINE_config_file(
-        "config", None, "Config file, such as configs/digits.py; change a value with --config.train.num_steps=1000.", lock_config=True
+        "config",
+        None,
+        "Config file, such as configs/digits.py; change a value with --config.train.num_steps=1000.",
+        lock_config=True,
     )
 
 
@@ -48,7 +51,7 @@ def run(main: Callable[[], int]) -> None:
 
 def workdir() -> pathlib.Path:
     """The --workdir flag."""
-    return pathlib.Path(WORKDIR.value)
+    return pathlib.Path(WORKDIR.value or "")
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict | None:

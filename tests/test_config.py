@@ -58,7 +58,7 @@ def test_every_key_is_documented_in_the_readme():
         ({"model__multipliers": (1, "x")}, "'x' must be an int"),
         ({"model__multipliers": ()}, "at least one level"),
         ({"model__multipliers": 2}, "must be a tuple of ints"),
-        ({"model__channels": 40}, "multiples of 32"),
+        ({"model__channels": 40}, "multiples of model.groups=32"),
         ({"model__dropout": 1.0}, "below 1"),
         ({"model__dtype": "float16"}, "one of: float32, bfloat16"),
         ({"train__learning_rate": float("nan")}, "above 0"),
@@ -109,7 +109,10 @@ def test_typos_within_two_edits_find_their_key():
 
 
 def test_only_keys_that_decide_the_state_count_as_differences():
-    old, new = changed(), changed(train__num_steps=7, sample__eta=0.5, data__dir="/elsewhere", train__learning_rate=1e-3)
+    old, new = (
+        changed(),
+        changed(train__num_steps=7, sample__eta=0.5, data__dir="/elsewhere", train__learning_rate=1e-3),
+    )
     assert config_lib.differences(old, new) == ["train.learning_rate 0.0002 -> 0.001"]
 
 

@@ -1,6 +1,7 @@
 """The blocks of DDPM's U-Net (Ho et al. 2020, appendix B, and its code): residual, attention, down, up.
 
-All work on NHWC. `dtype` is the type of convolutions and matrix products; parameters, normalisation and softmax are float32.
+All work on NHWC. `dtype` is the type of convolutions and matrix products; parameters, normalisation and softmax are
+float32.
 """
 
 from functools import partial
@@ -9,8 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-GROUPS = 32  # of every GroupNorm
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 # A block starts as the identity: what it adds to its input is nearly, and in DDPM's code not exactly, zero.
@@ -21,29 +20,31 @@ Conv3x3Zero = partial(nn.Conv, kernel_size=(3, 3), padding="SAME", kernel_init=_
 Dense = partial(nn.Dense, kernel_init=_init)
 DenseZero = partial(nn.Dense, kernel_init=_init_zero)
 # The plain variance, mean((x - mean)^2): E[x^2] - mean^2 cancels where a mean is large against its spread.
-GroupNorm = partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False)
+GroupNorm = partial(nn.GroupNorm, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False)
 
 
 class ResnetBlock(nn.Module):
-    """norm - swish - conv - (+ time) - norm - swish - dropout - conv, plus the input (through 1 x 1 if channels change).
+    """norm - swish - conv - (+ time) - norm - swish - dropout - conv, plus the input (1 x 1 if channels change).
 
     Attributes:
       channels: output channels.
+      groups: of the normalisations.
       dropout: rate, applied when train is True, from the "dropout" random stream.
       dtype: type of the computation.
     """
 
     channels: int
+    groups: int
     dropout: float
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
         """(B, H, W, C) and the time embedding (B, D) to (B, H, W, channels)."""
-        h = nn.swish(GroupNorm(name="norm1")(x))
+        h = nn.swish(GroupNorm(self.groups, name="norm1")(x))
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         h += Dense(self.channels, dtype=self.dtype, name="temb_proj")(nn.swish(temb))[:, None, None, :]
-        h = nn.swish(GroupNorm(name="norm2")(h))
+        h = nn.swish(GroupNorm(self.groups, name="norm2")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         h = Conv3x3Zero(self.channels, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
@@ -51,17 +52,37 @@ class ResnetBlock(nn.Module):
         return x + h
 
 
-class AttentionBlock(nn.Module):
-    """Self-attention over all pixels, one head, added to the input."""
+class KeyDense(nn.Module):
+    """A dense layer whose bias is kept, for the originals' weights, and not added.
 
+    A key's bias adds the same to all logits of a query, which softmax ignores: its gradient is zero. Added, it would
+    receive rounding noise instead, which Adam scales up to full steps and which differs with the number of devices.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., C) to (..., C)."""
+        channels = x.shape[-1]
+        kernel = self.param("kernel", _init, (channels, channels))
+        self.param("bias", nn.initializers.zeros_init(), (channels,))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype)
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over all pixels, one head, added to the input; normalised in `groups` groups."""
+
+    groups: int
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to the same shape."""
         batch, height, width, channels = x.shape
-        h = GroupNorm(name="norm")(x).reshape(batch, height * width, channels)
-        q, k, v = (Dense(channels, dtype=self.dtype, name=name)(h) for name in "qkv")
+        h = GroupNorm(self.groups, name="norm")(x).reshape(batch, height * width, channels)
+        q, v = (Dense(channels, dtype=self.dtype, name=name)(h) for name in "qv")
+        k = KeyDense(self.dtype, name="k")(h)
         logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * channels**-0.5
         weights = nn.softmax(logits).astype(self.dtype)
         h = jnp.einsum("bqk,bkc->bqc", weights, v)

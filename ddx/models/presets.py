@@ -27,6 +27,7 @@ PRESETS: dict[str, Preset] = {
             "multipliers": (1, 2),
             "num_blocks": 1,
             "attention_resolutions": (4,),
+            "groups": 8,
             "dropout": 0.0,
             "out_channels": 1,
         },
@@ -42,7 +43,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def create(name: str, **overrides: Any) -> nn.Module:
-    """A preset's network, with some arguments changed: create("ddpm_cifar10", dtype=jnp.bfloat16).
+    """Make a preset's network, with some arguments changed: ddpm_cifar10 with dtype=jnp.bfloat16, say.
 
     Raises:
       ValueError: the name is unknown.

@@ -1,6 +1,7 @@
 """DDPM's U-Net (Ho et al. 2020, appendix B), with the wiring, numerics and initial weights of its original code.
 
-Module names are flat and follow that code ("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a rule on strings.
+Module names are flat and follow that code ("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a
+rule on strings.
 """
 
 from typing import Any
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from ddx.models.blocks import (
-    GROUPS,
     AttentionBlock,
     Conv3x3,
     Conv3x3Zero,
@@ -27,10 +27,12 @@ class UNet(nn.Module):
     """A U-Net over NHWC images that is told the time.
 
     Attributes:
-      channels: channels of the first level; those of level i are channels * multipliers[i], a multiple of 32.
+      channels: channels of the first level; those of level i are channels * multipliers[i], a multiple of groups.
       multipliers: one for each level; the image is halved after every level but the last.
       num_blocks: residual blocks a level on the way down; one more on the way up.
-      attention_resolutions: image heights at which every residual block is followed by attention (the middle always has it).
+      attention_resolutions: image heights at which every residual block is followed by attention (the middle always has
+        it).
+      groups: of the normalisations. As many groups as channels take each channel's mean away, and with it the time.
       dropout: rate in the residual blocks.
       out_channels: C of the output.
       dtype: type of the computation, float32 or bfloat16; parameters and output are float32.
@@ -41,6 +43,7 @@ class UNet(nn.Module):
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
     num_blocks: int = 2
     attention_resolutions: tuple[int, ...] = (16,)
+    groups: int = 32
     dropout: float = 0.1
     out_channels: int = 3
     dtype: Any = jnp.float32
@@ -59,8 +62,8 @@ class UNet(nn.Module):
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: the images cannot be halved often enough, channels cannot be grouped, or an attention resolution is
-            never reached.
+          ValueError: the images cannot be halved often enough, channels cannot be grouped, or an attention resolution
+            is never reached.
         """
         self._check(*x.shape[1:3])
         block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
@@ -68,10 +71,10 @@ class UNet(nn.Module):
         last = len(self.multipliers) - 1
 
         def residual(h: jax.Array, name: str, multiplier: int) -> jax.Array:
-            return block(self.channels * multiplier, self.dropout, self.dtype, name=name)(h, temb, train)
+            return block(self.channels * multiplier, self.groups, self.dropout, self.dtype, name=name)(h, temb, train)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(self.dtype, name=name)(h) if h.shape[1] in self.attention_resolutions else h
+            return attention(self.groups, self.dtype, name=name)(h) if h.shape[1] in self.attention_resolutions else h
 
         temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense0")(time_embedding(t, self.channels))
         temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense1")(nn.swish(temb))
@@ -88,7 +91,7 @@ class UNet(nn.Module):
                 skips.append(h)
 
         h = residual(h, "mid_block_1", self.multipliers[-1])
-        h = attention(self.dtype, name="mid_attn_1")(h)
+        h = attention(self.groups, self.dtype, name="mid_attn_1")(h)
         h = residual(h, "mid_block_2", self.multipliers[-1])
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -98,7 +101,7 @@ class UNet(nn.Module):
             if level != 0:
                 h = Upsample(self.dtype, name=f"up_{level}_upsample")(h)
 
-        h = nn.swish(GroupNorm(name="norm_out")(h))
+        h = nn.swish(GroupNorm(self.groups, name="norm_out")(h))
         return Conv3x3Zero(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
     def _check(self, height: int, width: int) -> None:
@@ -109,13 +112,14 @@ class UNet(nn.Module):
                 f" use multiples of {factor}, or fewer multipliers"
             )
         for multiplier in self.multipliers:
-            if self.channels * multiplier % GROUPS:
+            if self.channels * multiplier % self.groups:
                 raise ValueError(
-                    f"channels={self.channels} times multiplier {multiplier} is not a multiple of {GROUPS}, the groups of GroupNorm"
+                    f"channels={self.channels} times multiplier {multiplier} is not a multiple of groups={self.groups}"
                 )
         reached = [height >> level for level in range(len(self.multipliers))]
         for resolution in self.attention_resolutions:
             if resolution not in reached:
                 raise ValueError(
-                    f"attention resolution {resolution} is never reached by images of {height} x {width}; choose from {reached}"
+                    f"attention resolution {resolution} is never reached by images of {height} x {width};"
+                    f" choose from {reached}"
                 )

@@ -1,8 +1,9 @@
 """Checkpoints: orbax files under checkpoints/<step>/, sealed by a manifest of their SHA-256 checksums.
 
-The manifest is written last, so a checkpoint without one is the remains of an interrupted save. Before anything is restored, every file
-is compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong weight without a word. A damaged
-checkpoint is set aside as <step>.corrupt and the one before it is used; a run never starts afresh by itself.
+The manifest is written last, so a checkpoint without one is the remains of an interrupted save. Before anything is
+restored, every file is compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong
+weight without a word. A damaged checkpoint is set aside as <step>.corrupt and the one before it is used; a run never
+starts afresh by itself.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it could not be written; the earlier ones are untouched.
         """
+        items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clean()
@@ -75,7 +77,9 @@ class Checkpoints:
             aside = self._path(step).with_name(f"{step}.corrupt")
             shutil.rmtree(aside, ignore_errors=True)
             self._path(step).rename(aside)
-            warnings.warn(f"checkpoint {self._path(step)} is damaged ({reason}); set aside as {aside.name}", stacklevel=2)
+            warnings.warn(
+                f"checkpoint {self._path(step)} is damaged ({reason}); set aside as {aside.name}", stacklevel=2
+            )
         if not reasons and self.directory.is_dir():
             reasons = sorted(path.name for path in self.directory.glob("*.corrupt"))
         if reasons:
@@ -101,7 +105,9 @@ class Checkpoints:
             saved, wanted = manifest["arrays"].get(name, {}), _arrays(target)
             for path in sorted(saved.keys() | wanted.keys()):
                 if saved.get(path) != wanted.get(path):
-                    wrong.append(f"{name}{path}: saved {saved.get(path, 'nothing')}, needed {wanted.get(path, 'nothing')}")
+                    wrong.append(
+                        f"{name}{path}: saved {saved.get(path, 'nothing')}, needed {wanted.get(path, 'nothing')}"
+                    )
         if wrong:
             more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise CheckpointError(

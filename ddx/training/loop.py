@@ -1,7 +1,7 @@
 """Training, from a config and a folder to a trained network. Read it once from top to bottom.
 
-The state after N steps is a pure function of (config, seed, N): a run that is killed and started again by the same command ends in the
-same bits.
+The state after N steps is a pure function of (config, seed, N): a run that is killed and started again by the same
+command ends in the same bits.
 """
 
 import pathlib
@@ -111,7 +111,9 @@ class _Run:
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}")
         print(f"network  {num_params(self.system.model, data.image_shape):,} parameters, {config.model.dtype}")
         print(summary.parameter_table(state.params))
-        print(f"process  {config.process.schedule}, T = {config.process.num_steps}, predicting {config.loss.prediction}")
+        print(
+            f"process  {config.process.schedule}, T = {config.process.num_steps}, predicting {config.loss.prediction}"
+        )
         print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
         epochs = config.train.num_steps * batch / data.num_examples
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
@@ -156,7 +158,9 @@ class _Run:
                 if any(due[1:]):
                     progress.restart_clock()
         if step < total:
-            return Outcome(step, False, f"stopped at step {step} of {total}, saved; the same command goes on: {self.workdir}")
+            return Outcome(
+                step, False, f"stopped at step {step} of {total}, saved; the same command goes on: {self.workdir}"
+            )
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
 
     def log(
@@ -175,7 +179,10 @@ class _Run:
         if show:
             pending.clear()
             progress.line(loss=values["loss"])
-            rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
+            rate = {
+                "steps_per_second": progress.rate,
+                "images_per_second": progress.rate * self.config.train.batch_size,
+            }
             writer.scalars(step, values | rate)
 
     def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
@@ -200,4 +207,3 @@ def _stack(images: list[np.ndarray]) -> dict[str, np.ndarray]:
     stacked = np.stack(images) if len(images) > 1 else images[0][None]
     places = np.arange(stacked.shape[1], dtype=np.int32)
     return {"image": stacked, "example": np.broadcast_to(places, stacked.shape[:2])}
-

@@ -43,8 +43,8 @@ def summarise(metrics: list[dict[str, Any]]) -> tuple[dict[str, float], np.ndarr
     """Means over many calls' metrics, each with a leading axis of steps, and which steps were finite.
 
     Returns:
-      ({"loss", "grad_norm", "loss_q0" .. "loss_q3"}, finite): loss_q0 is over the lowest quarter of times; a quarter that
-      no example fell into is left out.
+      ({"loss", "grad_norm", "loss_q0" .. "loss_q3"}, finite): loss_q0 is over the lowest quarter of times; a quarter
+      that no example fell into is left out.
     """
     joined = {name: np.concatenate([np.asarray(m[name]) for m in metrics]) for name in metrics[0]}
     values = {name: float(joined[name].mean()) for name in ("loss", "grad_norm")}

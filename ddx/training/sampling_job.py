@@ -46,7 +46,8 @@ def sample(
       out: folder to write to; None for one in the workdir named after the settings.
 
     Returns:
-      A line that says what was written: samples.npz ("samples": (N, H, W, C) uint8), grid.png and samples.json (the settings).
+      A line that says what was written: samples.npz ("samples": (N, H, W, C) uint8), grid.png and samples.json (the
+      settings).
 
     Raises:
       ConfigError: a setting is invalid.
@@ -57,7 +58,9 @@ def sample(
     checkpoints = Checkpoints(workdir / "checkpoints")
     step = checkpoints.newest()
     if config is None or step is None:
-        raise CheckpointError(f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}")
+        raise CheckpointError(
+            f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
+        )
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     if seed < 0:
@@ -91,7 +94,9 @@ def _with_sampling(config: ConfigDict, given: dict[str, Any]) -> ConfigDict:
     changed["sample"] |= given
     sampler = changed["sample"]["sampler"]
     if "eta" in given and sampler != "ddim":
-        raise ConfigError(f"eta={given['eta']} belongs to the ddim sampler, not {sampler}. Leave it out or set --sampler=ddim")
+        raise ConfigError(
+            f"eta={given['eta']} belongs to the ddim sampler, not {sampler}. Leave it out or set --sampler=ddim"
+        )
     if "variance" in given and sampler != "ancestral":
         raise ConfigError(
             f"variance={given['variance']} belongs to the ancestral sampler, not {sampler}."

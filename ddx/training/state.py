@@ -19,8 +19,8 @@ class TrainState(NamedTuple):
 def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
     """DDPM's optimiser: Adam behind a clip of the gradient's global norm, its learning rate rising linearly from 0.
 
-    At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The clip acts on
-    the gradient averaged over all devices, where that code clips each device's own.
+    At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The clip acts
+    on the gradient averaged over all devices, where that code clips each device's own.
     """
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule))
@@ -32,6 +32,6 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
 
 
 def update_ema(ema: Any, params: Any, step: Any, decay: float, warmup: bool) -> Any:
-    """ema <- decay ema + (1 - decay) params; with warmup the decay is at most (1 + step) / (10 + step)."""
+    """Move the average: decay * ema + (1 - decay) * params; with warmup, decay is at most (1 + step) / (10 + step)."""
     rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
     return jax.tree.map(lambda e, p: e + (1.0 - rate) * (p - e), ema, params)

@@ -1,7 +1,7 @@
 """The training step, written for one device.
 
-Every random number is a function of (seed, step) and, where it belongs to an example, of the example's place in the global batch. So
-neither the number of devices nor gradient accumulation nor a restart changes what is drawn.
+Every random number is a function of (seed, step) and, where it belongs to an example, of the example's place in the
+global batch. So neither the number of devices nor gradient accumulation nor a restart changes what is drawn.
 """
 
 from collections.abc import Callable
@@ -46,8 +46,8 @@ def make_step(
 
     Returns:
       A step over batch = {"image": (B, H, W, C) uint8, "example": (B,) the examples' places in the global batch}. Its
-      metrics are scalars, but for the sums and counts of losses by quartile of t, (4,). An update whose loss or gradient is
-      not finite is not applied (metrics["finite"] is False); the step still counts.
+      metrics are scalars, but for the sums and counts of losses by quartile of t, (4,). An update whose loss or
+      gradient is not finite is not applied (metrics["finite"] is False); the step still counts.
     """
 
     def objective(params: Any, x_0: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 
 
-
 def parameter_table(params: Any) -> str:
     """Parameters by part of the network: its modules and their count, one line a part."""
     parts: dict[str, list[Any]] = {}
     for name, leaves in params.items():
         parts.setdefault(_part(name), []).extend(jax.tree.leaves(leaves))
-    rows = [(part, len(parts[part]), sum(int(np.prod(x.shape)) for x in parts[part])) for part in sorted(parts, key=_place)]
+    rows = [
+        (part, len(parts[part]), sum(int(np.prod(x.shape)) for x in parts[part])) for part in sorted(parts, key=_place)
+    ]
     rows.append(("total", sum(row[1] for row in rows), sum(row[2] for row in rows)))
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"  {part:<{width}}  {arrays:>4} arrays  {count:>13,}" for part, arrays, count in rows)

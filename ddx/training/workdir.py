@@ -1,10 +1,10 @@
 """A run's folder: its config, its lock, and what is where.
 
-    config.json        the validated config
-    checkpoints/       `ddx.training.checkpoint`
-    metrics.jsonl      one line each logged step
-    tensorboard/       the same as events, and the grids
-    samples/           grids of samples drawn from the averaged weights, by step
+config.json        the validated config
+checkpoints/       `ddx.training.checkpoint`
+metrics.jsonl      one line each logged step
+tensorboard/       the same as events, and the grids
+samples/           grids of samples drawn from the averaged weights, by step
 """
 
 import contextlib
@@ -78,7 +78,9 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ConfigError(f"{workdir} is in use by {file.read().strip()}. Wait for it, or use another --workdir") from None
+            raise ConfigError(
+                f"{workdir} is in use by {file.read().strip()}. Wait for it, or use another --workdir"
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")
         file.flush()

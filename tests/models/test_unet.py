@@ -87,7 +87,9 @@ def test_the_references_weights_fill_the_tree_exactly(tiny):
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own)
 
 
-@pytest.mark.parametrize("key", [f"emb/{d}" for d in (32, 33, 64, 128)] + [f"ddim_emb_int/{d}" for d in (32, 33, 64, 128)])
+@pytest.mark.parametrize(
+    "key", [f"emb/{d}" for d in (32, 33, 64, 128)] + [f"ddim_emb_int/{d}" for d in (32, 33, 64, 128)]
+)
 def test_the_time_embedding_is_the_originals(key):
     data = golden.load("embeddings")
     t = data["emb_t"] if key.startswith("emb") else data["t_int"]
@@ -111,7 +113,9 @@ def test_remat_changes_neither_parameters_nor_numbers(tiny):
     )
     np.testing.assert_allclose(plain, other, rtol=1e-6)
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest), gradient, other_gradient)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * largest), gradient, other_gradient
+    )
     text = str(jax.make_jaxpr(jax.grad(lambda p: loss(again, p)))(params))
     assert "remat" in text or "checkpoint" in text
 
@@ -147,7 +151,9 @@ def test_dropout_acts_in_training_only_and_needs_its_stream(tiny):
     dropped = module.clone(dropout=0.5)
     plain = module.apply({"params": params}, x, t)
     np.testing.assert_array_equal(dropped.apply({"params": params}, x, t), plain)
-    one, two = (dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 1))
+    one, two = (
+        dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 1)
+    )
     assert float(jnp.abs(one - two).max()) > 1e-3
     with pytest.raises(Exception, match="dropout"):
         dropped.apply({"params": params}, x, t, train=True)
@@ -163,8 +169,11 @@ def test_images_need_not_be_square():
     ("change", "message"),
     [
         ({"multipliers": (1, 1, 1, 1, 1)}, "8 x 8 cannot be halved 4 times; use multiples of 16"),
-        ({"channels": 48}, "channels=48 times multiplier 1 is not a multiple of 32"),
-        ({"attention_resolutions": (16,)}, r"attention resolution 16 is never reached by images of 8 x 8; choose from \[8, 4\]"),
+        ({"channels": 48}, "channels=48 times multiplier 1 is not a multiple of groups=32"),
+        (
+            {"attention_resolutions": (16,)},
+            r"attention resolution 16 is never reached by images of 8 x 8; choose from \[8, 4\]",
+        ),
     ],
 )
 def test_impossible_networks_are_refused(change, message):

@@ -197,7 +197,11 @@ def test_accumulation_and_steps_per_call_change_only_rounding(whole, tiny_config
 
 def test_the_network_learns_digits(tiny_config, tmp_path):
     config = tiny_config(
-        train__num_steps=150, train__batch_size=32, train__learning_rate=2e-3, train__log_every=50, process__num_steps=1000
+        train__num_steps=150,
+        train__batch_size=32,
+        train__learning_rate=2e-3,
+        train__log_every=50,
+        process__num_steps=1000,
     )
     train(config, tmp_path)
     losses = [json.loads(line)["loss"] for line in open(tmp_path / "metrics.jsonl")]
@@ -206,7 +210,9 @@ def test_the_network_learns_digits(tiny_config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tiny_config, tmp_path):
-    config = tiny_config(train__learning_rate=1e38, train__warmup_steps=0, train__log_every=1, train__checkpoint_every=1)
+    config = tiny_config(
+        train__learning_rate=1e38, train__warmup_steps=0, train__log_every=1, train__checkpoint_every=1
+    )
     with pytest.raises(NonFiniteError, match=r"not finite at step \d+, and the update was not applied"):
         train(config, tmp_path)
     assert all(np.isfinite(x).all() for x in arrays(tmp_path).values())

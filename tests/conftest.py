@@ -1,0 +1,55 @@
+"""What all tests share: one compilation cache for the whole run, its subprocesses included, and a tiny training run."""
+
+import os
+import shutil
+import tempfile
+
+# Before jax is imported. A cache of this run alone: compiled CPU code is not portable between machines.
+_CACHE = tempfile.mkdtemp(prefix="ddx-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest  # noqa: E402
+
+from ddx import config as config_lib  # noqa: E402
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Changes that make a run of a few seconds: the smallest U-Net on digits. Returns a fresh config each call."""
+
+    def make(**changes):
+        config = config_lib.default_config()
+        values = {
+            "process.schedule": "cosine",
+            "process.num_steps": 20,
+            "model.channels": 32,
+            "model.multipliers": (1, 1),
+            "model.num_blocks": 1,
+            "model.attention_resolutions": (),
+            "model.groups": 8,
+            "model.dropout": 0.0,
+            "train.num_steps": 12,
+            "train.batch_size": 16,
+            "train.learning_rate": 1e-3,
+            "train.warmup_steps": 4,
+            "train.ema_decay": 0.9,
+            "train.log_every": 2,
+            "train.checkpoint_every": 4,
+            "train.sample_every": 100,
+            "sample.num_steps": 5,
+            "sample.num_images": 4,
+            "sample.batch_size": 4,
+        } | {key.replace("__", "."): value for key, value in changes.items()}
+        config.unlock()
+        for key, value in values.items():
+            group, _, name = key.rpartition(".")
+            (config[group] if group else config)[name] = value
+        return config_lib.validate(config)
+
+    return make

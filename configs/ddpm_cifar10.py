@@ -18,4 +18,5 @@ def get_config():
     config.data.flip = True
     config.sample.variance = "large"
     config.sample.num_images = 16
+    config.sample.batch_size = 256
     return config

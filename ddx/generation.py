@@ -13,8 +13,6 @@ from ddx.diffusion.noise import example_keys
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
 
-_CHUNK = 25  # steps between two looks at the progress bar: enough to hide the host
-
 
 class Generator:
     """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
@@ -24,8 +22,8 @@ class Generator:
         self._shape = system.image_shape
         self._steps = gaussian.step_table(system.process, sampler.times, sampler.eta, self._shape[:2])
         self._num_steps = len(sampler.times) - 1
-        devices = parallel.num_devices()
-        self._batch_size = -(-sampler.batch_size // devices) * devices
+        self._batch_size = sampler.batch_size
+        self._rows = _rows_a_call(self._num_steps)
         basis = system.process.basis
 
         def begin(keys: Any) -> Any:
@@ -42,18 +40,26 @@ class Generator:
     def __call__(self, params: Any, seed: int, num_images: int, what: str = "sampling") -> np.ndarray:
         """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8."""
         key = jax.random.key(seed)
-        starts = range(0, num_images, self._batch_size)
+        devices = parallel.num_devices()
+        batch_size = -(-min(self._batch_size, num_images) // devices) * devices
+        starts = range(0, num_images, batch_size)
         images = []
         params = parallel.replicate(params)
         with Progress(what, len(starts) * self._num_steps) as progress:
             for start in starts:
-                keys = parallel.split_batch(example_keys(key, jnp.arange(start, start + self._batch_size)))
+                keys = parallel.split_batch(example_keys(key, jnp.arange(start, start + batch_size)))
                 u_t = self._begin(keys)
-                for first in range(0, self._num_steps, _CHUNK):
-                    rows = slice(first, min(first + _CHUNK, self._num_steps))
+                for first in range(0, self._num_steps, self._rows):
+                    rows = slice(first, min(first + self._rows, self._num_steps))
                     steps = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], self._steps)
                     u_t = self._walk(params, steps, np.arange(rows.start, rows.stop), keys, u_t)
                     progress.advance(rows.stop - rows.start)
                     progress.tick()
                 images.append(to_uint8(parallel.join_batch(self._end(u_t))))
         return np.concatenate(images)[:num_images]
+
+
+def _rows_a_call(num_steps: int) -> int:
+    """Steps between two looks at the progress bar: at most 20, in equal parts if possible (each length compiles)."""
+    parts = [n for n in range(5, 21) if num_steps % n == 0]
+    return min(num_steps, max(parts, default=20))

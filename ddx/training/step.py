@@ -89,7 +89,7 @@ def make_step(
         grad, mean, quartile_sum, quartile_count = parallel.mean_over_devices(
             (grad, each.mean(), each @ quartile, quartile.sum(0))
         )
-        norm = optax.global_norm(grad)
+        norm = optax.tree.norm(grad)
         finite = jnp.isfinite(mean) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)

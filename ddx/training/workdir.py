@@ -29,7 +29,7 @@ def load_config(workdir: pathlib.Path) -> ConfigDict | None:
     path = workdir / "config.json"
     try:
         return config_lib.from_json(path.read_text(), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path} ({error}). Restore it, or use a new --workdir") from None

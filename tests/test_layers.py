@@ -1,0 +1,107 @@
+"""The structure of the house: who may import whom, and what nobody may do."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+SOURCES = sorted([*(ROOT / "ddx").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "configs").glob("*.py")])
+
+# Each part may import itself, the parts of its set, and nothing else of ddx.
+UTILITIES = {"errors", "files", "pictures", "progress", "config"}
+MAY_IMPORT = {
+    "errors": set(),
+    "files": {"errors"},
+    "pictures": {"files"},
+    "progress": set(),
+    "config": {"errors"},
+    "diffusion": set(),
+    "models": set(),
+    "data": {"errors"},
+    "parallel": {"errors"},
+    "build": UTILITIES | {"models", "data", "parallel", "diffusion"},
+    "generation": UTILITIES | {"build", "parallel", "diffusion"},
+    "training": UTILITIES | {"generation", "build", "models", "data", "parallel", "diffusion"},
+    "launch": UTILITIES | {"training", "build"},
+    "configs": {"config", "errors"},
+}
+
+
+def part(module):
+    """'ddx.training.loop' belongs to 'training', 'launch.cli' to 'launch'."""
+    first, _, rest = module.partition(".")
+    return rest.partition(".")[0] if first == "ddx" else first
+
+
+def imports(path):
+    """The modules of this project that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.module == "ddx":
+                yield from (f"ddx.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards(path):
+    here = part(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    if path == ROOT / "ddx" / "__init__.py":
+        return  # names everything, imports it on use
+    for module in imports(path):
+        if module.split(".")[0] in ("ddx", "launch", "configs") and part(module) != here:
+            assert part(module) in MAY_IMPORT[here], f"{here} must not import {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_can_run_code_from_data(path):
+    banned = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "torch", "tensorflow"}
+    assert not {module.split(".")[0] for module in imports(path)} & banned
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            assert getattr(node.func, "id", "") not in ("eval", "exec"), f"line {node.lineno}"
+            for keyword in node.keywords:
+                assert keyword.arg != "allow_pickle" or keyword.value.value is False, f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_parallel_knows_the_devices(path):
+    if path.name == "parallel.py":
+        return
+    names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+    assert not names & {"pmap", "shard_map", "pmean", "psum", "axis_index", "device_put", "distributed"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_one_idea(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize(
+    ("statement", "unwanted"),
+    [
+        ("import ddx", ("jax", "flax", "tensorflow_datasets")),
+        ("import ddx.config, launch.cli", ("jax", "flax", "tensorflow_datasets", "orbax")),
+        ("import ddx.training", ("tensorflow", "torch", "tensorflow_datasets", "matplotlib")),
+    ],
+)
+def test_imports_are_cheap(statement, unwanted):
+    code = f"{statement}; import sys; print([name for name in {unwanted} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_importing_and_building_touches_no_device():
+    code = (
+        "import jax, ddx.build, ddx.config, ddx.training\n"
+        "from jax._src import xla_bridge\n"
+        "ddx.config.validate(ddx.config.default_config()); ddx.ddpm(); ddx.trajectory(1000, 50)\n"
+        "print(xla_bridge.backends_are_initialized())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done.stdout + done.stderr

@@ -60,10 +60,13 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
         if start >= config.train.num_steps:
             return Outcome(start, True, f"already complete at step {start} of {config.train.num_steps}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
+        print(f"devices  {summary.describe_devices()}")
         data = build.dataset(config)
+        shape = " x ".join(map(str, data.image_shape))
+        print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}", flush=True)
         run = _Run(config, workdir, data, checkpoints)
         state = run.restore(start) if start else run.begin()
-        run.print_first_screen(state, start)
+        run.describe(state, start)
         save_config(workdir, config)
         return run.train(state, start)
 
@@ -95,10 +98,10 @@ class _Run:
     def restore(self, step: int) -> TrainState:
         return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(jax.eval_shape(self.begin))))
 
-    def print_first_screen(self, state: TrainState, start: int) -> None:
+    def describe(self, state: TrainState, start: int) -> None:
+        """The rest of the first screen."""
         config, data = self.config, self.data
         batch, devices = config.train.batch_size, parallel.num_devices()
-        shape = " x ".join(map(str, data.image_shape))
         each = {
             "image": jax.ShapeDtypeStruct((batch // devices, *data.image_shape), np.uint8),
             "example": jax.ShapeDtypeStruct((batch // devices,), np.int32),
@@ -107,8 +110,6 @@ class _Run:
         split = f"{batch} images = {devices} x {batch // devices}"
         if config.train.accumulation > 1:
             split += f", in {config.train.accumulation} parts"
-        print(f"devices  {summary.describe_devices()}")
-        print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}")
         print(f"network  {num_params(self.system.model, data.image_shape):,} parameters, {config.model.dtype}")
         print(summary.parameter_table(state.params))
         print(

@@ -230,11 +230,11 @@ _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or Fals
 def _check_together(c: dict[str, Any]) -> None:
     """Values that are fine alone and impossible together."""
     levels = len(c["model.multipliers"])
-    for multiplier in c["model.multipliers"]:
+    for multiplier in (1, *c["model.multipliers"]):
         if c["model.channels"] * multiplier % c["model.groups"]:
             raise ConfigError(
-                f"model.channels={c['model.channels']} times model.multipliers={c['model.multipliers']} must be"
-                f" multiples of model.groups={c['model.groups']}"
+                f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
+                f" must be a multiple of model.groups={c['model.groups']}"
             )
     if c["data.image_size"]:
         check_image_size(c["data.image_size"], levels, c["model.attention_resolutions"], "data.image_size")

@@ -58,7 +58,7 @@ def test_every_key_is_documented_in_the_readme():
         ({"model__multipliers": (1, "x")}, "'x' must be an int"),
         ({"model__multipliers": ()}, "at least one level"),
         ({"model__multipliers": 2}, "must be a tuple of ints"),
-        ({"model__channels": 40}, "multiples of model.groups=32"),
+        ({"model__channels": 40}, "must be a multiple of model.groups=32"),
         ({"model__dropout": 1.0}, "below 1"),
         ({"model__dtype": "float16"}, "one of: float32, bfloat16"),
         ({"train__learning_rate": float("nan")}, "above 0"),

@@ -15,7 +15,12 @@ def time_embedding(t: jax.Array, dim: int) -> jax.Array:
 
     Returns:
       (B, dim) float32.
+
+    Raises:
+      ValueError: dim is less than 4.
     """
+    if dim < 4:
+        raise ValueError(f"a time embedding needs at least 4 dimensions; got {dim}")
     half = dim // 2
     frequencies = jnp.exp(-math.log(10_000.0) / (half - 1) * jnp.arange(half, dtype=jnp.float32))
     angles = t.astype(jnp.float32)[:, None] * frequencies

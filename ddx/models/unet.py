@@ -62,10 +62,10 @@ class UNet(nn.Module):
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: the images cannot be halved often enough, channels cannot be grouped, or an attention resolution
-            is never reached.
+          ValueError: x or t has the wrong shape, the images cannot be halved often enough, channels cannot be grouped,
+            or an attention resolution is never reached.
         """
-        self._check(*x.shape[1:3])
+        self._check(x, t)
         block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
@@ -104,14 +104,17 @@ class UNet(nn.Module):
         h = nn.swish(GroupNorm(self.groups, name="norm_out")(h))
         return Conv3x3Zero(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
-    def _check(self, height: int, width: int) -> None:
+    def _check(self, x: jax.Array, t: jax.Array) -> None:
+        if x.ndim != 4 or t.shape != x.shape[:1]:
+            raise ValueError(f"expected images (B, H, W, C) and times (B,); got shapes {x.shape} and {t.shape}")
+        height, width = x.shape[1:3]
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             raise ValueError(
                 f"images of {height} x {width} cannot be halved {len(self.multipliers) - 1} times;"
                 f" use multiples of {factor}, or fewer multipliers"
             )
-        for multiplier in self.multipliers:
+        for multiplier in (1, *self.multipliers):  # the first convolution has `channels` of its own
             if self.channels * multiplier % self.groups:
                 raise ValueError(
                     f"channels={self.channels} times multiplier {multiplier} is not a multiple of groups={self.groups}"

@@ -169,6 +169,7 @@ def test_images_need_not_be_square():
     ("change", "message"),
     [
         ({"multipliers": (1, 1, 1, 1, 1)}, "8 x 8 cannot be halved 4 times; use multiples of 16"),
+        ({"channels": 16, "multipliers": (2, 2)}, "channels=16 times multiplier 1 is not a multiple of groups=32"),
         ({"channels": 48}, "channels=48 times multiplier 1 is not a multiple of groups=32"),
         (
             {"attention_resolutions": (16,)},
@@ -179,6 +180,12 @@ def test_images_need_not_be_square():
 def test_impossible_networks_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         TINY.clone(**change).init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), jnp.zeros(1))
+
+
+@pytest.mark.parametrize(("x", "t"), [((8, 8, 3), (8,)), ((2, 8, 8, 3), ()), ((2, 8, 8, 3), (1,))])
+def test_inputs_of_another_shape_are_refused(x, t):
+    with pytest.raises(ValueError, match=r"expected images \(B, H, W, C\) and times \(B,\)"):
+        TINY.init(jax.random.key(0), jnp.zeros(x), jnp.zeros(t))
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -1,4 +1,4 @@
-"""Every shipped config becomes a TPU and a GPU program, at full size, without such a device and without allocating anything."""
+"""Every shipped config becomes a TPU and a GPU program at full size, without such a device or any allocation."""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,28 @@
+"""The blocks of the U-Net, one at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddx.models.blocks import AttentionBlock, GroupNorm, ResnetBlock
+
+
+@pytest.mark.parametrize("name", ["residual", "attention"])
+def test_a_new_block_is_nearly_but_not_exactly_the_identity(name):
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 64))
+    module, inputs = {
+        "residual": (ResnetBlock(64, groups=32, dropout=0.0, dtype=jnp.float32), (x, jnp.ones((2, 128)), False)),
+        "attention": (AttentionBlock(32, dtype=jnp.float32), (x,)),
+    }[name]
+    out, _ = module.init_with_output(jax.random.key(1), *inputs)
+    assert 0 < float(jnp.abs(out - x).max()) < 1e-3
+
+
+def test_a_norm_keeps_its_precision_when_the_mean_is_large():
+    x = 100 + jax.random.normal(jax.random.key(0), (2, 8, 8, 64))
+    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, x)
+    groups = np.asarray(x, np.float64).reshape(2, 64, 32, 2)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
+    np.testing.assert_allclose(out, expected.reshape(x.shape), atol=5e-4)

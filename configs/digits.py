@@ -1,6 +1,6 @@
 """Handwritten digits, 8 x 8, from the set that ships with ddx: a whole run on two CPU cores.
 
-Reads as digits after some 3,000 steps. A run takes about two minutes on 2 CPU cores.
+Reads as digits after some 3,000 steps; a run takes about two minutes on 2 CPU cores.
 
     python -m launch.train --config=configs/digits.py --workdir=runs/digits
 """
@@ -17,7 +17,7 @@ def get_config():
     config.model.attention_resolutions = (4,)
     config.model.groups = 8
     config.model.dropout = 0.0
-    config.train.num_steps = 3000
+    config.train.num_steps = 4000
     config.train.batch_size = 32
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 100

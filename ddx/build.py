@@ -70,10 +70,8 @@ def dataset(config: ConfigDict, split: str | None = None) -> ddx.data.Dataset:
     """
     d = config.data
     data = ddx.data.load(d.name, split=split or d.split, directory=d.dir, image_size=d.image_size, channels=d.channels)
-    for size in set(data.image_shape[:2]):
-        check_image_size(
-            size, len(config.model.multipliers), config.model.attention_resolutions, f"the image size of {d.name}"
-        )
+    levels, resolutions = len(config.model.multipliers), config.model.attention_resolutions
+    check_image_size(*data.image_shape[:2], levels, resolutions, f"images of {d.name},")
     return data
 
 

@@ -7,16 +7,17 @@ values that cannot go together. This module imports neither jax nor a data libra
 
 import difflib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ddx.diffusion import schedules
 from ddx.errors import ConfigError
 
 PREDICTIONS = ("eps", "x0", "v", "mean")
-SCHEDULES = ("linear", "quad", "const", "warmup10", "warmup50", "jsd", "sigmoid", "cosine")
 VARIANCES = ("small", "large")
 
 
@@ -47,7 +48,7 @@ def _all_at_least(low: int) -> dict[str, Any]:
 
 
 KEYS: dict[str, Key] = {
-    "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_at_least(0)),
+    "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_between(0, 2**32)),
     "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
     "data.split": Key("train", "the split to train on"),
     "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
@@ -56,7 +57,7 @@ KEYS: dict[str, Key] = {
         0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
     ),
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
-    "process.schedule": Key("linear", "noise schedule", **_one_of(*SCHEDULES)),
+    "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
     "model.channels": Key(128, "channels of the first level", **_at_least(4)),
     "model.multipliers": Key((1, 2, 2, 2), "channels of each level, as multiples", **_all_at_least(1)),
@@ -72,7 +73,7 @@ KEYS: dict[str, Key] = {
     "train.accumulation": Key(
         1, "parts that a device's batch is split into; their gradients are averaged", **_at_least(1)
     ),
-    "train.learning_rate": Key(2e-4, "of Adam", limit="above 0", holds=lambda value: value > 0),
+    "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
     "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
     "train.clip_norm": Key(1.0, "limit of the gradient's global norm", limit="above 0", holds=lambda value: value > 0),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
@@ -83,7 +84,7 @@ KEYS: dict[str, Key] = {
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
     "train.sample_every": Key(25_000, "steps between grids of samples", **_at_least(1)),
     "sample.sampler": Key("ddim", "how samples are drawn", **_one_of("ddim", "ancestral")),
-    "sample.num_steps": Key(50, "network evaluations a sample", **_at_least(1)),
+    "sample.num_steps": Key(50, "network evaluations a sample (a few more unless they divide T)", **_at_least(1)),
     "sample.eta": Key(0.0, "stochasticity of ddim, 0 to 1", limit="between 0 and 1", holds=lambda eta: 0 <= eta <= 1),
     "sample.variance": Key("small", "reverse variance of the ancestral sampler", **_one_of(*VARIANCES)),
     "sample.clip": Key(True, "clip the estimate of x_0 to [-1, 1]"),
@@ -143,7 +144,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(old: Any, new: Any) -> list[str]:
     """The keys in which two configs differ and that decide the state of a run, as "key old -> new"."""
-    old, new = flatten(old), flatten(new)
+    old, new = ({key: tuple(v) if isinstance(v, list) else v for key, v in flatten(c).items()} for c in (old, new))
     return [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in KEYS
@@ -164,7 +165,7 @@ def from_json(text: str, where: str) -> ConfigDict:
     """
     try:
         config = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not JSON ({error}). Restore it, or start in a new workdir") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{where} holds no config. Restore it, or start in a new workdir")
@@ -237,18 +238,18 @@ def _check_together(c: dict[str, Any]) -> None:
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
     if c["data.image_size"]:
-        check_image_size(c["data.image_size"], levels, c["model.attention_resolutions"], "data.image_size")
+        size = c["data.image_size"]
+        check_image_size(size, size, levels, c["model.attention_resolutions"], "images of data.image_size")
     if c["data.name"] == "folder" and not c["data.dir"]:
         raise ConfigError("data.name='folder' needs the folder: set data.dir")
-    if c["process.num_steps"] < 20 and c["process.schedule"] not in ("cosine", "jsd"):
+    try:
+        betas = schedules.betas(c["process.schedule"], c["process.num_steps"])
+    except ValueError as error:
+        raise ConfigError(f"process: {error}") from None
+    if betas[-1] == 1 and c["loss.prediction"] == "eps":
         raise ConfigError(
-            f"process.num_steps={c['process.num_steps']} is too few for process.schedule={c['process.schedule']!r},"
-            " whose betas would exceed 1; use at least 20, or 'cosine'"
-        )
-    if c["process.schedule"] == "jsd" and c["loss.prediction"] == "eps":
-        raise ConfigError(
-            "process.schedule='jsd' ends without signal, where loss.prediction='eps' says nothing of x_0;"
-            " use 'v' or 'x0'"
+            f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
+            " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
         )
     if c["train.batch_size"] % c["train.accumulation"]:
         raise ConfigError(
@@ -262,17 +263,18 @@ def _check_together(c: dict[str, Any]) -> None:
         )
 
 
-def check_image_size(size: int, levels: int, attention_resolutions: tuple[int, ...], where: str) -> None:
-    """Refuse an image size that the U-Net cannot halve or that never reaches an attention resolution."""
+def check_image_size(height: int, width: int, levels: int, attention_resolutions: tuple[int, ...], where: str) -> None:
+    """Refuse images that the U-Net cannot halve or whose height never reaches an attention resolution."""
     factor = 2 ** (levels - 1)
-    if size % factor:
+    if height % factor or width % factor:
         raise ConfigError(
-            f"{where}={size} must be a multiple of {factor}, to be halved {levels - 1} times (model.multipliers)"
+            f"{where} {height} x {width}: both must be multiples of {factor}, to be halved {levels - 1} times"
+            " (model.multipliers); set data.image_size"
         )
-    reached = [size >> level for level in range(levels)]
+    reached = [height >> level for level in range(levels)]
     for resolution in attention_resolutions:
         if resolution not in reached:
             raise ConfigError(
-                f"model.attention_resolutions has {resolution}, which images of {where}={size} never reach;"
+                f"model.attention_resolutions has {resolution}, which {where} {height} x {width} never reach;"
                 f" choose from {reached}"
             )

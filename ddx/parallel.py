@@ -8,6 +8,7 @@ devices is only their rows of a batch; the state goes in and comes out replicate
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -56,13 +57,18 @@ def device_key(key: Any) -> Any:
 
 
 def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """Compile step(state, key, batch) -> (state, metrics) for all devices.
+    """Compile step(state, key, (count, batch)) -> (state, metrics) for all devices.
 
-    The state (donated) and the key are replicated, the batch is `split_batch`'s, and the step must return what is equal
-    on all devices: average with `mean_over_devices`. Nothing checks that; call `assert_replicated`.
+    The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
+    must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
+    `assert_replicated`.
     """
     wrapped = jax.pmap(
-        _with_helpers(step), axis_name=_AXIS, in_axes=(None, None, 0), out_axes=(None, None), donate_argnums=(0,)
+        _with_helpers(step),
+        axis_name=_AXIS,
+        in_axes=(None, None, (None, 0)),
+        out_axes=(None, None),
+        donate_argnums=(0,),
     )
     if jax.default_backend() != "cpu":
         return wrapped
@@ -109,7 +115,7 @@ def assert_replicated(tree: Any, what: str) -> None:
     """
     if num_devices() == 1:
         return
-    sums = jax.block_until_ready(_checksums(tree))
+    sums = jax.block_until_ready(_checksums()(tree, np.zeros(num_devices())))
     for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
         if len(np.unique(np.asarray(leaf))) > 1:
             raise RuntimeError(
@@ -125,10 +131,9 @@ def _checksum(x: jax.Array) -> jax.Array:
     return jnp.sum(x * (2 * jnp.arange(x.size, dtype=jnp.uint32) + 1))
 
 
-def _checksums(tree: Any) -> Any:
-    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=_AXIS, in_axes=(None, 0))(
-        tree, np.zeros(num_devices())
-    )
+@functools.cache  # compiled once, not at every checkpoint
+def _checksums() -> Callable[[Any, Any], Any]:
+    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=_AXIS, in_axes=(None, 0))
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ mistakes in flags or configs are answered at once.
 
 import pathlib
 import sys
+import warnings
 from collections.abc import Callable
 
 from absl import app, flags, logging
@@ -29,8 +30,9 @@ def define_config() -> flags.FlagHolder:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Parse the flags, run a command and exit with its code; a user's mistake is one line on stderr."""
+    """Parse the flags, run a command and exit with its code; an error is one line on stderr unless --debug is given."""
     debug = "--debug" in sys.argv
+    warnings.showwarning = _show_warning
     try:
         _parse(sys.argv)
         if not debug:  # orbax logs its own tracebacks of what is reported here in one line
@@ -38,14 +40,19 @@ def run(main: Callable[[], int]) -> None:
         if not WORKDIR.value:
             raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
         code = main()
-    except DdxError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Exception as error:
+        if debug:
+            raise
+        text = _last_line(error)
+        if isinstance(error, OSError) and error.filename:
+            text = f"{error.filename}: {error.strerror}"
+        elif not isinstance(error, DdxError):
+            text = f"{type(error).__name__}: {text}. Run with --debug to see where"
+        print(f"error: {text}", file=sys.stderr)
+        code = error.exit_code if isinstance(error, DdxError) else 1
     sys.exit(code)
 
 
@@ -56,6 +63,8 @@ def workdir() -> pathlib.Path:
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict | None:
     """The validated config of --config, or None if it was not given."""
+    if flag.value is None and _config_file(sys.argv) is not None:
+        raise ConfigError(f"get_config() of {_config_file(sys.argv)} returned nothing. Return the config")
     return None if flag.value is None else validate(flag.value)
 
 
@@ -63,14 +72,12 @@ def _parse(argv: list[str]) -> None:
     changes = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
     for change in changes:
         check_key(change.removeprefix("config."))
-    files = [arg.partition("=")[2] for arg in argv[1:] if arg.startswith(("--config=", "-config="))]
-    if changes and not files and "--config" not in argv:
+    file = _config_file(argv)
+    if changes and file is None:
         raise ConfigError(f"--{changes[0]} needs a config to change. Pass --config, such as --config=configs/digits.py")
-    for file in files:
-        path = pathlib.Path(file.partition(":")[0])
-        if not path.is_file():
-            shipped = sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py"))
-            raise ConfigError(f"config file not found: {path}. Shipped configs: {', '.join(shipped)}")
+    if file is not None and not pathlib.Path(file.partition(":")[0]).is_file():
+        shipped = sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py"))
+        raise ConfigError(f"config file not found: {file.partition(':')[0]}. Shipped configs: {', '.join(shipped)}")
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
@@ -78,10 +85,32 @@ def _parse(argv: list[str]) -> None:
         name, _, value = str(error).partition(":")[0].removeprefix("flag --").partition("=")
         if name.startswith("config."):
             raise wrong_type(name.removeprefix("config."), value) from None
-        raise ConfigError(f"{' '.join(str(error).split())}. See --help") from None
+        raise ConfigError(f"{_last_line(error)}. See --help") from None
     except flags.Error as error:
-        raise ConfigError(f"{' '.join(str(error).split())}. See --help") from None
-    except (TypeError, ValueError) as error:  # ml_collections: a value of another type
-        raise ConfigError(f"a --config value has the wrong type: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{_last_line(error)}. See --help") from None
+    except DdxError:
+        raise
+    except Exception as error:  # whatever a config file raises
+        if file is None:
+            raise
+        raise ConfigError(f"config file {file} fails with {type(error).__name__}: {_last_line(error)}") from error
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help")
+
+
+def _config_file(argv: list[str]) -> str | None:
+    """The value of --config=FILE or --config FILE."""
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        name, equals, value = arg.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else following
+    return None
+
+
+def _last_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip().rstrip(".")
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

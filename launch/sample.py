@@ -12,7 +12,9 @@ from launch import cli
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples to draw.")
 SAMPLER = flags.DEFINE_enum("sampler", None, ["ddim", "ancestral"], "How to draw; by default as the run's config says.")
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Network evaluations a sample; by default the run's.")
+NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Network evaluations a sample (a few more unless they divide T); by default the run's."
+)
 ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim, 0 to 1; by default the run's.")
 VARIANCE = flags.DEFINE_enum(
     "variance", None, ["small", "large"], "Variance of ancestral sampling; by default the run's."

@@ -16,26 +16,28 @@ def test_there_are_eight_devices():
 def test_the_averaged_gradient_is_that_of_one_device():
     x = np.arange(16, dtype=np.float32)
 
-    def step(w, key, batch):
+    def step(w, key, work):
+        _, batch = work
         gradient = jax.grad(lambda w: jnp.mean(jnp.square(w - batch["x"])))(w)
         return w - 0.1 * parallel.mean_over_devices(gradient), {"gradient": parallel.mean_over_devices(gradient)}
 
     w = jnp.asarray(3.0)
     key = jax.random.key(0)
-    alone, _ = jax.jit(step)(w, key, {"x": x})
+    alone, _ = jax.jit(step)(w, key, (1, {"x": x}))
     together = parallel.data_parallel(step)
-    state, metrics = together(parallel.replicate(w), key, parallel.split_batch({"x": x}))
+    state, metrics = together(parallel.replicate(w), key, (1, parallel.split_batch({"x": x})))
     np.testing.assert_allclose(state, alone, rtol=1e-6)
     np.testing.assert_allclose(metrics["gradient"], 2 * (3 - x.mean()), rtol=1e-6)
     parallel.assert_replicated(state, "the state")
 
 
 def test_a_forgotten_average_is_found():
-    def step(w, key, batch):
+    def step(w, key, work):
+        _, batch = work
         return {"good": w["good"], "bad": w["bad"] + batch["x"].mean()}, {}
 
     state = parallel.replicate({"good": jnp.ones(3), "bad": jnp.zeros(())})
-    state, _ = parallel.data_parallel(step)(state, jax.random.key(0), parallel.split_batch({"x": np.arange(8.0)}))
+    state, _ = parallel.data_parallel(step)(state, jax.random.key(0), (1, parallel.split_batch({"x": np.arange(8.0)})))
     with pytest.raises(RuntimeError, match=r"the state differs between devices at \['bad'\]"):
         parallel.assert_replicated(state, "the state")
 

@@ -45,7 +45,7 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["train", DIGITS, "--config.data.name=folder", "--config.data.dir=/nowhere"], 4, "/nowhere"),
         (["train", DIGITS, "--config.data.name=mnist", "--config.data.dir=/nowhere"], 4, "array_record"),
         (["train", DIGITS, "--config.data.split=trian"], 4, "train"),
-        (["train", DIGITS, "--config.data.image_size=7"], 2, "multiple of 2"),
+        (["train", DIGITS, "--config.data.image_size=7"], 2, "multiples of 2"),
         (["sample"], 3, "has no trained network"),
         (["sample", "--num_steps=x"], 2, "num_steps"),
         (["sample", "--sampler=dpm"], 2, "sampler"),

@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "pictures": {"files"},
     "progress": set(),
-    "config": {"errors"},
+    "config": {"errors", "diffusion"},
     "diffusion": set(),
     "models": set(),
     "data": {"errors"},

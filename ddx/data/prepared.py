@@ -105,7 +105,7 @@ def _find_copy(name: str, directory: str) -> tuple[Path, str]:
     if not infos:
         raise DataError(
             f"there is no prepared copy of {name}. Looked in {home} (found: {_contents(home)}). Name the directory "
-            f"above it with data.directory or TFDS_DATA_DIR, or prepare it once: {_recipe(name, directory)}"
+            f"above it with data.dir or TFDS_DATA_DIR, or prepare it once: {_recipe(name, directory)}"
         )
     newest = max(infos, key=lambda p: tuple(map(int, p.parent.name.split("."))))
     try:

@@ -77,10 +77,10 @@ def folder(directory: str, split: str) -> Source:
         DataError: the directory is missing or without images, or it has no such split.
     """
     if not directory:
-        raise ConfigError('data set "folder" needs to know which one. Set data.directory to a directory of images.')
+        raise ConfigError('data set "folder" needs to know which one. Set data.dir to a directory of images.')
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root} is not a directory. Set data.directory to a directory of images.")
+        raise DataError(f"{root} is not a directory. Set data.dir to a directory of images.")
     roots = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()} or {"train": root}
     if split != "all" and split not in roots:
         raise DataError(
@@ -97,7 +97,7 @@ def folder(directory: str, split: str) -> Source:
         searched = root if split == "all" else roots[split]
         raise DataError(
             f"{searched} has 0 images (looked for {' '.join(SUFFIXES)}, sub-folders included). "
-            f"Found: {_census(searched)}. Set data.directory to a directory of images."
+            f"Found: {_census(searched)}. Set data.dir to a directory of images."
         )
     remedy = "Replace or remove the file."
 

@@ -133,26 +133,26 @@ def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
     """
     m = process.marginal(t, x_0.shape[-3:-1])
     u_t = m.alpha * process.basis.analysis(x_0) + m.sigma * process.basis.analysis(noise)
-    return process.basis.synthesis(u_t)
+    return process.basis.synthesis(u_t).astype(x_0.dtype)
 
 
 def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
-    """Mean (pixels) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1)."""
+    """Mean (pixels, like x_s) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1)."""
     shape = x_s.shape[-3:-1]
     xp: Any = np if is_host(s, t) else jnp
     ratio = xp.exp(process.log_alpha_difference(s, t, shape))
     variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(process.logsnr_difference(s, t, shape))
-    return process.basis.synthesis(ratio * process.basis.analysis(x_s)), variance
+    return process.basis.synthesis(ratio * process.basis.analysis(x_s)).astype(x_s.dtype), variance
 
 
 def q_posterior(process: Process, x_0: Any, x_t: Any, s: Any, t: Any, eta: Any = 1.0) -> tuple[Any, Any]:
-    """Mean (pixels) and variance (per basis coordinate) of q(x_s | x_t, x_0), equations (3) to (5).
+    """Mean (pixels, like x_t) and variance (per basis coordinate) of q(x_s | x_t, x_0), equations (3) to (5).
 
     eta = 1 and s = t - 1 are DDPM's posterior (eq. 6 and 7); any s < t and eta in [0, 1] are DDIM's family (eq. 12).
     """
     c = step_coefficients(process, s, t, eta, x_0.shape[-3:-1])
     u_s = c.k * process.basis.analysis(x_t) + c.gamma * process.basis.analysis(x_0)
-    return process.basis.synthesis(u_s), c.lambda2
+    return process.basis.synthesis(u_s).astype(x_t.dtype), c.lambda2
 
 
 def gaussian_kl(mean_1: Any, variance_1: Any, mean_2: Any, variance_2: Any) -> Any:

@@ -135,12 +135,7 @@ def process_from_betas(betas: Any) -> Process:
       ValueError: wrong shape or a beta out of range.
     """
     betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or not betas.size:
-        raise ValueError(f"betas must have shape (T,) with T >= 1; got {betas.shape}")
-    if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
-        raise ValueError(
-            f"betas must lie in (0, 1) (the last one in (0, 1]); got values from {betas.min():g} to {betas.max():g}"
-        )
+    schedules.check_betas(betas)
     with np.errstate(divide="ignore"):  # log 0 at t = 0 (no noise) and, if beta_T = 1, at T (no signal) are meant
         log_alpha = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
         logsnr = 2.0 * log_alpha - np.log(-np.expm1(2.0 * log_alpha))

@@ -83,6 +83,16 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
+def check_betas(betas: np.ndarray) -> None:
+    """Refuse, with a ValueError, what are not betas: (T,), in (0, 1), only the last may be 1 (x_T is then noise)."""
+    if betas.ndim != 1 or not betas.size:
+        raise ValueError(f"betas must have shape (T,) with T >= 1; got {betas.shape}")
+    if not (np.all(betas > 0) and np.all(betas[:-1] < 1) and betas[-1] <= 1):
+        raise ValueError(
+            f"betas must lie in (0, 1) (the last one in (0, 1]); got values from {betas.min():g} to {betas.max():g}"
+        )
+
+
 def betas(schedule: str, num_steps: int) -> np.ndarray:
     """The betas of a named schedule, float64, shape (num_steps,).
 
@@ -93,4 +103,9 @@ def betas(schedule: str, num_steps: int) -> np.ndarray:
         raise ValueError(f"schedule {schedule!r} is unknown; choose one of: {', '.join(SCHEDULES)}")
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    return SCHEDULES[schedule](num_steps)
+    values = SCHEDULES[schedule](num_steps)
+    try:
+        check_betas(values)
+    except ValueError as error:
+        raise ValueError(f"schedule={schedule!r} with num_steps={num_steps}: {error}; use more steps") from None
+    return values

@@ -65,8 +65,8 @@ class KeyDense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., C) to (..., C)."""
         channels = x.shape[-1]
-        kernel = self.param("kernel", _init, (channels, channels))
-        self.param("bias", nn.initializers.zeros_init(), (channels,))
+        kernel = self.param("kernel", _init, (channels, channels), jnp.float32)
+        self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype)
 
 

@@ -31,6 +31,8 @@ class Checkpoints:
         """`directory` is created by the first save; the newest `keep` checkpoints are kept."""
         self.directory = directory.absolute()
         self._keep = keep
+        # Outlives the folder: a run whose checkpoints are gone must not start afresh by itself.
+        self._record = self.directory.with_suffix(".last")
 
     def save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write a checkpoint, with some JSON beside the items, and then remove the oldest beyond `keep`.
@@ -41,32 +43,35 @@ class Checkpoints:
         items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            self._clean()
+            self._clear_unfinished()
             with self._manager() as manager:
                 manager.save(step, args=ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in items.items()}))
-            manifest = _manifest(self._path(step), step, items) | {"meta": meta}
-            write_text(self._path(step) / MANIFEST, json.dumps(manifest, indent=1))
+            write_text(self._path(step) / MANIFEST, _seal(_manifest(self._path(step), step, items) | {"meta": meta}))
+            write_text(self._record, f"{step}\n")
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"cannot save a checkpoint at step {step} in {self.directory}: {_first_line(error)}."
-                " Free some space and run the same command again to go on from the checkpoint before"
+                " Mend that and run the same command again to go on from the checkpoint before"
             ) from error
         for old in self.steps()[: -self._keep]:
             shutil.rmtree(self._path(old))
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, good or bad, ascending."""
+        """The steps whose save was finished, good or damaged since, ascending."""
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        return sorted(
+            int(path.parent.name) for path in self.directory.glob(f"*/{MANIFEST}") if path.parent.name.isdecimal()
+        )
 
-    def newest(self) -> int | None:
-        """The newest step with an undamaged checkpoint, or None if nothing was ever saved.
+    def newest(self, *, set_aside: bool) -> int | None:
+        """The newest step with an undamaged checkpoint, or None if no save was ever finished.
 
-        Damaged checkpoints newer than it are renamed to <step>.corrupt, with a warning.
+        Args:
+          set_aside: rename damaged checkpoints that are newer to <step>.corrupt. Only for the run that owns the folder.
 
         Raises:
-          CheckpointError: there are checkpoints and all are damaged.
+          CheckpointError: a save was finished once and no usable checkpoint is left.
         """
         reasons = []
         for step in reversed(self.steps()):
@@ -75,17 +80,20 @@ class Checkpoints:
                 return step
             reasons.append(f"{step}: {reason}")
             aside = self._path(step).with_name(f"{step}.corrupt")
-            shutil.rmtree(aside, ignore_errors=True)
-            self._path(step).rename(aside)
             warnings.warn(
-                f"checkpoint {self._path(step)} is damaged ({reason}); set aside as {aside.name}", stacklevel=2
+                f"checkpoint {self._path(step)} is damaged ({reason}); "
+                + (f"set aside as {aside.name}" if set_aside else "using the one before"),
+                stacklevel=2,
             )
-        if not reasons and self.directory.is_dir():
-            reasons = sorted(path.name for path in self.directory.glob("*.corrupt"))
+            if set_aside:
+                shutil.rmtree(aside, ignore_errors=True)
+                self._path(step).rename(aside)
+        if not reasons and self._record.exists():
+            reasons = [f"{self._record.name} says that step {self._record.read_text().strip()} was saved"]
         if reasons:
             raise CheckpointError(
                 f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
-                " Put one back, or remove the folder to start from step 0"
+                f" Put one back, or use a new folder to start from step 0"
             )
         return None
 
@@ -129,32 +137,43 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.directory, options=options)
 
-    def _clean(self) -> None:
-        for remains in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(remains, ignore_errors=True)
-        for step in self.steps():
-            if not (self._path(step) / MANIFEST).exists():
-                shutil.rmtree(self._path(step))
+    def _clear_unfinished(self) -> None:
+        finished = {self._path(step) for step in self.steps()}
+        for path in self.directory.iterdir():
+            unfinished = path.name.isdecimal() and path not in finished
+            if unfinished or ".orbax-checkpoint-tmp" in path.name:
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
 
     def _damage(self, step: int) -> str | None:
         """Why a checkpoint cannot be trusted, or None."""
         path = self._path(step)
         try:
             manifest = json.loads((path / MANIFEST).read_text())
+            seal = manifest.pop("seal")
             if manifest["format"] != _FORMAT:
                 return f"written in format {manifest['format']}, this version reads {_FORMAT}"
+            if seal != _digest(manifest):
+                return f"{MANIFEST} has changed"
             if manifest["step"] != step:
-                return f"{MANIFEST} belongs to step {manifest['step']}"
+                return f"it belongs to step {manifest['step']}"
             for name, expected in manifest["files"].items():
                 if not (path / name).is_file():
                     return f"{name} is missing"
                 if _sha256(path / name) != expected:
                     return f"{name} has changed"
-        except FileNotFoundError:
-            return f"no {MANIFEST}: the save was interrupted"
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"{MANIFEST} is unreadable: {_first_line(error)}"
         return None
+
+
+def _seal(manifest: dict[str, Any]) -> str:
+    """The manifest as text, with a checksum of itself."""
+    return json.dumps(manifest | {"seal": _digest(json.loads(json.dumps(manifest)))}, indent=1)
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _manifest(path: pathlib.Path, step: int, items: dict[str, Any]) -> dict[str, Any]:

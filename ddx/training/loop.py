@@ -15,17 +15,18 @@ from ml_collections import ConfigDict
 import ddx.data
 from ddx import build, parallel
 from ddx.errors import NonFiniteError
+from ddx.files import make_directory
 from ddx.generation import Generator
 from ddx.models import num_params
 from ddx.pictures import grid, save_png
 from ddx.progress import Progress
 from ddx.training import summary
 from ddx.training.checkpoint import Checkpoints
-from ddx.training.metrics import MetricsWriter, summarise
+from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.preemption import Preemption
 from ddx.training.state import TrainState, init_state, make_optimizer
 from ddx.training.step import make_step, many_steps
-from ddx.training.workdir import lock, run_config, save_config
+from ddx.training.workdir import check_same_run, lock, run_config, save_config
 
 
 class Outcome(NamedTuple):
@@ -53,10 +54,14 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
     """
     workdir = pathlib.Path(workdir)
-    config = run_config(workdir, config)
+    run_config(workdir, config)  # tells a mistake before the folder is made
     with lock(workdir):
+        config = run_config(workdir, config)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-        start = checkpoints.newest() or 0
+        start = checkpoints.newest(set_aside=True) or 0
+        meta = checkpoints.meta(start) if start else {}
+        if start:
+            check_same_run(workdir, meta["config"], config)
         if start >= config.train.num_steps:
             return Outcome(start, True, f"already complete at step {start} of {config.train.num_steps}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
@@ -64,11 +69,16 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
         data = build.dataset(config)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}", flush=True)
+        make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints)
         state = run.restore(start) if start else run.begin()
         run.describe(state, start)
         save_config(workdir, config)
-        return run.train(state, start)
+        return run.train(state, start, meta.get("pending", {}))
+
+
+# Purposes of random keys, so that training and `launch.sample` with the run's own seed share none.
+_INIT, _TRAIN = 2**31 - 2, 2**31 - 3
 
 
 class _Run:
@@ -76,7 +86,8 @@ class _Run:
         self, config: ConfigDict, workdir: pathlib.Path, data: ddx.data.Dataset, checkpoints: Checkpoints
     ) -> None:
         self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
-        self.key = jax.random.key(config.seed)
+        seed = jax.random.key(config.seed)
+        self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
         self.system = build.system(config, data.image_shape)
         t = config.train
         self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
@@ -93,7 +104,7 @@ class _Run:
         self.generator = Generator(self.system, build.sampler(config))
 
     def begin(self) -> TrainState:
-        return jax.jit(lambda key: init_state(self.system.init(key), self.optimizer))(self.key)
+        return jax.jit(lambda key: init_state(self.system.init(key), self.optimizer))(self.init_key)
 
     def restore(self, step: int) -> TrainState:
         return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(jax.eval_shape(self.begin))))
@@ -120,55 +131,62 @@ class _Run:
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
         print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
 
-    def train(self, state: TrainState, start: int) -> Outcome:
+    def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
+        """Train from step `start`; `pending` are the metrics since the last logged step."""
         config, total = self.config.train, self.config.train.num_steps
         per_call = build.steps_per_call(self.config)
         every = (config.log_every, config.checkpoint_every, config.sample_every)
         state = parallel.replicate(state)
-        pending: list[dict[str, Any]] = []
-        step = start
+        metrics: list[dict[str, Any]] = [pending] if pending else []
+        step = saved = start
         with (
             Preemption() as preemption,
             MetricsWriter(self.workdir, start) as writer,
             ddx.data.batches(
-                self.data, seed=self.config.seed, batch_size=config.batch_size, first_step=start, last_step=total
+                self.data,
+                seed=self.config.seed,
+                batch_size=config.batch_size,
+                first_step=start,
+                last_step=total,
+                prefetch=2 * per_call,
             ) as stream,
             Progress("training", total, start, config.batch_size) as progress,
         ):
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = min(per_call, total - step, *(e - step % e for e in every))
-                batches = _stack([next(stream)[1]["image"] for _ in range(n)])
+                work = n, parallel.split_batch(_stack([next(stream)[1]["image"] for _ in range(n)], per_call), axis=1)
                 before = time.perf_counter()
-                state, metrics = self.call(state, self.key, parallel.split_batch(batches, axis=1))
-                pending.append(metrics)
+                state, new = self.call(state, self.key, work)
+                metrics.append(new if n == per_call else jax.tree.map(lambda x, n=n: x[:n], new))
                 if step == start:
-                    jax.block_until_ready(metrics)
+                    jax.block_until_ready(new)
                     parallel.assert_replicated(state, "the state after the first step")
                     progress.write(f"compiled and took the first call in {time.perf_counter() - before:.1f} s")
                     progress.restart_clock()
                 step += n
                 progress.advance(n)
-                due = [step % e == 0 or step == total for e in every]
-                if any(due) or preemption.requested:
-                    self.log(step, pending, writer, progress, show=due[0])
-                if due[2]:
+                log, save, draw = (step % e == 0 or step == total for e in every)
+                if log or save:
+                    metrics = [self.finite(step, metrics)]
+                if log:
+                    self.log(step, metrics.pop(), writer, progress)
+                if draw:
                     self.draw(step, state, writer)
-                if due[1] or preemption.requested:
-                    self.save(step, state)
-                if any(due[1:]):
+                if save:
+                    saved = self.save(step, state, metrics)
+                if save or draw:
                     progress.restart_clock()
+            if saved < step:  # a signal came
+                saved = self.save(step, state, [self.finite(step, metrics)] if metrics else [])
         if step < total:
-            return Outcome(
-                step, False, f"stopped at step {step} of {total}, saved; the same command goes on: {self.workdir}"
-            )
+            return Outcome(step, False, f"stopped at step {step} of {total}; the same command goes on: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
 
-    def log(
-        self, step: int, pending: list[dict[str, Any]], writer: MetricsWriter, progress: Progress, show: bool
-    ) -> None:
-        """Refuse what is not finite; write the means of all steps since the last line if one is due."""
-        values, finite = summarise(pending)
+    def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+        """The joined metrics of the steps up to `step`, or a NonFiniteError."""
+        joined = join(metrics)
+        finite = joined["finite"].astype(bool)
         if not finite.all():
             bad = step - len(finite) + int(np.argmin(finite)) + 1
             last = self.checkpoints.steps()
@@ -177,25 +195,31 @@ class _Run:
                 f" The newest checkpoint is {last[-1] if last else 'none'}."
                 " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32"
             )
-        if show:
-            pending.clear()
-            progress.line(loss=values["loss"])
-            rate = {
-                "steps_per_second": progress.rate,
-                "images_per_second": progress.rate * self.config.train.batch_size,
-            }
-            writer.scalars(step, values | rate)
+        return joined
+
+    def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
+        """Show and write the means of all steps since the last line."""
+        values = summarise(metrics)
+        progress.line(loss=values["loss"])
+        rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
+        writer.scalars(step, values | rate)
 
     def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
         """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
         images = self.generator(state.ema, self.config.seed, self.config.sample.num_images)
-        (self.workdir / "samples").mkdir(exist_ok=True)
         save_png(self.workdir / "samples" / f"{step:06d}.png", grid(images))
         writer.picture(step, "samples", grid(images))
 
-    def save(self, step: int, state: TrainState) -> None:
+    def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]]) -> int:
+        """Write a checkpoint, with the metrics that no line has yet."""
         parallel.assert_replicated(state, f"the state at step {step}")
-        self.checkpoints.save(step, _items(state), {"image_shape": self.data.image_shape})
+        meta = {
+            "image_shape": self.data.image_shape,
+            "config": self.config.to_dict(),
+            "pending": {name: values.tolist() for name, values in join(metrics).items()},
+        }
+        self.checkpoints.save(step, _items(state), meta)
+        return step
 
 
 def _items(state: TrainState) -> dict[str, Any]:
@@ -203,8 +227,10 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
 
 
-def _stack(images: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Batches of n steps with the examples' places in the global batch."""
-    stacked = np.stack(images) if len(images) > 1 else images[0][None]
+def _stack(images: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
+    """Batches of up to `length` steps, padded to it, with the examples' places in the global batch."""
+    stacked = np.zeros((length, *images[0].shape), np.uint8)
+    for i, batch in enumerate(images):
+        stacked[i] = batch
     places = np.arange(stacked.shape[1], dtype=np.int32)
     return {"image": stacked, "example": np.broadcast_to(places, stacked.shape[:2])}

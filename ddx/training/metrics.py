@@ -17,7 +17,8 @@ class MetricsWriter:
         """Go on from `step`: lines after it, of steps that will be done again, are dropped."""
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
-            write_text(self._path, "".join(line + "\n" for line in _lines_until(self._path.read_text(), step)))
+            text = self._path.read_text(errors="replace")
+            write_text(self._path, "".join(line + "\n" for line in _lines_until(text, step)))
         self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsWriter":
@@ -37,20 +38,24 @@ class MetricsWriter:
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Log an (H, W, 1 or 3) uint8 picture to TensorBoard."""
         self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+        self._tensorboard.flush()
 
 
-def summarise(metrics: list[dict[str, Any]]) -> tuple[dict[str, float], np.ndarray]:
-    """Means over many calls' metrics, each with a leading axis of steps, and which steps were finite.
+def join(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """Many calls' metrics, each with a leading axis of steps, as one on the host; {} for none."""
+    if not metrics:
+        return {}
+    return {name: np.concatenate([np.asarray(m[name], np.float64) for m in metrics]) for name in metrics[0]}
 
-    Returns:
-      ({"loss", "grad_norm", "loss_q0" .. "loss_q3"}, finite): loss_q0 is over the lowest quarter of times; a quarter
-      that no example fell into is left out.
+
+def summarise(joined: dict[str, Any]) -> dict[str, float]:
+    """Means over the steps of `join`ed metrics: loss, grad_norm and loss_q0 .. loss_q3.
+
+    loss_q0 is over the lowest quarter of times; a quarter that no example fell into is left out.
     """
-    joined = {name: np.concatenate([np.asarray(m[name]) for m in metrics]) for name in metrics[0]}
     values = {name: float(joined[name].mean()) for name in ("loss", "grad_norm")}
     sums, counts = joined["quartile_sum"].sum(0), joined["quartile_count"].sum(0)
-    values |= {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
-    return values, joined["finite"]
+    return values | {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
 
 
 def _lines_until(text: str, step: int) -> list[str]:

@@ -15,7 +15,6 @@ from ddx.files import make_directory, replacing, write_text
 from ddx.generation import Generator
 from ddx.pictures import grid, save_png
 from ddx.training.checkpoint import Checkpoints
-from ddx.training.workdir import load_config
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
 
@@ -54,17 +53,11 @@ def sample(
       CheckpointError: the folder has no run, or no usable checkpoint.
     """
     workdir = pathlib.Path(workdir)
-    config = load_config(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    step = checkpoints.newest()
-    if config is None or step is None:
-        raise CheckpointError(
-            f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
-        )
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    if seed < 0:
-        raise ConfigError(f"seed={seed} must be at least 0")
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"seed={seed} must be at least 0 and below 2**32")
+    step, config, image_shape, ema = _load(workdir)
     given = {"sampler": sampler, "num_steps": num_steps, "eta": eta, "variance": variance, "batch_size": batch_size}
     config = _with_sampling(config, {name: value for name, value in given.items() if value is not None})
     s = config.sample
@@ -74,18 +67,37 @@ def sample(
     out = pathlib.Path(out) if out else workdir / "sampled" / f"step{step}_{settings}"
     make_directory(out, "--out")
 
-    image_shape = tuple(checkpoints.meta(step)["image_shape"])
-    system = build.system(config, image_shape)
-    targets = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
-    ema = checkpoints.restore(step, targets)["ema"]
-    images = Generator(system, build.sampler(config))(ema, seed, num_samples)
-
+    how = build.sampler(config)
+    images = Generator(build.system(config, image_shape), how)(ema, seed, num_samples)
     with replacing(out / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, samples=images)
     save_png(out / "grid.png", grid(images[:GRID_IMAGES]))
     record: dict[str, Any] = {"workdir": str(workdir), "step": step, "num_samples": num_samples, "seed": seed}
     write_text(out / "samples.json", json.dumps(record | {"sample": s.to_dict()}, indent=2) + "\n")
-    return f"wrote {num_samples} samples of step {step}: {out}/samples.npz, grid.png"
+    evaluations = len(how.times) - 1
+    return f"wrote {num_samples} samples of step {step}, {evaluations} evaluations each: {out}/samples.npz, grid.png"
+
+
+def _load(workdir: pathlib.Path) -> tuple[int, ConfigDict, tuple[int, int, int], Any]:
+    """The step, config, image shape and averaged weights of the newest checkpoint of a run that may be going on."""
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    while True:
+        step = checkpoints.newest(set_aside=False)
+        if step is None:
+            raise CheckpointError(
+                f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
+            )
+        try:
+            meta = checkpoints.meta(step)
+            config = validate(meta["config"])
+            image_shape = tuple(meta["image_shape"])
+            system = build.system(config, image_shape)
+            ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
+            return step, config, image_shape, ema
+        except (OSError, ValueError):
+            if step in checkpoints.steps():
+                raise
+            # The run removed it in the meantime, for a newer one.
 
 
 def _with_sampling(config: ConfigDict, given: dict[str, Any]) -> ConfigDict:

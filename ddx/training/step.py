@@ -1,7 +1,8 @@
 """The training step, written for one device.
 
 Every random number is a function of (seed, step) and, where it belongs to an example, of the example's place in the
-global batch. So neither the number of devices nor gradient accumulation nor a restart changes what is drawn.
+global batch. So neither the number of devices nor gradient accumulation nor a restart changes the times, the noise and
+the flips that are drawn; dropout masks alone differ with the number of devices and parts.
 """
 
 from collections.abc import Callable
@@ -112,13 +113,31 @@ def make_step(
     return step
 
 
-def many_steps(step: Step) -> Step:
-    """A call over batches with a leading axis of n steps; its metrics have it too. One step is not put into a loop."""
+def many_steps(step: Step) -> Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]:
+    """A call over several steps: (state, key, (count, batches)) -> (state, metrics).
 
-    def call(state: TrainState, key: Any, batches: Any) -> tuple[TrainState, dict[str, Any]]:
-        if jax.tree.leaves(batches)[0].shape[0] == 1:
-            state, metrics = step(state, key, jax.tree.map(lambda x: x[0], batches))
+    `batches` and the metrics have a leading axis of n, of which the first `count` are used. The count is data: a
+    shorter call runs the same program, so where calls are cut does not change a bit. One step (n = 1) is not put into a
+    loop.
+    """
+
+    def call(state: TrainState, key: Any, work: Any) -> tuple[TrainState, dict[str, Any]]:
+        count, batches = work
+        n = jax.tree.leaves(batches)[0].shape[0]
+
+        def batch(i: Any) -> Any:
+            return jax.tree.map(lambda x: x[i], batches)
+
+        if n == 1:
+            state, metrics = step(state, key, batch(0))
             return state, jax.tree.map(lambda x: x[None], metrics)
-        return jax.lax.scan(lambda state, batch: step(state, key, batch), state, batches)
+
+        def body(i: Any, carry: Any) -> Any:
+            state, metrics = step(carry[0], key, batch(i))
+            return state, jax.tree.map(lambda all_steps, one: all_steps.at[i].set(one), carry[1], metrics)
+
+        shapes = jax.eval_shape(step, state, key, batch(0))[1]
+        empty = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return call

@@ -12,6 +12,7 @@ import fcntl
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -48,13 +49,18 @@ def run_config(workdir: pathlib.Path, config: ConfigDict | None) -> ConfigDict:
         return saved
     config = config_lib.validate(config)
     if saved is not None:
-        different = config_lib.differences(saved, config)
-        if different:
-            raise ConfigError(
-                f"{workdir} was started with another config ({'; '.join(different[:5])})."
-                " Use a new --workdir, or the config of that run"
-            )
+        check_same_run(workdir, saved, config)
     return config
+
+
+def check_same_run(workdir: pathlib.Path, old: Any, new: Any) -> None:
+    """Refuse, with a ConfigError, to go on with a config that would have led to another state."""
+    different = config_lib.differences(old, new)
+    if different:
+        raise ConfigError(
+            f"{workdir} was started with another config ({'; '.join(different[:5])})."
+            " Use a new --workdir, or the config of that run"
+        )
 
 
 def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
@@ -87,4 +93,4 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            file.truncate(0)  # the file stays: a process that waits for it must not lock one that is gone

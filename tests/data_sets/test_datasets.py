@@ -139,7 +139,7 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 def test_a_folder_has_to_be_named():
-    with pytest.raises(ConfigError, match=r"data\.directory"):
+    with pytest.raises(ConfigError, match=r"data\.dir"):
         load("folder")
 
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from ddx.errors import CheckpointError
-from ddx.training.checkpoint import MANIFEST, Checkpoints
+from ddx.training.checkpoint import MANIFEST, Checkpoints, _seal
 
 
 def items(step):
@@ -44,7 +44,7 @@ def assert_restores(checkpoints, step):
 
 
 def test_the_newest_are_kept_and_come_back_bit_by_bit(checkpoints):
-    assert checkpoints.steps() == [20, 30] and checkpoints.newest() == 30
+    assert checkpoints.steps() == [20, 30] and checkpoints.newest(set_aside=True) == 30
     assert_restores(checkpoints, 20)
     assert_restores(checkpoints, 30)
     assert checkpoints.meta(30) == {"image_shape": [8, 8, 1]}
@@ -57,14 +57,14 @@ def test_an_item_can_be_restored_alone(checkpoints):
 
 
 def test_no_folder_means_no_checkpoint(tmp_path):
-    assert Checkpoints(tmp_path / "none").newest() is None
+    assert Checkpoints(tmp_path / "none").newest(set_aside=True) is None
 
 
 def test_no_flipped_bit_is_restored(checkpoints):
     """50 random single-bit flips anywhere in the newest checkpoint: each is noticed."""
     rng = np.random.default_rng(0)
     folder = checkpoints.directory / "30"
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
     sizes = np.asarray([path.stat().st_size for path in files])
     for _ in range(50):
         path = files[rng.choice(len(files), p=sizes / sizes.sum())]
@@ -73,9 +73,10 @@ def test_no_flipped_bit_is_restored(checkpoints):
         data[place] ^= 1 << rng.integers(8)
         good = path.read_bytes()
         path.write_bytes(data)
-        assert f"{path.relative_to(folder)} has changed" in checkpoints._damage(30)
+        found = checkpoints._damage(30)
+        assert found and (path.name in found or path.name == MANIFEST), found
         path.write_bytes(good)
-    assert checkpoints.newest() == 30
+    assert checkpoints.newest(set_aside=True) == 30
 
 
 def _largest(folder):
@@ -83,43 +84,88 @@ def _largest(folder):
 
 
 def _edit_manifest(folder, **changes):
+    """Another manifest, properly sealed."""
     path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    manifest = json.loads(path.read_text()) | changes
+    manifest.pop("seal")
+    path.write_text(_seal(manifest))
 
 
 DAMAGE = {
     "half a file": lambda folder: _largest(folder).write_bytes(_largest(folder).read_bytes()[:100]),
     "empty file": lambda folder: _largest(folder).write_bytes(b""),
     "missing file": lambda folder: _largest(folder).unlink(),
-    "missing manifest": lambda folder: (folder / MANIFEST).unlink(),
     "garbage manifest": lambda folder: (folder / MANIFEST).write_bytes(b"\x80\x81"),
     "manifest is a list": lambda folder: (folder / MANIFEST).write_text("[]"),
     "manifest of another step": lambda folder: _edit_manifest(folder, step=20),
     "manifest of a later format": lambda folder: _edit_manifest(folder, format=99),
-    "empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
-    "a file instead": lambda folder: [shutil.rmtree(folder), folder.write_text("")],
+    "manifest without its parts": lambda folder: (folder / MANIFEST).write_text(_seal({"format": 1, "step": 30})),
+    "edited manifest": lambda folder: (folder / MANIFEST).write_text(
+        (folder / MANIFEST).read_text().replace("image_shape", "image_shapE")
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(checkpoints, damage):
     DAMAGE[damage](checkpoints.directory / "30")
+    with pytest.warns(UserWarning, match=r"checkpoints/30 is damaged \(.+\); using the one before"):
+        assert checkpoints.newest(set_aside=False) == 20
     with pytest.warns(UserWarning, match=r"checkpoints/30 is damaged \(.+\); set aside as 30\.corrupt"):
-        assert checkpoints.newest() == 20
+        assert checkpoints.newest(set_aside=True) == 20
     assert_restores(checkpoints, 20)
-    assert checkpoints.newest() == 20
+    assert checkpoints.newest(set_aside=True) == 20
     # The run goes on and saves step 30 again.
     checkpoints.save(30, items(30), {})
-    assert_restores(checkpoints, checkpoints.newest())
+    assert_restores(checkpoints, checkpoints.newest(set_aside=True))
+
+
+UNFINISHED = {
+    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "empty folder": lambda folder: [shutil.rmtree(folder), folder.mkdir()],
+    "a file instead": lambda folder: [shutil.rmtree(folder), folder.write_text("")],
+}
+
+
+@pytest.mark.parametrize("remains", UNFINISHED)
+def test_an_unfinished_save_is_passed_over_and_then_cleared(checkpoints, remains):
+    UNFINISHED[remains](checkpoints.directory / "30")
+    assert checkpoints.newest(set_aside=True) == 20
+    checkpoints.save(40, items(40), {})
+    assert checkpoints.steps() == [20, 40] and not (checkpoints.directory / "30").exists()
+
+
+def test_an_unfinished_first_save_is_no_checkpoint_and_no_damage(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    monkeypatch.setattr("ddx.training.checkpoint.write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(10, items(10), {})
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoints" / "10").is_dir() and checkpoints.newest(set_aside=True) is None
+    checkpoints.save(10, items(10), {})
+    assert_restores(checkpoints, 10)
+
+
+@pytest.mark.parametrize("loss", ["checkpoints", "manifests"])
+def test_if_saved_checkpoints_are_gone_nothing_starts_afresh(tmp_path, saved, loss):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(10, items(10), {})
+    if loss == "checkpoints":
+        shutil.rmtree(checkpoints.directory)
+    else:
+        (checkpoints.directory / "10" / MANIFEST).unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoints\.last says that step 10 was saved"):
+        checkpoints.newest(set_aside=True)
 
 
 @pytest.mark.filterwarnings("ignore:checkpoint")
-def test_if_all_are_damaged_nothing_starts_afresh(checkpoints):
+def test_if_all_are_damaged_nothing_starts_afresh(checkpoints, saved):
     for step in (20, 30):
         _largest(checkpoints.directory / str(step)).write_bytes(b"")
-    for _ in range(2):
+    shutil.copy(saved.with_suffix(".last"), checkpoints.directory.with_suffix(".last"))
+    for set_aside in (False, True, True):
         with pytest.raises(CheckpointError, match="no usable checkpoint") as error:
-            checkpoints.newest()
+            checkpoints.newest(set_aside=set_aside)
         assert "\n" not in str(error.value)
 
 
@@ -136,7 +182,7 @@ def test_the_remains_of_interrupted_saves_are_cleared(checkpoints):
     remains = checkpoints.directory / "40.orbax-checkpoint-tmp"
     remains.mkdir()
     checkpoints.save(50, items(50), {})
-    assert not remains.exists() and checkpoints.newest() == 50
+    assert not remains.exists() and checkpoints.newest(set_aside=True) == 50
 
 
 def test_a_save_that_fails_says_so_and_leaves_the_earlier_ones(checkpoints, monkeypatch):
@@ -147,5 +193,4 @@ def test_a_save_that_fails_says_so_and_leaves_the_earlier_ones(checkpoints, monk
     with pytest.raises(CheckpointError, match="No space left"):
         checkpoints.save(40, items(40), {})
     monkeypatch.undo()
-    with pytest.warns(UserWarning, match="interrupted"):
-        assert checkpoints.newest() == 30
+    assert checkpoints.newest(set_aside=True) == 30

@@ -51,7 +51,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(path, args):
         "example": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),
     }
     exported = jax.export.export(jax.jit(many_steps(step)), platforms=["tpu", "cuda"])
-    program = exported(state, key, batch).mlir_module()
+    program = exported(state, key, (np.int32(2), batch)).mlir_module()
     assert "f64" not in program and "bf16" in program
 
     sampler = build.sampler(config)

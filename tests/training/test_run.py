@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 def arrays(workdir, step=None):
     """Every array of a checkpoint by name, read from the files alone."""
     checkpoints = Checkpoints(pathlib.Path(workdir) / "checkpoints")
-    step = step or checkpoints.newest()
+    step = step or checkpoints.newest(set_aside=False)
     manifest = json.loads((checkpoints.directory / str(step) / "MANIFEST.json").read_text())["arrays"]
     with checkpoints._manager() as manager:
         items = manager.restore(step, args=_restore_all(manifest))
@@ -95,7 +96,7 @@ def test_a_run_leaves_what_it_promises(whole, tiny_config):
     assert list((whole / "tensorboard").glob("events.*"))
     picture = Image.open(whole / "samples" / "000012.png")
     assert picture.size == (2 * (64 + 4) + 4,) * 2
-    assert not (whole / "LOCK").exists()
+    assert (whole / "LOCK").read_text() == ""
     last = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])
     assert {"loss", "grad_norm", "steps_per_second", "images_per_second"} <= last.keys()
 
@@ -157,7 +158,8 @@ def check_interrupted(tiny_config, tmp_path, moments, number, code):
     assert_same_bits(tmp_path / "whole", tmp_path / "killed")
     assert steps_logged(tmp_path / "killed") == list(range(1, 241))
     checkpoints = {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()}
-    assert checkpoints == {"180", "210", "240"} or number == signal.SIGTERM
+    if number == signal.SIGKILL:  # SIGTERM saves where it comes
+        assert checkpoints == {"180", "210", "240"}
     pictures = [(tmp_path / run / "samples" / "000240.png").read_bytes() for run in ("whole", "killed")]
     assert pictures[0] == pictures[1]
 
@@ -168,6 +170,62 @@ def test_kill_9_and_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
 
 def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
     check_interrupted(tiny_config, tmp_path, (50, 100), signal.SIGTERM, 143)
+
+
+def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tiny_config, tmp_path, monkeypatch):
+    monkeypatch.setattr("ddx.training.preemption.Preemption.requested", True, raising=False)
+    monkeypatch.setattr("ddx.training.preemption.Preemption.__init__", lambda self: setattr(self, "_previous", {}))
+    outcome = train(tiny_config(), tmp_path)
+    assert outcome.step == 0 and not outcome.finished and "saved" not in outcome.message
+    assert Checkpoints(tmp_path / "checkpoints").newest(set_aside=False) is None
+
+
+def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(tiny_config, tmp_path):
+    changes = {"train__log_every": 5, "train__checkpoint_every": 3}
+    train(tiny_config(**changes), tmp_path / "whole")
+    train(tiny_config(**changes, train__num_steps=11), tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "11")
+    train(tiny_config(**changes), tmp_path / "cut")
+    lines = [[json.loads(line) for line in open(tmp_path / run / "metrics.jsonl")] for run in ("whole", "cut")]
+    for whole, cut in zip(*lines, strict=True):
+        assert {k: v for k, v in whole.items() if "second" not in k} == {
+            k: v for k, v in cut.items() if "second" not in k
+        }
+
+
+def test_where_calls_are_cut_does_not_change_a_bit(tiny_config, tmp_path):
+    config = {"train__steps_per_call": 5, "train__checkpoint_every": 100}
+    train(tiny_config(**config, train__log_every=100), tmp_path / "a")
+    train(tiny_config(**config, train__log_every=1), tmp_path / "b")
+    train(tiny_config(**config, train__num_steps=7), tmp_path / "c")
+    train(tiny_config(**config), tmp_path / "c")
+    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    assert_same_bits(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_afresh(whole, tiny_config, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match="step 12 was saved"):
+        train(tiny_config(), tmp_path / "run")
+    assert steps_logged(tmp_path / "run") == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_lost_config_json_does_not_let_another_config_go_on(whole, tiny_config, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(ConfigError, match=r"another config \(train\.learning_rate"):
+        train(tiny_config(train__learning_rate=0.5, train__num_steps=20), tmp_path / "run")
+
+
+def test_sampling_from_a_run_that_is_saving_leaves_its_folder_alone(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    unfinished = tmp_path / "run" / "checkpoints" / "16"
+    shutil.copytree(tmp_path / "run" / "checkpoints" / "12", unfinished)
+    (unfinished / "MANIFEST.json").unlink()
+    before = files(tmp_path / "run")
+    assert "step 12" in sample(tmp_path / "run", 2, out=tmp_path / "out")
+    assert files(tmp_path / "run") == before
 
 
 @pytest.mark.soak

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddx.training.metrics import MetricsWriter, summarise
+from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.state import init_state, make_optimizer, update_ema
 from tests import golden
 
@@ -77,14 +77,8 @@ def test_metrics_after_a_restart_have_each_step_once(tmp_path):
 
 def test_summaries_weigh_quartiles_by_their_examples():
     calls = [
-        {
-            "loss": np.asarray([1.0, 3.0]),
-            "grad_norm": np.ones(2),
-            "finite": np.asarray([True, False]),
-            "quartile_sum": np.asarray([[2.0, 0, 0, 1], [4, 0, 0, 0]]),
-            "quartile_count": np.asarray([[1.0, 0, 0, 1], [2, 0, 0, 0]]),
-        }
+        {"loss": [loss], "grad_norm": [1.0], "finite": [True], "quartile_sum": [total], "quartile_count": [count]}
+        for loss, total, count in ((1.0, [2.0, 0, 0, 1], [1, 0, 0, 1]), (3.0, [4.0, 0, 0, 0], [2, 0, 0, 0]))
     ]
-    values, finite = summarise(calls)
-    assert values == {"loss": 2.0, "grad_norm": 1.0, "loss_q0": 2.0, "loss_q3": 1.0}
-    assert finite.tolist() == [True, False]
+    assert summarise(join(calls)) == {"loss": 2.0, "grad_norm": 1.0, "loss_q0": 2.0, "loss_q3": 1.0}
+    assert summarise(join([join(calls[:1]), calls[1]])) == summarise(join(calls))

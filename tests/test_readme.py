@@ -1,0 +1,28 @@
+"""The README tells the truth: its code runs, its table of keys is that of the library."""
+
+import pathlib
+import re
+
+from ddx import config as config_lib
+
+README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_its_code_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["x_0"].shape == (2, 32, 32, 3)
+
+
+def test_its_table_of_keys_is_the_librarys():
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", README, re.M))
+    for key, spec in config_lib.KEYS.items():
+        assert rows[key] == (str(spec.default) or '""'), key
+        assert spec.meaning in README, key
+
+
+def test_files_that_it_names_exist():
+    root = pathlib.Path(__file__).parents[1]
+    for name in set(re.findall(r"`((?:configs|tests|docs)/[\w/]+\.\w+)", README)):
+        assert (root / name).exists(), name

@@ -1,0 +1,159 @@
+"""The training step: what it draws, what it averages, what it refuses."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddx.training.state import init_state
+from ddx.training.step import make_step, many_steps
+
+T = 100
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
+
+
+def recorder(log):
+    """A loss that keeps what it is given; its gradient is the mean of the batch's noise."""
+
+    def loss(params, x_0, t, noise, dropout_key):
+        jax.debug.callback(lambda *args: log.append(jax.tree.map(np.asarray, args)), x_0, t, noise, ordered=False)
+        return (params["w"] * noise).mean((1, 2, 3)) + 0 * t
+
+    return loss
+
+
+def make(loss, **changes):
+    options = {"num_steps": T, "flip": False, "ema_decay": 0.9, "ema_warmup": False, "accumulation": 1} | changes
+    optimizer = optax.sgd(1.0)
+    step = make_step(loss, optimizer, **options)
+    return step, init_state({"w": jnp.zeros(())}, optimizer)
+
+
+def batch(places=range(8)):
+    places = np.asarray(places)
+    return {"image": jnp.asarray(IMAGES[places]), "example": jnp.asarray(places, jnp.int32)}
+
+
+def drawn(steps, places=range(8), seed=0, **changes):
+    """What the loss was given in each of some steps."""
+    log = []
+    step, state = make(recorder(log), **changes)
+    for _ in range(steps):
+        state, _ = jax.jit(step)(state, jax.random.key(seed), batch(places))
+    jax.effects_barrier()
+    return log
+
+
+def test_times_noise_and_flips_are_drawn_anew_in_every_step_and_for_every_seed():
+    (x_a, t_a, noise_a), (x_b, t_b, noise_b) = drawn(2, flip=True)
+    ((_, t_c, noise_c),) = drawn(1, seed=1)
+    assert np.all((t_a >= 1) & (t_a <= T)) and len(np.unique(t_a)) > 4
+    for t, noise in ((t_b, noise_b), (t_c, noise_c)):
+        assert np.any(t != t_a) and np.abs(np.corrcoef(noise.ravel(), noise_a.ravel())[0, 1]) < 0.3
+    plain = IMAGES.astype(np.float32) / 127.5 - 1
+    flips = []
+    for x in (x_a, x_b):
+        same = [np.allclose(a, b, atol=1e-6) for a, b in zip(x, plain, strict=True)]
+        mirrored = [np.allclose(a, b[:, ::-1], atol=1e-6) for a, b in zip(x, plain, strict=True)]
+        assert all(a != b for a, b in zip(same, mirrored, strict=True))
+        flips.append(same)
+    assert flips[0] != flips[1] and 0 < sum(flips[0] + flips[1]) < 16
+
+
+def test_within_a_step_examples_and_streams_are_independent():
+    ((_, _, noise),) = drawn(1)
+    correlation = np.corrcoef(noise.reshape(8, -1))
+    assert np.abs(correlation - np.eye(8)).max() < 0.9 and np.linalg.matrix_rank(noise.reshape(8, -1)) == 8
+    # Were times and noise drawn from one key, a time would tell its example's first noise.
+    draws = [drawn(1, seed=seed)[0] for seed in range(4)]
+    t, first = np.concatenate([d[1] for d in draws]), np.concatenate([d[2][:, 0, 0, 0] for d in draws])
+    assert np.abs(np.corrcoef(t, first)[0, 1]) < 0.6
+
+
+def test_what_an_example_gets_depends_on_its_place_alone():
+    """The rows that a device or a part of an accumulated batch sees are those of the whole batch."""
+    ((x, t, noise),) = drawn(1, flip=True)
+    ((x_part, t_part, noise_part),) = drawn(1, places=[6, 2, 3], flip=True)
+    for whole, part in ((x, x_part), (t, t_part), (noise, noise_part)):
+        np.testing.assert_array_equal(whole[[6, 2, 3]], part)
+    parts = sorted(
+        drawn(1, flip=True, accumulation=4), key=lambda part: np.flatnonzero((t == part[1][0])[..., None])[0]
+    )
+    assert len(parts) == 4
+    assert {tuple(p[1]) for p in parts} == {tuple(t[i : i + 2]) for i in range(0, 8, 2)}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 8])
+def test_the_update_is_that_of_the_mean_gradient(accumulation):
+    log = []
+    step, state = make(recorder(log), accumulation=accumulation)
+    state, metrics = jax.jit(step)(state, jax.random.key(0), batch())
+    jax.effects_barrier()
+    noise = np.concatenate([noise for _, _, noise in log])
+    np.testing.assert_allclose(state.params["w"], -noise.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], abs(noise.mean()), rtol=1e-5)
+    assert int(state.step) == 1 and bool(metrics["finite"]) and float(metrics["quartile_count"].sum()) == 8
+
+
+def test_quartiles_of_the_loss_follow_the_times():
+    log = []
+
+    def loss(params, x_0, t, noise, dropout_key):
+        jax.debug.callback(lambda t: log.append(np.asarray(t)), t)
+        return t.astype(jnp.float32) + 0 * params["w"]
+
+    step, state = make(loss)
+    _, metrics = jax.jit(step)(state, jax.random.key(3), batch())
+    jax.effects_barrier()
+    quarter = np.digitize(log[0], [26, 51, 76])
+    np.testing.assert_allclose(metrics["quartile_sum"], [log[0][quarter == q].sum() for q in range(4)])
+    np.testing.assert_array_equal(metrics["quartile_count"], np.bincount(quarter, minlength=4))
+
+
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_an_update_that_is_not_finite_is_not_applied(bad):
+    def loss(params, x_0, t, noise, dropout_key):
+        value = {"loss": params["w"] + jnp.nan, "gradient": jnp.sqrt(params["w"])}[bad]  # sqrt'(0) is infinite
+        return value + jnp.zeros(t.shape)
+
+    step, state = make(loss)
+    after, metrics = jax.jit(step)(state, jax.random.key(0), batch())
+    assert not bool(metrics["finite"]) and int(after.step) == 1
+    chex.assert_trees_all_equal(after._replace(step=0), state._replace(step=0))
+
+
+def test_the_average_follows_the_weights_and_its_warm_up_counts_steps():
+    step, state = make(lambda params, x_0, t, noise, key: -params["w"] + jnp.zeros(t.shape))
+    warm, warm_state = make(lambda params, x_0, t, noise, key: -params["w"] + jnp.zeros(t.shape), ema_warmup=True)
+    expected, warm_expected = 0.0, 0.0
+    for n in range(5):
+        state, _ = jax.jit(step)(state, jax.random.key(0), batch())
+        warm_state, _ = jax.jit(warm)(warm_state, jax.random.key(0), batch())
+        decay = (1 + n) / (10 + n)  # below 0.9 for all n < 81
+        expected = 0.9 * expected + 0.1 * (n + 1)
+        warm_expected = decay * warm_expected + (1 - decay) * (n + 1)
+    np.testing.assert_allclose((state.params["w"], state.ema["w"]), (5, expected), rtol=1e-6)
+    np.testing.assert_allclose(warm_state.ema["w"], warm_expected, rtol=1e-6)
+
+
+def test_many_steps_are_the_steps_one_by_one_and_a_short_call_uses_the_first():
+    step, state = make(recorder([]), flip=True)
+    call = jax.jit(chex.assert_max_traces(many_steps(step), n=1))
+    one = jax.jit(step)
+    key = jax.random.key(0)
+    batches = jax.tree.map(lambda x: jnp.stack([x] * 5), batch())
+    expected, losses = state, []
+    for _ in range(3):
+        expected, metrics = one(expected, key, batch())
+        losses.append(metrics["loss"])
+    found, metrics = call(state, key, (3, batches))
+    chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(metrics["loss"][:3], losses, rtol=1e-4, atol=1e-6)
+    assert int(found.step) == 3 and np.all(np.asarray(metrics["loss"][3:]) == 0)
+    # Cut elsewhere: the same program, hence the same bits.
+    again = state
+    for count in (1, 2):
+        again, _ = call(again, key, (count, batches))
+    chex.assert_trees_all_equal(again, found)

@@ -188,9 +188,8 @@ def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(tiny_config, tmp_path
     train(tiny_config(**changes), tmp_path / "cut")
     lines = [[json.loads(line) for line in open(tmp_path / run / "metrics.jsonl")] for run in ("whole", "cut")]
     for whole, cut in zip(*lines, strict=True):
-        assert {k: v for k, v in whole.items() if "second" not in k} == {
-            k: v for k, v in cut.items() if "second" not in k
-        }
+        assert whole.keys() == cut.keys()
+        assert all(whole[name] == cut[name] for name in whole if "second" not in name)
 
 
 def test_where_calls_are_cut_does_not_change_a_bit(tiny_config, tmp_path):

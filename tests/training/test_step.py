@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from ddx.diffusion import noise
+from ddx.diffusion.noise import example_keys
 from ddx.training.state import init_state
 from ddx.training.step import make_step, many_steps
 
@@ -74,7 +74,7 @@ def test_no_two_purposes_share_a_key(monkeypatch):
 
     def spy(key, places):
         used.append(tuple(jax.random.key_data(key).tolist()))
-        return noise.example_keys(key, places)
+        return example_keys(key, places)
 
     def loss(params, x_0, t, noise, dropout_key):
         used.append(tuple(jax.random.key_data(dropout_key).tolist()))

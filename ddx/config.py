@@ -36,7 +36,7 @@ def _at_least(low: float) -> dict[str, Any]:
 
 
 def _between(low: float, high: float) -> dict[str, Any]:
-    return {"limit": f"at least {low:g} and below {high:g}", "holds": lambda value: low <= value < high}
+    return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
 
 
 def _one_of(*choices: str) -> dict[str, Any]:

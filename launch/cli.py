@@ -108,8 +108,9 @@ def _config_file(argv: list[str]) -> str | None:
 
 
 def _last_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1].strip().rstrip(".")
+    # Some libraries raise a KeyError's text, whose line breaks are escaped.
+    lines = str(error).replace("\\n", "\n").strip().splitlines() or [type(error).__name__]
+    return lines[-1].strip(" .'")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -17,7 +17,7 @@ def get_config():
     config.model.attention_resolutions = (4,)
     config.model.groups = 8
     config.model.dropout = 0.0
-    config.train.num_steps = 4000
+    config.train.num_steps = 3000
     config.train.batch_size = 32
     config.train.learning_rate = 2e-3
     config.train.warmup_steps = 100

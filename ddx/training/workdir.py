@@ -1,7 +1,8 @@
 """A run's folder: its config, its lock, and what is where.
 
 config.json        the validated config
-checkpoints/       `ddx.training.checkpoint`
+LOCK               held by the process that trains here
+checkpoints/       `ddx.training.checkpoint`; checkpoints.last names the last finished save
 metrics.jsonl      one line each logged step
 tensorboard/       the same as events, and the grids
 samples/           grids of samples drawn from the averaged weights, by step

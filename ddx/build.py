@@ -61,22 +61,22 @@ class Sampler(NamedTuple):
     batch_size: int
 
 
-def dataset(config: ConfigDict, split: str | None = None) -> ddx.data.Dataset:
-    """The data set of a config; `split` other than the one trained on if given.
+def dataset(config: ConfigDict) -> ddx.data.Dataset:
+    """The data set of a config.
 
     Raises:
       DataError: it cannot be read.
       ConfigError: the network cannot take its images.
     """
     d = config.data
-    data = ddx.data.load(d.name, split=split or d.split, directory=d.dir, image_size=d.image_size, channels=d.channels)
+    data = ddx.data.load(d.name, split=d.split, directory=d.dir, image_size=d.image_size, channels=d.channels)
     levels, resolutions = len(config.model.multipliers), config.model.attention_resolutions
     check_image_size(*data.image_shape[:2], levels, resolutions, f"images of {d.name},")
     return data
 
 
-def system(config: ConfigDict, image_shape: tuple[int, int, int]) -> System:
-    """The process and the network of a config, for images of shape (H, W, C)."""
+def system(config: Any, image_shape: tuple[int, int, int]) -> System:
+    """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C)."""
     config = validate(config)
     process = ddpm(config.process.num_steps, config.process.schedule)
     m = config.model

@@ -60,7 +60,12 @@ KEYS: dict[str, Key] = {
     "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
     "model.channels": Key(128, "channels of the first level", **_at_least(4)),
-    "model.multipliers": Key((1, 2, 2, 2), "channels of each level, as multiples", **_all_at_least(1)),
+    "model.multipliers": Key(
+        (1, 2, 2, 2),
+        "channels of each level, as multiples",
+        limit="numbers of at least 1, at least one level",
+        holds=lambda value: bool(value) and all(v >= 1 for v in value),
+    ),
     "model.num_blocks": Key(2, "residual blocks a level", **_at_least(1)),
     "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
     "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
@@ -210,8 +215,6 @@ def _checked(key: str, value: Any) -> Any:
         bad = [v for v in value if type(v) is not int]
         if bad:
             raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
-        if not value and key == "model.multipliers":
-            raise ConfigError(f"{key}=() must have at least one level")
     if type(value) is not kind:
         raise wrong_type(key, value)
     if (kind is float and value != value) or not spec.holds(value):

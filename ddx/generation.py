@@ -37,7 +37,7 @@ class Generator:
         self._walk = parallel.over_batch(walk, shared=3, split=2)
         self._end = parallel.over_batch(basis.synthesis, shared=0, split=1)
 
-    def __call__(self, params: Any, seed: int, num_images: int, what: str = "sampling") -> np.ndarray:
+    def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
         """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8."""
         key = jax.random.key(seed)
         devices = parallel.num_devices()
@@ -45,7 +45,7 @@ class Generator:
         starts = range(0, num_images, batch_size)
         images = []
         params = parallel.replicate(params)
-        with Progress(what, len(starts) * self._num_steps) as progress:
+        with Progress("sampling", len(starts) * self._num_steps) as progress:
             for start in starts:
                 keys = parallel.split_batch(example_keys(key, jnp.arange(start, start + batch_size)))
                 u_t = self._begin(keys)

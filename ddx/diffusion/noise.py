@@ -6,6 +6,11 @@ import jax
 import jax.numpy as jnp
 
 
+def typed(key: Any) -> Any:
+    """The key or keys as `jax.random.key` makes them; raw `PRNGKey`s are wrapped."""
+    return key if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else jax.random.wrap_key_data(key)
+
+
 def example_keys(key: Any, examples: Any) -> Any:
     """One key for each example: `fold_in(key, example)`, shape (B,).
 
@@ -13,9 +18,7 @@ def example_keys(key: Any, examples: Any) -> Any:
       key: one key; a `jax.random.key` or a raw `PRNGKey`.
       examples: (B,) integers that name the examples.
     """
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        key = jax.random.wrap_key_data(key)
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
+    return jax.vmap(jax.random.fold_in, (None, 0))(typed(key), examples)
 
 
 def fold_in(keys: Any, data: Any) -> Any:

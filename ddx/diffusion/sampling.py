@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ddx.diffusion.gaussian import Step, step_table
-from ddx.diffusion.noise import example_keys, fold_in, white_noise
+from ddx.diffusion.noise import example_keys, fold_in, typed, white_noise
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
 from ddx.diffusion.process import Level, Process
 from ddx.diffusion.trajectory import trajectory
@@ -112,8 +112,8 @@ def noise_from(key: Any, x_T: Any) -> Any:
     """The k-th draw of each example as a function of k: white noise like x_T from fold_in(its key, k)."""
     if key is None:
         raise ValueError("sampling needs a key, or all its noise as noise=")
-    batched = key.ndim > (0 if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else 1)
-    keys = key if batched else example_keys(key, jnp.arange(x_T.shape[0]))
+    key = typed(key)
+    keys = key if key.ndim else example_keys(key, jnp.arange(x_T.shape[0]))
     return lambda k: white_noise(fold_in(keys, k), x_T.shape[1:], x_T.dtype)
 
 

@@ -93,13 +93,13 @@ class Checkpoints:
         if reasons:
             raise CheckpointError(
                 f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
-                f" Put one back, or use a new folder to start from step 0"
+                " Put one back, or use a new folder to start from step 0"
             )
         return None
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON that was saved beside the items of an undamaged checkpoint."""
-        return json.loads((self._path(step) / MANIFEST).read_text())["meta"]
+        return self._read_manifest(step)["meta"]
 
     def restore(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
         """Restore the items named in `targets`, each like its target (arrays or `jax.ShapeDtypeStruct`), on the host.
@@ -107,7 +107,7 @@ class Checkpoints:
         Raises:
           CheckpointError: the checkpoint holds other arrays than the targets.
         """
-        manifest = json.loads((self._path(step) / MANIFEST).read_text())
+        manifest = self._read_manifest(step)
         wrong = []
         for name, target in targets.items():
             saved, wanted = manifest["arrays"].get(name, {}), _arrays(target)
@@ -132,6 +132,9 @@ class Checkpoints:
     def _path(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
 
+    def _read_manifest(self, step: int) -> dict[str, Any]:
+        return json.loads((self._path(step) / MANIFEST).read_text())
+
     def _manager(self) -> ocp.CheckpointManager:
         # Saving waits for the disk: the manifest seals what is there. Old checkpoints go after it, not before.
         options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
@@ -149,7 +152,7 @@ class Checkpoints:
         """Why a checkpoint cannot be trusted, or None."""
         path = self._path(step)
         try:
-            manifest = json.loads((path / MANIFEST).read_text())
+            manifest = self._read_manifest(step)
             seal = manifest.pop("seal")
             if manifest["format"] != _FORMAT:
                 return f"written in format {manifest['format']}, this version reads {_FORMAT}"

@@ -17,7 +17,6 @@ from ddx import build, parallel
 from ddx.errors import NonFiniteError
 from ddx.files import make_directory
 from ddx.generation import Generator
-from ddx.models import num_params
 from ddx.pictures import grid, save_png
 from ddx.progress import Progress
 from ddx.training import summary
@@ -121,7 +120,7 @@ class _Run:
         split = f"{batch} images = {devices} x {batch // devices}"
         if config.train.accumulation > 1:
             split += f", in {config.train.accumulation} parts"
-        print(f"network  {num_params(self.system.model, data.image_shape):,} parameters, {config.model.dtype}")
+        print(f"network  {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {config.model.dtype}")
         print(summary.parameter_table(state.params))
         print(
             f"process  {config.process.schedule}, T = {config.process.num_steps}, predicting {config.loss.prediction}"
@@ -207,8 +206,9 @@ class _Run:
     def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
         """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
         images = self.generator(state.ema, self.config.seed, self.config.sample.num_images)
-        save_png(self.workdir / "samples" / f"{step:06d}.png", grid(images))
-        writer.picture(step, "samples", grid(images))
+        picture = grid(images)
+        save_png(self.workdir / "samples" / f"{step:06d}.png", picture)
+        writer.picture(step, "samples", picture)
 
     def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]]) -> int:
         """Write a checkpoint, with the metrics that no line has yet."""

@@ -55,11 +55,9 @@ def sample(
     workdir = pathlib.Path(workdir)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    if not 0 <= seed < 2**32:
-        raise ConfigError(f"seed={seed} must be at least 0 and below 2**32")
-    step, config, image_shape, ema = _load(workdir)
+    step, system, ema = _load(workdir)
     given = {"sampler": sampler, "num_steps": num_steps, "eta": eta, "variance": variance, "batch_size": batch_size}
-    config = _with_sampling(config, {name: value for name, value in given.items() if value is not None})
+    config = _with_sampling(system.config, seed, {name: value for name, value in given.items() if value is not None})
     s = config.sample
     settings = f"seed{seed}_n{num_samples}_{s.sampler}{s.num_steps}_" + (
         f"eta{s.eta:g}" if s.sampler == "ddim" else s.variance
@@ -68,7 +66,7 @@ def sample(
     make_directory(out, "--out")
 
     how = build.sampler(config)
-    images = Generator(build.system(config, image_shape), how)(ema, seed, num_samples)
+    images = Generator(system, how)(ema, seed, num_samples)
     with replacing(out / "samples.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, samples=images)
     save_png(out / "grid.png", grid(images[:GRID_IMAGES]))
@@ -78,8 +76,8 @@ def sample(
     return f"wrote {num_samples} samples of step {step}, {evaluations} evaluations each: {out}/samples.npz, grid.png"
 
 
-def _load(workdir: pathlib.Path) -> tuple[int, ConfigDict, tuple[int, int, int], Any]:
-    """The step, config, image shape and averaged weights of the newest checkpoint of a run that may be going on."""
+def _load(workdir: pathlib.Path) -> tuple[int, build.System, Any]:
+    """The step, system and averaged weights of the newest checkpoint of a run that may be going on."""
     checkpoints = Checkpoints(workdir / "checkpoints")
     while True:
         step = checkpoints.newest(set_aside=False)
@@ -89,20 +87,18 @@ def _load(workdir: pathlib.Path) -> tuple[int, ConfigDict, tuple[int, int, int],
             )
         try:
             meta = checkpoints.meta(step)
-            config = validate(meta["config"])
-            image_shape = tuple(meta["image_shape"])
-            system = build.system(config, image_shape)
+            system = build.system(meta["config"], tuple(meta["image_shape"]))
             ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
-            return step, config, image_shape, ema
+            return step, system, ema
         except (OSError, ValueError):
             if step in checkpoints.steps():
                 raise
             # The run removed it in the meantime, for a newer one.
 
 
-def _with_sampling(config: ConfigDict, given: dict[str, Any]) -> ConfigDict:
-    """The config with other sampling settings, validated together."""
-    changed = config.to_dict()
+def _with_sampling(config: ConfigDict, seed: int, given: dict[str, Any]) -> ConfigDict:
+    """The config with another seed and other sampling settings, validated together."""
+    changed = config.to_dict() | {"seed": seed}
     changed["sample"] |= given
     sampler = changed["sample"]["sampler"]
     if "eta" in given and sampler != "ddim":

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddx.models import blocks
 from ddx.models.blocks import AttentionBlock, GroupNorm, ResnetBlock
 
 
@@ -26,3 +27,14 @@ def test_a_norm_keeps_its_precision_when_the_mean_is_large():
     centred = groups - groups.mean((1, 3), keepdims=True)
     expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
     np.testing.assert_allclose(out, expected.reshape(x.shape), atol=5e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 2)])
+def test_a_convolution_of_the_doubled_image_needs_no_doubling(shape):
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], shape[-1]))
+    with jax.enable_x64(True):
+        args = (jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64))
+        found, expected = blocks._by_parity(*args), blocks._by_doubling(*args)
+        assert found.shape == (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)

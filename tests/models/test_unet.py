@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.models import PRESETS, UNet, create, num_params
+from ddx.models import PRESETS, UNet, create, num_params, unet
 from ddx.models.embeddings import time_embedding
 from tests import golden
 
@@ -191,3 +191,17 @@ def test_inputs_of_another_shape_are_refused(x, t):
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="choose one of: digits, ddpm_cifar10"):
         ddx.models.create("ddpm_cifar")
+
+
+@pytest.mark.parametrize("batch", [3, 8, 19])
+def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, monkeypatch):
+    monkeypatch.setattr(unet, "_PIXELS_A_PART", 4 * 8 * 8)
+    model = UNet(channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(), groups=4, out_channels=1)
+    x = jax.random.normal(jax.random.key(0), (batch, 8, 8, 1))
+    t = jnp.arange(batch)
+    params = model.init(jax.random.key(1), x, t)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    apply = jax.jit(model.apply)
+    apart = jnp.concatenate([apply(params, x[i : i + 1], t[i : i + 1]) for i in range(batch)])
+    np.testing.assert_allclose(apply(params, x, t), apart, rtol=1e-5, atol=1e-5)
+    assert ("while" in jax.jit(model.apply).lower(params, x, t).as_text()) == (batch > 4)

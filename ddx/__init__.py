@@ -24,6 +24,14 @@ _HOME = {
     "simple_loss": "ddx.diffusion.losses",
     "trajectory": "ddx.diffusion.trajectory",
     "sample": "ddx.diffusion.sampling",
+    "progressive": "ddx.diffusion.sampling",
+    "encode": "ddx.diffusion.sampling",
+    "Kernel": "ddx.diffusion.kernels",
+    "slerp": "ddx.diffusion.interpolation",
+    "interpolate": "ddx.diffusion.interpolation",
+    "interpolate_diffused": "ddx.diffusion.interpolation",
+    "coarse_to_fine": "ddx.diffusion.interpolation",
+    "share_latent": "ddx.diffusion.interpolation",
 }
 _MODULES = ("build", "data", "diffusion", "models", "parallel", "training")
 
@@ -42,12 +50,20 @@ if TYPE_CHECKING:
     from ddx.diffusion.gaussian import q_sample as q_sample
     from ddx.diffusion.gaussian import q_transition as q_transition
     from ddx.diffusion.gaussian import step_coefficients as step_coefficients
+    from ddx.diffusion.interpolation import coarse_to_fine as coarse_to_fine
+    from ddx.diffusion.interpolation import interpolate as interpolate
+    from ddx.diffusion.interpolation import interpolate_diffused as interpolate_diffused
+    from ddx.diffusion.interpolation import share_latent as share_latent
+    from ddx.diffusion.interpolation import slerp as slerp
+    from ddx.diffusion.kernels import Kernel as Kernel
     from ddx.diffusion.losses import simple_loss as simple_loss
     from ddx.diffusion.prediction import Denoised as Denoised
     from ddx.diffusion.prediction import denoiser as denoiser
     from ddx.diffusion.process import ddpm as ddpm
     from ddx.diffusion.process import iddpm as iddpm
     from ddx.diffusion.process import process_from_betas as process_from_betas
+    from ddx.diffusion.sampling import encode as encode
+    from ddx.diffusion.sampling import progressive as progressive
     from ddx.diffusion.sampling import sample as sample
     from ddx.diffusion.trajectory import trajectory as trajectory
 

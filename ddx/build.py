@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 import ddx.data
 from ddx.config import check_image_size, validate
 from ddx.diffusion import losses
+from ddx.diffusion.gaussian import Step, step_table
+from ddx.diffusion.kernels import Kernel, make_kernel
 from ddx.diffusion.prediction import Denoiser, denoiser
 from ddx.diffusion.process import Process, ddpm
 from ddx.diffusion.trajectory import trajectory
-from ddx.diffusion.variance import VarianceFn, variance_fn
+from ddx.errors import ConfigError
 from ddx.models import UNet
 
 LossFn = Callable[[Any, Any, Any, Any, Any], Any]
@@ -52,11 +54,12 @@ class System(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How images are drawn: a trajectory, its stochasticity and the reverse variance."""
+    """How images are drawn: a table of steps, and what to do at each."""
 
     times: tuple[int, ...]
-    eta: float
-    variance: VarianceFn
+    steps: Step
+    kernel: Kernel
+    deterministic: bool  # no noise is drawn
     clip: bool
     batch_size: int
 
@@ -94,13 +97,21 @@ def system(config: Any, image_shape: tuple[int, int, int]) -> System:
     return System(config, process, model, image_shape)
 
 
-def sampler(config: ConfigDict) -> Sampler:
-    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim."""
+def sampler(config: ConfigDict, system: System) -> Sampler:
+    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver.
+
+    Raises:
+      ConfigError: the settings do not go together.
+    """
     s = config.sample
-    times = trajectory(config.process.num_steps, s.num_steps)
-    if s.sampler == "ancestral":
-        return Sampler(times, 1.0, variance_fn(s.variance), s.clip, s.batch_size)
-    return Sampler(times, s.eta, variance_fn("small"), s.clip, s.batch_size)
+    eta, variance = (1.0, s.variance) if s.sampler == "ancestral" else (s.eta, "small")
+    try:
+        times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
+        steps = step_table(system.process, times, eta, system.image_shape[:2])
+        kernel = make_kernel(s.solver, eta, variance)
+    except ValueError as error:
+        raise ConfigError(f"sample: {error}") from None
+    return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size)
 
 
 def steps_per_call(config: ConfigDict) -> int:

@@ -1,4 +1,4 @@
-"""What a run may say: every config key with its default, its type and its limits.
+"""What a run may say: configs, checked against the table of keys in `ddx.keys`.
 
 A config is an `ml_collections.ConfigDict` made by `default_config` and changed by a file in configs/ and by flags.
 `validate` refuses anything else before a device is touched: an unknown key, a wrong type, a value out of range, two
@@ -7,105 +7,15 @@ values that cannot go together. This module imports neither jax nor a data libra
 
 import difflib
 import json
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddx.diffusion import schedules
+from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
-
-PREDICTIONS = ("eps", "x0", "v", "mean")
-VARIANCES = ("small", "large")
-
-
-@dataclass(frozen=True)
-class Key:
-    """One config key: its default (which fixes its type), what it means, and the limit of its values."""
-
-    default: Any
-    meaning: str
-    limit: str = ""
-    holds: Callable[[Any], bool] = lambda value: True
-
-
-def _at_least(low: float) -> dict[str, Any]:
-    return {"limit": f"at least {low:g}", "holds": lambda value: value >= low}
-
-
-def _between(low: float, high: float) -> dict[str, Any]:
-    return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
-
-
-def _one_of(*choices: str) -> dict[str, Any]:
-    return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices}
-
-
-def _all_at_least(low: int) -> dict[str, Any]:
-    return {"limit": f"numbers of at least {low}", "holds": lambda value: all(v >= low for v in value)}
-
-
-KEYS: dict[str, Key] = {
-    "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_between(0, 2**32)),
-    "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
-    "data.split": Key("train", "the split to train on"),
-    "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
-    "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **_at_least(0)),
-    "data.channels": Key(
-        0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
-    ),
-    "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
-    "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
-    "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
-    "model.channels": Key(128, "channels of the first level", **_at_least(4)),
-    "model.multipliers": Key(
-        (1, 2, 2, 2),
-        "channels of each level, as multiples",
-        limit="numbers of at least 1, at least one level",
-        holds=lambda value: bool(value) and all(v >= 1 for v in value),
-    ),
-    "model.num_blocks": Key(2, "residual blocks a level", **_at_least(1)),
-    "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
-    "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
-    "model.dropout": Key(0.1, "dropout rate in residual blocks", **_between(0, 1)),
-    "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
-    "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
-    "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),
-    "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
-    "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
-    "train.accumulation": Key(
-        1, "parts that a device's batch is split into; their gradients are averaged", **_at_least(1)
-    ),
-    "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
-    "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
-    "train.clip_norm": Key(1.0, "limit of the gradient's global norm", limit="above 0", holds=lambda value: value > 0),
-    "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
-    "train.ema_warmup": Key(False, "use the smaller decay (1 + step) / (10 + step) while it is smaller"),
-    "train.steps_per_call": Key(0, "steps in one compiled call; 0: 1 on CPU, 50 elsewhere", **_at_least(0)),
-    "train.log_every": Key(100, "steps between lines of metrics", **_at_least(1)),
-    "train.checkpoint_every": Key(5000, "steps between checkpoints", **_at_least(1)),
-    "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
-    "train.sample_every": Key(25_000, "steps between grids of samples", **_at_least(1)),
-    "sample.sampler": Key("ddim", "how samples are drawn", **_one_of("ddim", "ancestral")),
-    "sample.num_steps": Key(50, "network evaluations a sample (a few more unless they divide T)", **_at_least(1)),
-    "sample.eta": Key(0.0, "stochasticity of ddim, 0 to 1", limit="between 0 and 1", holds=lambda eta: 0 <= eta <= 1),
-    "sample.variance": Key("small", "reverse variance of the ancestral sampler", **_one_of(*VARIANCES)),
-    "sample.clip": Key(True, "clip the estimate of x_0 to [-1, 1]"),
-    "sample.num_images": Key(64, "images in a grid during training", **_at_least(1)),
-    "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
-}
-
-# A finished or interrupted run may go on with other values of these: they do not decide the state after N steps.
-CHANGEABLE = (
-    "train.num_steps",
-    "train.log_every",
-    "train.checkpoint_every",
-    "train.keep_checkpoints",
-    "train.sample_every",
-)
-CHANGEABLE_GROUPS = ("sample.", "data.dir")
+from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS
 
 
 def default_config() -> ConfigDict:
@@ -149,7 +59,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 def differences(old: Any, new: Any) -> list[str]:
     """The keys in which two configs differ and that decide the state of a run, as "key old -> new"."""
-    old, new = ({key: tuple(v) if isinstance(v, list) else v for key, v in flatten(c).items()} for c in (old, new))
+    old, new = ({key: tuple(v) if isinstance(v, list) else v for key, v in _filled(c).items()} for c in (old, new))
     return [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in KEYS
@@ -160,6 +70,14 @@ def differences(old: Any, new: Any) -> list[str]:
 def to_json(config: ConfigDict) -> str:
     """The config as JSON text; `from_json` reads it back."""
     return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def completed(config: Any) -> ConfigDict:
+    """A validated config from a saved one, in which keys that are newer than it have their defaults.
+
+    A new key's default therefore means what was done before there was the key.
+    """
+    return validate(_nested(_filled(config)))
 
 
 def from_json(text: str, where: str) -> ConfigDict:
@@ -175,9 +93,13 @@ def from_json(text: str, where: str) -> ConfigDict:
     if not isinstance(config, dict):
         raise ConfigError(f"{where} holds no config. Restore it, or start in a new workdir")
     try:
-        return validate(config)
+        return completed(config)
     except ConfigError as error:
         raise ConfigError(f"in {where}: {error}") from None
+
+
+def _filled(config: Any) -> dict[str, Any]:
+    return {key: spec.default for key, spec in KEYS.items()} | flatten(config)
 
 
 def _nested(values: dict[str, Any]) -> ConfigDict:
@@ -259,11 +181,29 @@ def _check_together(c: dict[str, Any]) -> None:
             f"train.batch_size={c['train.batch_size']} must be a multiple of"
             f" train.accumulation={c['train.accumulation']}"
         )
-    if c["sample.num_steps"] > c["process.num_steps"]:
+    _check_sampling({key.removeprefix("sample."): value for key, value in c.items() if key.startswith("sample.")}, c)
+
+
+def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
+    if s["num_steps"] > c["process.num_steps"]:
         raise ConfigError(
-            f"sample.num_steps={c['sample.num_steps']} exceeds process.num_steps={c['process.num_steps']};"
+            f"sample.num_steps={s['num_steps']} exceeds process.num_steps={c['process.num_steps']};"
             " there are no more times"
         )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
+        try:
+            trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
+        except ValueError as error:
+            raise ConfigError(f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps: {error}") from None
+    noisy = s["sampler"] == "ancestral" or s["eta"] > 0
+    if s["solver"] in ("heun", "dpmpp_3m") and noisy:
+        raise ConfigError(
+            f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
+            " sample.eta=0, or use dpmpp_2m"
+        )
+    if s["solver"] != "euler" and s["sampler"] == "ancestral" and s["variance"] != "small":
+        raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
 
 
 def check_image_size(height: int, width: int, levels: int, attention_resolutions: tuple[int, ...], where: str) -> None:

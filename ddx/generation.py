@@ -1,6 +1,7 @@
-"""Drawing many images from a network, on all devices. Image i depends only on (seed, i)."""
+"""Walks of a network on all devices, in batches and in pieces short enough to tell of their progress."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,55 +9,135 @@ import numpy as np
 
 from ddx import parallel
 from ddx.build import Sampler, System
-from ddx.diffusion import gaussian, sampling
+from ddx.diffusion import sampling
+from ddx.diffusion.gaussian import Step, encoding_table
+from ddx.diffusion.kernels import Film, filmed
 from ddx.diffusion.noise import example_keys
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
 
 
+class Batch(NamedTuple):
+    """Images start .. start + N - 1 of a seed, (N, H, W, C) uint8, and the film of the way to them, if asked for."""
+
+    start: int
+    images: np.ndarray
+    film: Film | None  # of (frames, N, H, W, C) uint8
+
+
 class Generator:
     """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
 
-    def __init__(self, system: System, sampler: Sampler) -> None:
-        """`system` and `sampler` are `ddx.build`'s."""
+    def __init__(self, system: System, sampler: Sampler, frames: tuple[int, ...] = ()) -> None:
+        """`system` and `sampler` are `ddx.build`'s; `frames` are the times to film, if any."""
         self._shape = system.image_shape
-        self._steps = gaussian.step_table(system.process, sampler.times, sampler.eta, self._shape[:2])
-        self._num_steps = len(sampler.times) - 1
-        self._batch_size = sampler.batch_size
-        self._rows = _rows_a_call(self._num_steps)
+        self._process = system.process
+        self._sampler = sampler
+        self._frames = frames
+        kernel = filmed(sampler.kernel, frames) if frames else sampler.kernel
         basis = system.process.basis
 
-        def begin(keys: Any) -> Any:
-            return basis.analysis(sampling.initial_noise(keys, self._shape))
+        def noise(keys: Any) -> Any:
+            return sampling.initial_noise(keys, self._shape)
 
-        def walk(params: Any, steps: Any, draws: Any, keys: Any, u_t: Any) -> Any:
-            denoise = system.denoiser(params, sampler.clip)
-            return sampling.walk(denoise.at, u_t, steps, draws, sampler.variance, sampling.noise_from(keys, u_t))
+        def begin(x: Any) -> Any:
+            return sampling.start(kernel, basis.analysis(x))
 
+        def walk(params: Any, steps: Any, draws: Any, keys: Any, walking: Any) -> Any:
+            at = system.denoiser(params, sampler.clip).at
+            draw = sampling.no_noise if sampler.deterministic else sampling.noise_from(keys, walking.u_t)
+            return sampling.walk(at, walking, steps, draws, kernel, draw)
+
+        def end(walking: Any) -> Any:
+            film = walking.memory[1] if frames else None
+            return basis.synthesis(walking.u_t), jax.tree.map(basis.synthesis, film)
+
+        self._noise = parallel.over_batch(noise, shared=0, split=1)
         self._begin = parallel.over_batch(begin, shared=0, split=1)
         self._walk = parallel.over_batch(walk, shared=3, split=2)
-        self._end = parallel.over_batch(basis.synthesis, shared=0, split=1)
+        self._end = parallel.over_batch(end, shared=0, split=1)
 
     def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
-        """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8."""
-        key = jax.random.key(seed)
+        """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8. Image i depends only on (seed, i)."""
+        return np.concatenate([batch.images for batch in self.batches(params, seed, num_images)])
+
+    def batch_size(self, num_images: int) -> int:
+        """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
         devices = parallel.num_devices()
-        batch_size = -(-min(self._batch_size, num_images) // devices) * devices
-        starts = range(0, num_images, batch_size)
-        images = []
+        return -(-min(self._sampler.batch_size, num_images) // devices) * devices
+
+    def batches(self, params: Any, seed: int, num_images: int, done: frozenset[int] = frozenset()) -> Iterator[Batch]:
+        """The same, batch by batch as they are done; batches whose first image is in `done` are left out."""
+        size, rows = self.batch_size(num_images), len(self._sampler.times) - 1
+        starts = range(0, num_images, size)
+        left = [start for start in starts if start not in done]
         params = parallel.replicate(params)
-        with Progress("sampling", len(starts) * self._num_steps) as progress:
+        with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
+            for start in left:
+                keys = self._keys(seed, start, size)
+                walking = self._take(params, self._begin(self._noise(keys)), keys, self._sampler.steps, progress)
+                x_0, film = self._end(walking)
+                count = min(size, num_images - start)
+                if film is not None:
+                    film = Film(*(to_uint8(_join_film(x)[:, :count]) for x in film))
+                yield Batch(start, to_uint8(parallel.join_batch(x_0)[:count]), film)
+
+    def noise(self, seed: int, num_images: int) -> np.ndarray:
+        """The x_T that images 0 .. num_images - 1 of a seed start from, (N, H, W, C)."""
+        size = self.batch_size(num_images)
+        parts = [self._noise(self._keys(seed, start, size)) for start in range(0, num_images, size)]
+        return np.concatenate([parallel.join_batch(part) for part in parts])[:num_images]
+
+    def decode(
+        self, params: Any, x_t: np.ndarray, first: int = 0, seed: int = 0, examples: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Images in [-1, 1] from given states x_t, (N, H, W, C) at the `first`-th visited time.
+
+        The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1.
+        """
+        steps = jax.tree.map(lambda x: x[first:], self._sampler.steps)
+        return self._through(params, x_t, steps, "decoding", seed, examples)
+
+    def encode(self, params: Any, x_0: np.ndarray) -> np.ndarray:
+        """The latents of images in [-1, 1], as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
+        times = tuple(sorted({1, *self._sampler.times[:-1]}))
+        return self._through(params, x_0, encoding_table(self._process, times, self._shape[:2]), "encoding")
+
+    def _through(
+        self, params: Any, x: np.ndarray, steps: Step, what: str, seed: int = 0, examples: np.ndarray | None = None
+    ) -> np.ndarray:
+        size, done = self.batch_size(len(x)), []
+        examples = np.arange(len(x)) if examples is None else examples
+        params = parallel.replicate(params)
+        starts = range(0, len(x), size)
+        with Progress(what, len(starts) * len(steps.h)) as progress:
             for start in starts:
-                keys = parallel.split_batch(example_keys(key, jnp.arange(start, start + batch_size)))
-                u_t = self._begin(keys)
-                for first in range(0, self._num_steps, self._rows):
-                    rows = slice(first, min(first + self._rows, self._num_steps))
-                    steps = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], self._steps)
-                    u_t = self._walk(params, steps, np.arange(rows.start, rows.stop), keys, u_t)
-                    progress.advance(rows.stop - rows.start)
-                    progress.tick()
-                images.append(to_uint8(parallel.join_batch(self._end(u_t))))
-        return np.concatenate(images)[:num_images]
+                rows = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
+                keys = parallel.split_batch(example_keys(jax.random.key(seed), jnp.asarray(examples[rows])))
+                walking = self._begin(parallel.split_batch(x[rows].astype(np.float32)))
+                walking = self._take(params, walking, keys, steps, progress)
+                done.append(parallel.join_batch(self._end(walking)[0]))
+        return np.concatenate(done)[: len(x)]
+
+    def _keys(self, seed: int, start: int, size: int) -> Any:
+        return parallel.split_batch(example_keys(jax.random.key(seed), jnp.arange(start, start + size)))
+
+    def _take(self, params: Any, walking: Any, keys: Any, steps: Step, progress: Progress) -> Any:
+        num_steps = len(steps.h)
+        piece = _rows_a_call(num_steps)
+        for first in range(0, num_steps, piece):
+            rows = slice(first, min(first + piece, num_steps))
+            part = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], steps)
+            walking = self._walk(params, part, np.arange(rows.start, rows.stop), keys, walking)
+            progress.advance(rows.stop - rows.start)
+            progress.tick()
+        return walking
+
+
+def _join_film(x: Any) -> np.ndarray:
+    """(devices, frames, b, ...) to (frames, B, ...), on the host."""
+    x = np.moveaxis(np.asarray(x), 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def _rows_a_call(num_steps: int) -> int:

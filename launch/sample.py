@@ -1,47 +1,83 @@
-"""Draw samples from a trained network.
+"""Draw images from a trained network.
 
 python -m launch.sample --workdir=runs/digits --num_samples=64 --sampler=ddim --num_steps=50 --eta=0 --seed=0
-[--out=DIR]
+[--out=DIR] [--gif]
+python -m launch.sample --workdir=runs/digits --interpolate [--images=IMAGES]
+python -m launch.sample --workdir=runs/digits --reconstruct=IMAGES
 
-Everything else comes from the folder of the run. Sample i depends only on (seed, i).
+Everything else comes from the folder of the run. Sample i depends only on (seed, i). A job that was interrupted goes on
+when the same command is run again.
 """
+
+from typing import Any
 
 from absl import flags
 
+from ddx.errors import ConfigError
+from ddx.keys import SAMPLERS, SAMPLING_PRESETS, SOLVERS, VARIANCES
 from launch import cli
 
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 64, "Samples to draw.")
-SAMPLER = flags.DEFINE_enum("sampler", None, ["ddim", "ancestral"], "How to draw; by default as the run's config says.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
+SAMPLER = flags.DEFINE_enum("sampler", None, SAMPLERS, "How to draw; by default as the run's config says.")
 NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Network evaluations a sample (a few more unless they divide T); by default the run's."
+    "num_steps", None, "Steps a sample; 0 for all T, or as many as the trajectory says; by default the run's."
 )
-ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim, 0 to 1; by default the run's.")
-VARIANCE = flags.DEFINE_enum(
-    "variance", None, ["small", "large"], "Variance of ancestral sampling; by default the run's."
+TRAJECTORY = flags.DEFINE_string(
+    "trajectory", None, "Times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ..."
 )
+SOLVER = flags.DEFINE_enum("solver", None, SOLVERS, "euler is DDIM and DDPM; the others have a higher order.")
+ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim: 0 deterministic, 1 DDPM; by default the run's.")
+VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Variance of ancestral sampling; by default the run's.")
+CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
+PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples drawn at once; by default the run's.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
 flags.adopt_module_key_flags(cli)
+GIF = flags.DEFINE_bool("gif", False, "Also film the way from noise to the first samples.")
+INTERPOLATE = flags.DEFINE_bool("interpolate", False, "Draw what lies between latents, or between --images.")
+IMAGES = flags.DEFINE_string("images", None, "Images to interpolate between: a folder, a .npy or an .npz file.")
+RECONSTRUCT = flags.DEFINE_string("reconstruct", None, "Encode and decode these images: a file or a folder.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in the workdir.")
 
 
 def main() -> int:
     """Sample, say what was written."""
-    from ddx.training import sample
+    _check_together()
+    from ddx import training
 
-    message = sample(
-        cli.workdir(),
-        NUM_SAMPLES.value,
-        sampler=SAMPLER.value,
-        num_steps=NUM_STEPS.value,
-        eta=ETA.value,
-        variance=VARIANCE.value,
-        seed=SEED.value,
-        batch_size=BATCH_SIZE.value,
-        out=OUT.value,
-    )
+    settings: dict[str, Any] = {
+        "sampler": SAMPLER.value,
+        "num_steps": NUM_STEPS.value,
+        "trajectory": TRAJECTORY.value,
+        "solver": SOLVER.value,
+        "eta": ETA.value,
+        "variance": VARIANCE.value,
+        "clip": CLIP.value,
+        "preset": PRESET.value,
+        "batch_size": BATCH_SIZE.value,
+        "step": STEP.value,
+        "out": OUT.value,
+    }
+    if RECONSTRUCT.value:
+        message = training.reconstruct(cli.workdir(), RECONSTRUCT.value, **settings)
+    elif INTERPOLATE.value:
+        rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
+        message = training.interpolate(cli.workdir(), rows, images=IMAGES.value, seed=SEED.value, **settings)
+    else:
+        count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
+        message = training.sample(cli.workdir(), count, seed=SEED.value, gif=GIF.value, **settings)
     print(message)
     return 0
+
+
+def _check_together() -> None:
+    if INTERPOLATE.value and RECONSTRUCT.value:
+        raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
+    if IMAGES.value and not INTERPOLATE.value:
+        raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
+    if GIF.value and (INTERPOLATE.value or RECONSTRUCT.value):
+        raise ConfigError("--gif films samples. Leave out --interpolate and --reconstruct")
 
 
 if __name__ == "__main__":

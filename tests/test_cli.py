@@ -49,6 +49,9 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["sample"], 3, "has no trained network"),
         (["sample", "--num_steps=x"], 2, "num_steps"),
         (["sample", "--sampler=dpm"], 2, "sampler"),
+        (["sample", "--interpolate", "--gif"], 2, "--gif films samples"),
+        (["sample", "--images=x"], 2, "Add --interpolate"),
+        (["sample", "--interpolate", "--reconstruct=x"], 2, "two jobs"),
     ],
 )
 def test_mistakes_are_one_line_with_an_exit_code(args, code, message, tmp_path):

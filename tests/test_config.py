@@ -7,6 +7,7 @@ import random
 import pytest
 
 from ddx import config as config_lib
+from ddx import keys
 from ddx.errors import ConfigError
 
 SHIPPED = sorted(pathlib.Path("configs").glob("*.py"))
@@ -20,7 +21,7 @@ def shipped(path, *args):
 
 
 def changed(**values):
-    flat = {key: spec.default for key, spec in config_lib.KEYS.items()}
+    flat = {key: spec.default for key, spec in keys.KEYS.items()}
     nested = {}
     for key, value in (flat | {key.replace("__", "."): value for key, value in values.items()}).items():
         group, _, name = key.rpartition(".")
@@ -62,7 +63,14 @@ def test_shipped_configs_are_valid_and_survive_json(path, args):
         ({"process__num_steps": 10, "sample__num_steps": 5}, "beta_T = 2 > 1"),
         ({"process__schedule": "jsd"}, "'v' or 'x0'"),
         ({"sample__num_steps": 1001}, "exceeds process.num_steps=1000"),
-        ({"sample__eta": 1.5}, "between 0 and 1"),
+        ({"sample__eta": -0.5}, "at least 0 and finite"),
+        ({"sample__trajectory": "quadratic"}, "choose one of: full, uniform"),
+        ({"sample__trajectory": "ddim25"}, "visits 25 times, not 5"),
+        ({"sample__solver": "heun", "sample__eta": 0.5}, "without noise"),
+        (
+            {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
+            "needs sample.variance",
+        ),
         ({"data__name": "folder"}, "set data.dir"),
         ({"data__image_size": 36}, "multiples of 8"),
         ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
@@ -90,14 +98,14 @@ def test_a_missing_key_is_named():
 def test_typos_within_two_edits_find_their_key():
     rng = random.Random(0)
     tries, found = 0, 0
-    for key in config_lib.KEYS:
+    for key in keys.KEYS:
         for _ in range(5):
             name = list(key)
             for _ in range(rng.choice([1, 2])):
                 place = rng.randrange(key.index(".") + 1 if "." in key else 0, len(name))
                 name[place] = rng.choice(["", rng.choice("abcdefgh_")])
             typo = "".join(name)
-            if typo in config_lib.KEYS:
+            if typo in keys.KEYS:
                 continue
             tries += 1
             with pytest.raises(ConfigError) as error:
@@ -123,5 +131,5 @@ def test_a_broken_config_json_is_named(text):
 def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.diffusion import prediction, variance
 
-    assert config_lib.PREDICTIONS == prediction.PREDICTIONS
-    assert tuple(variance.VARIANCES) == config_lib.VARIANCES
+    assert keys.PREDICTIONS == prediction.PREDICTIONS
+    assert tuple(variance.VARIANCES) == keys.VARIANCES

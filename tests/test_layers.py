@@ -11,13 +11,14 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "ddx").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "configs").glob("*.py")])
 
 # Each part may import itself, the parts of its set, and nothing else of ddx.
-UTILITIES = {"errors", "files", "pictures", "progress", "config"}
+UTILITIES = {"errors", "files", "pictures", "progress", "config", "keys"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "pictures": {"files"},
     "progress": set(),
-    "config": {"errors", "diffusion"},
+    "keys": {"diffusion"},
+    "config": {"errors", "keys", "diffusion"},
     "diffusion": set(),
     "models": set(),
     "data": {"errors"},

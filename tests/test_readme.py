@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from ddx import config as config_lib
+from ddx import keys
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 
@@ -17,7 +17,7 @@ def test_its_code_runs():
 
 def test_its_table_of_keys_is_the_librarys():
     rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", README, re.M))
-    for key, spec in config_lib.KEYS.items():
+    for key, spec in keys.KEYS.items():
         assert rows[key] == (str(spec.default) or '""'), key
         assert spec.meaning in README, key
 

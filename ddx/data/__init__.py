@@ -11,7 +11,8 @@
 
 from ddx.data import order
 from ddx.data.datasets import Dataset, load
+from ddx.data.given import given_images
 from ddx.data.loader import Batches, batches
 from ddx.data.order import batch_indices
 
-__all__ = ["Batches", "Dataset", "batch_indices", "batches", "load", "order"]
+__all__ = ["Batches", "Dataset", "batch_indices", "batches", "given_images", "load", "order"]

@@ -1,10 +1,12 @@
 """What happens to a batch on the device before the network sees it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 
-def to_float(images: jax.Array) -> jax.Array:
+def to_float(images: Any) -> jax.Array:
     """uint8 images 0..255 -> float32 in [-1, 1], x / 127.5 - 1, the scale of every process here (DDPM, section 3.3)."""
     # In this order the ends are exactly -1 and 1. Compiled as written above, the division becomes a product and 255
     # overshoots 1.

@@ -21,11 +21,15 @@ Solving (2) with b = sqrt((1 - eta^2) + eta^2 r):
     gamma = alpha_s (1 - b sqrt(r)) = alpha_s (1 - r)(1 + eta^2 r) / (1 + b sqrt(r))                            (5)
 
 The right-hand side of (5) has no cancellation, nothing divides by alpha_t, and 1 - r is -expm1 of a log-SNR difference.
+An eta above 1 is as good while b^2 >= 0. At eta = 0 the step is one of an ordinary differential equation and runs both
+ways: (4) and (5) hold for s > t too, where r > 1, which is how images are encoded.
+
 A model replaces u_0 by its expectation, and what it does not know of u_0 adds to the variance:
 
     E[u_s | u_t] = k u_t + gamma E[u_0 | u_t]        Cov[u_s | u_t] = lambda2 + gamma^2 Cov[u_0 | u_t]        (6)
 """
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -46,17 +50,21 @@ class StepCoefficients(NamedTuple):
 class Step(NamedTuple):
     """A table of steps, one row a step from t to the next time s that a sampler visits; `lax.scan` runs over its rows.
 
+    `h` is the half log-SNR that a step gains, the natural length of a step; 0 where it is infinite.
+
     `small` and `large` are the two fixed reverse variances of DDPM (section 3.2): lambda2 of (3) and the forward
     variance of (1). On a step to noise-free data lambda2 is 0; there both hold the `small` of the row before, which
     Improved DDPM's decoder uses.
     """
 
     level: Level  # of t
+    target: Level  # of s
     k: Any
     gamma: Any
     lambda2: Any
     small: Any
     large: Any
+    h: Any
     noise: Any  # 1, and 0 on the last row: a sample is the mean of its last step
 
 
@@ -67,28 +75,45 @@ def step_coefficients(
 
     Args:
       process: the process.
-      s: times to go to, () or (B,), 0 <= s < t.
+      s: times to go to, () or (B,), 0 <= s < t; at eta = 0 also s > t.
       t: times to start from, () or (B,).
-      eta: stochasticity in [0, 1]; 1 is DDPM, 0 is DDIM.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; more than 1 only where b^2 >= 0 and all is known on the host.
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Returns:
       Coefficients that broadcast to (B, H, W, C); float64 NumPy when s, t and eta are known on the host.
 
     Raises:
-      ValueError: eta outside [0, 1], or not s < t (where they are known on the host).
+      ValueError: eta is negative or too large for these steps, or not s < t (where they are known on the host).
     """
     host = is_host(s, t, eta)
-    if is_host(eta) and not 0.0 <= float(eta) <= 1.0:
-        raise ValueError(f"eta={eta} must lie in [0, 1]: 0 is DDIM, 1 is DDPM")
+    if is_host(eta) and not (0.0 <= float(eta) <= 1.0 or (host and 1.0 < float(eta) < math.inf)):
+        raise ValueError(f"eta={eta} must be at least 0 (DDIM); 1 is DDPM, and more needs times known on the host")
     xp: Any = np if host else jnp
+    if is_host(s, t) and np.any(np.equal(s, t) if is_host(eta) and eta == 0 else np.greater_equal(s, t)):
+        raise ValueError(f"a step must go from t to an earlier s < t; got s={s}, t={t}")
     m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
     log_r = process.logsnr_difference(s, t, shape)
     r, one_minus_r = xp.exp(log_r), -xp.expm1(log_r)
-    b = xp.sqrt((1.0 - eta**2) + eta**2 * r)
+    b2 = (1.0 - eta**2) + eta**2 * r
+    if host and eta > 1.0:
+        b2 = _check_eta(eta, b2, one_minus_r, m_s.sigma)
+    b = xp.sqrt(b2)
     k = m_s.sigma / m_t.sigma * b
     gamma = m_s.alpha * one_minus_r * (1.0 + eta**2 * r) / (1.0 + b * xp.sqrt(r))
     return StepCoefficients(k, gamma, eta**2 * m_s.sigma**2 * one_minus_r)
+
+
+def _check_eta(eta: float, b2: np.ndarray, one_minus_r: np.ndarray, sigma_s: np.ndarray) -> np.ndarray:
+    """b^2, 0 on steps to noise-free data, where it multiplies sigma_s = 0; refuse an eta that makes others negative."""
+    noisy = np.broadcast_to(sigma_s > 0, b2.shape)
+    if np.any(b2[noisy] < 0):
+        largest = float(np.max(one_minus_r[noisy])) ** -0.5
+        raise ValueError(
+            f"eta={eta} takes more noise out than there is: sigma_s^2 - lambda2 < 0 on some step; with these times eta"
+            f" may be at most {math.floor(largest * 1e4) / 1e4:g}"
+        )
+    return np.where(noisy, b2, 0.0)
 
 
 def step_table(
@@ -99,24 +124,48 @@ def step_table(
     Args:
       process: the process.
       times: strictly decreasing, ending in 0; known on the host.
-      eta: stochasticity in [0, 1].
+      eta: stochasticity; see `step_coefficients`.
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Raises:
-      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta outside [0, 1].
+      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta is impossible.
     """
     if len(times) < 2 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
         raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {_brief(times)}")
-    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
-    level = process.level(t, shape)
-    k, gamma, lambda2 = step_coefficients(process, s, t, eta, shape)
-    forward = level.marginal.sigma**2 * -np.expm1(process.logsnr_difference(s, t, shape))
-    first = lambda2[-2] if len(t) > 1 else forward[-1]
-    noise_free = np.broadcast_to(process.marginal(s, shape).sigma == 0, lambda2.shape)
-    small, large = np.where(noise_free, first, lambda2), np.where(noise_free, first, forward)
-    noise = np.ones((len(t), 1, 1, 1))
+    steps = _table(process, times, eta, shape)
+    forward = steps.large
+    first = steps.lambda2[-2] if len(times) > 2 else forward[-1]
+    noise_free = np.broadcast_to(steps.target.marginal.sigma == 0, steps.lambda2.shape)
+    small, large = np.where(noise_free, first, steps.lambda2), np.where(noise_free, first, forward)
+    noise = steps.noise.copy()
     noise[-1] = 0.0
-    return Step(level, k, gamma, lambda2, small, large, noise)
+    return steps._replace(small=small, large=large, noise=noise)
+
+
+def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Step:
+    """The steps of DDIM (eta = 0) from the first of some times up to T, as `step_table` gives those down to the data.
+
+    Args:
+      process: the process.
+      times: strictly increasing, at least two, in [1, T]; known on the host.
+      shape: (H, W), for processes whose coefficients differ between coordinates.
+
+    Raises:
+      ValueError: the times are not so.
+    """
+    if len(times) < 2 or times[0] < 1 or any(s <= t for t, s in pairwise(times)):
+        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {_brief(times)}")
+    return _table(process, times, 0.0, shape)
+
+
+def _table(process: Process, times: tuple[int, ...], eta: float, shape: tuple[int, ...] | None) -> Step:
+    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
+    level, target = process.level(t, shape), process.level(s, shape)
+    k, gamma, lambda2 = step_coefficients(process, s, t, eta, shape)
+    log_r = process.logsnr_difference(s, t, shape)
+    forward = level.marginal.sigma**2 * -np.expm1(log_r)
+    h = np.where(np.isfinite(log_r), -0.5 * log_r, 0.0)
+    return Step(level, target, k, gamma, lambda2, lambda2, forward, h, np.ones((len(t), 1, 1, 1)))
 
 
 def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
@@ -139,6 +188,8 @@ def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
 def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
     """Mean (pixels, like x_s) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1)."""
     shape = x_s.shape[-3:-1]
+    if is_host(s, t) and np.any(np.greater_equal(s, t)):
+        raise ValueError(f"a transition goes from s to a later t > s; got s={s}, t={t}")
     xp: Any = np if is_host(s, t) else jnp
     ratio = xp.exp(process.log_alpha_difference(s, t, shape))
     variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(process.logsnr_difference(s, t, shape))

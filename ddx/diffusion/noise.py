@@ -21,6 +21,12 @@ def example_keys(key: Any, examples: Any) -> Any:
     return jax.vmap(jax.random.fold_in, (None, 0))(typed(key), examples)
 
 
+def batch_keys(key: Any, batch_size: int) -> Any:
+    """Keys of shape (B,): those of examples 0 .. B - 1 of one key, or the keys that are given, one an example."""
+    key = typed(key)
+    return key if key.ndim else example_keys(key, jnp.arange(batch_size))
+
+
 def fold_in(keys: Any, data: Any) -> Any:
     """`jax.random.fold_in` for keys of shape (B,) with one number for all."""
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

@@ -1,26 +1,22 @@
-"""Sampling: one `lax.scan` over a table of steps, whatever the process, trajectory, stochasticity or variance.
-
-    u_s = k u_t + gamma E[u_0 | u_t] + sqrt(variance) z                    (equation 6 of `ddx.diffusion.gaussian`)
+"""Sampling: one `lax.scan` of a kernel over a table of steps, whatever the process, trajectory or stochasticity.
 
 The table is data, so one compiled program serves every schedule, every eta and every trajectory of the same length, and
 the memory of a sampler does not grow with the number of steps.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import Step, step_table
-from ddx.diffusion.noise import example_keys, fold_in, typed, white_noise
+from ddx.diffusion.gaussian import Step, encoding_table, step_table
+from ddx.diffusion.kernels import DenoiseAt, Film, Kernel, filmed, make_kernel
+from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
 from ddx.diffusion.process import Level, Process
 from ddx.diffusion.trajectory import trajectory
-from ddx.diffusion.variance import VarianceFn, variance_fn
-
-DenoiseAt = Callable[[Any, Level], Denoised]
-"""at(u_t, level) -> the estimate at that level, all in basis coordinates."""
+from ddx.diffusion.variance import VarianceFn
 
 
 def sample(
@@ -32,6 +28,7 @@ def sample(
     eta: float = 0.0,
     variance: str | VarianceFn = "small",
     noise: Any = None,
+    solver: str | Kernel = "euler",
 ) -> Any:
     """Draw x_0 by walking back from x_T: DDPM (eta = 1, algorithm 2), DDIM (eta = 0, eq. 12) and all between.
 
@@ -39,39 +36,122 @@ def sample(
       process: the process.
       denoise: a `ddx.denoiser`, or any function (x_t, t) -> `Denoised` in pixels.
       key: one key (example i of the batch then uses fold_in(key, i)), or keys of shape (B,), one for each example. May
-        be None when
-        `noise` is given.
-      x_T: (B, H, W, C) noise to start from, `initial_noise` for example.
+        be None when `noise` is given, or when eta is 0.
+      x_T: (B, H, W, C) noise to start from at times[0], `initial_noise` for example.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None visits all T times.
-      eta: stochasticity in [0, 1], known on the host.
-      variance: "small", "large" (needs eta = 1), or a function (d, step) -> variance per basis coordinate.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; more where the variances allow it. Known on the host.
+      variance: "small", "large" (needs eta = 1: DDIM's sigma-hat), or a function (d, step) -> variance per basis
+        coordinate.
       noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis; drawn from `key` if
         None.
+      solver: "euler" (DDPM and DDIM); "heun", "dpmpp_3m" (eta = 0); "dpmpp_2m" (at eta = 1 SDE-DPM-Solver++); or a
+        `ddx.Kernel`.
 
     Returns:
       x_0 like x_T: the mean of the last step, to which no noise is added.
 
     Raises:
-      ValueError: times, eta or variance are invalid, or noise has not one draw a step.
+      ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
+    """
+    draws = None if _is_deterministic(solver, eta, variance) else _Draws(key, noise)
+    walking = _run(process, denoise, x_T, times, eta, make_kernel(solver, eta, variance), draws)
+    return process.basis.synthesis(walking.u_t)
+
+
+def progressive(
+    process: Process,
+    denoise: Denoiser | DenoiseFn,
+    key: Any,
+    x_T: Any,
+    frames: tuple[int, ...],
+    times: tuple[int, ...] | None = None,
+    eta: float = 0.0,
+    variance: str | VarianceFn = "small",
+    noise: Any = None,
+    solver: str | Kernel = "euler",
+) -> tuple[Any, Film]:
+    """`sample` that also keeps what it sees at some times, and nothing of the others (DDPM section 4.3, figure 6).
+
+    Args:
+      process: here and below, all but `frames` are as `sample`'s.
+      denoise: the estimator.
+      key: one key, or one for each example.
+      x_T: (B, H, W, C) noise to start from.
+      frames: visited times t > 0 to keep.
+      times: the times to visit.
+      eta: stochasticity.
+      variance: reverse variance.
+      noise: every random draw.
+      solver: a name or a `ddx.Kernel`.
+
+    Returns:
+      x_0, and the `Film` of x_t and of the estimate of x_0 from it, (len(frames), B, H, W, C) in the order of `frames`.
+
+    Raises:
+      ValueError: a frame is not visited; or as `sample`.
     """
     times = trajectory(process.num_steps) if times is None else tuple(times)
-    steps = step_table(process, times, eta, x_T.shape[-3:-1])
-    variance = variance_fn(variance, eta)
-    if noise is not None and noise.shape != (len(times) - 1, *x_T.shape):
-        raise ValueError(
-            f"noise must have the shape {(len(times) - 1, *x_T.shape)}, one draw a step; got {noise.shape}"
-        )
-    if noise is None:
-        # k and not t: an example's k-th draw is the same for every trajectory.
-        noise, draw = jnp.arange(len(times) - 1), noise_from(key, x_T)
-    else:
-        draw = _given
-    basis = process.basis
-    at = denoise.at if isinstance(denoise, Denoiser) else _in_basis(process, denoise)
-    return basis.synthesis(walk(at, basis.analysis(x_T), steps, noise, variance, draw))
+    frames = tuple(int(t) for t in frames)
+    missing = [t for t in frames if t not in times[:-1]]
+    if missing:
+        raise ValueError(f"frames {missing} are not among the visited times {times[0]}..{times[-2]}")
+    kernel = filmed(make_kernel(solver, eta, variance), frames)
+    draws = None if _is_deterministic(solver, eta, variance) else _Draws(key, noise)
+    walking = _run(process, denoise, x_T, times, eta, kernel, draws)
+    film = walking.memory[1]
+    return process.basis.synthesis(walking.u_t), Film(*map(process.basis.synthesis, film))
 
 
-def walk(at: DenoiseAt, u_t: Any, steps: Step, draws: Any, variance: VarianceFn, draw: Any) -> Any:
+def encode(
+    process: Process,
+    denoise: Denoiser | DenoiseFn,
+    x_0: Any,
+    times: tuple[int, ...] | None = None,
+    solver: str | Kernel = "euler",
+) -> Any:
+    """The x_T from which DDIM (eta = 0) leads to x_0: the same steps, taken upwards (DDIM section 4.3 and 5.4).
+
+    The network is asked at the lower end of each step, and images are taken for x_1, whose noise is below their grey
+    levels; both as in Improved DDPM's code. Use a denoiser that does not clip.
+
+    Args:
+      process: the process.
+      denoise: a `ddx.denoiser`, or any function (x_t, t) -> `Denoised` in pixels.
+      x_0: (B, H, W, C) images.
+      times: as `sample`'s; walked from the last to the first, from 1 on.
+      solver: as `sample`'s.
+
+    Returns:
+      x at times[0], like x_0.
+
+    Raises:
+      ValueError: the times are invalid, or the first is 1: then there is no step.
+    """
+    times = trajectory(process.num_steps) if times is None else trajectory(process.num_steps, None, tuple(times))
+    upwards = tuple(sorted({1, *times[:-1]}))
+    steps = encoding_table(process, upwards, x_0.shape[-3:-1])
+    kernel, basis = make_kernel(solver), process.basis
+    walking = start(kernel, basis.analysis(x_0))
+    draws = jnp.zeros((len(upwards) - 1,))
+    walking = walk(denoise_at(process, denoise), walking, steps, draws, kernel, no_noise)
+    return basis.synthesis(walking.u_t)
+
+
+class Walking(NamedTuple):
+    """Where a walk is: the state in basis coordinates, and its kernel's memory."""
+
+    u_t: Any
+    memory: Any
+
+
+def start(kernel: Kernel, u_T: Any) -> Walking:
+    """The start of a walk."""
+    return Walking(u_T, kernel.init(u_T))
+
+
+def walk(
+    at: DenoiseAt, walking: Walking, steps: Step, draws: Any, kernel: Kernel, draw: Callable[[Any], Any]
+) -> Walking:
     """Take the steps of a table, in basis coordinates: the scan under every sampler.
 
     A long walk may be cut into several calls, each with its rows of `steps` and `draws`, without changing a bit of the
@@ -79,25 +159,56 @@ def walk(at: DenoiseAt, u_t: Any, steps: Step, draws: Any, variance: VarianceFn,
 
     Args:
       at: at(u_t, level) -> `Denoised`, such as `Denoiser.at`.
-      u_t: (B, H, W, C) state at the first row's time.
+      walking: where it is: `start(kernel, u_T)`, or what the call before returned.
       steps: rows of `step_table`.
       draws: one entry a row, given to `draw`.
-      variance: (d, step) -> variance per coordinate.
+      kernel: what to do at a row.
       draw: draw(entry) -> standard normal noise like u_t.
     """
-    steps = jax.tree.map(lambda x: _cast(x, u_t.dtype), steps)
+    steps = jax.tree.map(lambda x: _cast(x, walking.u_t.dtype), steps)
 
-    def step(u_t: Any, row: tuple[Step, Any]) -> tuple[Any, None]:
-        return reverse_step(at, u_t, row[0], variance, draw(row[1]))[0].astype(u_t.dtype), None
+    def step(walking: Walking, row: tuple[Step, Any]) -> tuple[Walking, None]:
+        u_s, memory, _ = kernel.step(at, walking.u_t, walking.memory, row[0], draw(row[1]))
+        return Walking(u_s.astype(walking.u_t.dtype), memory), None
 
-    return jax.lax.scan(step, u_t, (steps, draws))[0]
+    return jax.lax.scan(step, walking, (steps, draws))[0]
 
 
-def reverse_step(at: DenoiseAt, u_t: Any, step: Step, variance: VarianceFn, z: Any) -> tuple[Any, Denoised]:
-    """One step from t to s with noise z: (u_s, the estimate at t), both in basis coordinates."""
-    d = at(u_t, step.level)
-    mean = step.k * u_t + step.gamma * d.x_0
-    return mean + step.noise * jnp.sqrt(variance(d, step)) * z, d
+class _Draws(NamedTuple):
+    """Where a sampler's noise comes from: all of it given, or a key."""
+
+    key: Any
+    noise: Any
+
+
+def _is_deterministic(solver: str | Kernel, eta: float, variance: str | VarianceFn) -> bool:
+    return not isinstance(solver, Kernel) and eta == 0.0 and variance == "small"
+
+
+def _run(
+    process: Process,
+    denoise: Denoiser | DenoiseFn,
+    x_T: Any,
+    times: tuple[int, ...] | None,
+    eta: float,
+    kernel: Kernel,
+    draws: _Draws | None,
+) -> Walking:
+    times = trajectory(process.num_steps) if times is None else tuple(times)
+    steps = step_table(process, times, eta, x_T.shape[-3:-1])
+    # k and not t: an example's k-th draw is the same for every trajectory.
+    given: Any = jnp.arange(len(times) - 1)
+    draw: Callable[[Any], Any] = no_noise
+    if draws is not None and draws.noise is not None:
+        given, draw = draws.noise, _given
+        if given.shape != (len(times) - 1, *x_T.shape):
+            raise ValueError(
+                f"noise must have the shape {(len(times) - 1, *x_T.shape)}, one draw a step; got {given.shape}"
+            )
+    elif draws is not None:
+        draw = noise_from(draws.key, x_T)
+    walking = start(kernel, process.basis.analysis(x_T))
+    return walk(denoise_at(process, denoise), walking, steps, given, kernel, draw)
 
 
 def initial_noise(keys: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -112,12 +223,20 @@ def noise_from(key: Any, x_T: Any) -> Any:
     """The k-th draw of each example as a function of k: white noise like x_T from fold_in(its key, k)."""
     if key is None:
         raise ValueError("sampling needs a key, or all its noise as noise=")
-    key = typed(key)
-    keys = key if key.ndim else example_keys(key, jnp.arange(x_T.shape[0]))
+    keys = batch_keys(key, x_T.shape[0])
     return lambda k: white_noise(fold_in(keys, k), x_T.shape[1:], x_T.dtype)
 
 
-def _in_basis(process: Process, denoise: DenoiseFn) -> DenoiseAt:
+def no_noise(k: Any) -> Any:
+    """The draws of a deterministic walk."""
+    del k
+    return 0.0
+
+
+def denoise_at(process: Process, denoise: Denoiser | DenoiseFn) -> DenoiseAt:
+    """`Denoiser.at`, or the same around a function of pixels."""
+    if isinstance(denoise, Denoiser):
+        return denoise.at
     basis = process.basis
 
     def at(u_t: Any, level: Level) -> Denoised:

@@ -1,27 +1,118 @@
 """The times that a sampler visits: a strictly decreasing tuple that ends in 0, known on the host.
 
 Skipping is choosing times: a step from t to any s < t has its own exact coefficients, so there is no respaced process.
+The papers and their code choose them in many ways, and scores depend on it:
+
+| spacing | times (T steps, K visits) | source |
+| --- | --- | --- |
+| full | all | DDPM |
+| uniform | 1, 1 + c, 1 + 2c, ... with c = T // K: more than K unless K divides T | DDIM's code |
+| quad | 1 + floor of the squares of K even numbers from 0 to sqrt(0.8 T) | DDIM's code, CIFAR-10 |
+| even | K even numbers from 1 to T, rounded half to even | Analytic-DPM's code |
+| leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: never T | diffusers |
+| trailing | T, T - T / K, ..., rounded: always T, never 1 | Lin et al. 2024 |
+| linspace | K even numbers from 1 to T, rounded; 1 visit is T | diffusers |
+| power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)) for even y in [0, 1]: denser at the data | Analytic-DPM's code |
+| sections | K even numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |
+| "250", "10,20,30" | that many even numbers in each of 1, 3, ... equal sections of 1..T | Improved DDPM's code |
+| ddim50 | 1, 1 + c, ... with the first c that gives just 50 | Improved DDPM's code |
+| times:1000,500,1 | these | |
 """
 
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 
-def _full(num_steps: int, num_visits: int) -> range:
+def _full(num_steps: int, num_visits: int) -> Iterable[int]:
     if num_visits != num_steps:
         raise ValueError(
             f"spacing 'full' visits all {num_steps} times; got {num_visits}: leave it out or use spacing='uniform'"
         )
-    return range(num_steps, 0, -1)
+    return range(1, num_steps + 1)
 
 
-def _uniform(num_steps: int, num_visits: int) -> range:
-    # DDIM's stride is T // K from t = 1 on; it visits more than K times unless K divides T.
-    return range(1, num_steps + 1, num_steps // num_visits)[::-1]
+def _uniform(num_steps: int, num_visits: int) -> Iterable[int]:
+    return range(1, num_steps + 1, num_steps // num_visits)
 
 
-SPACINGS: dict[str, Callable[[int, int], range]] = {"full": _full, "uniform": _uniform}
+def _quad(num_steps: int, num_visits: int) -> Iterable[int]:
+    return 1 + (np.linspace(0, np.sqrt(0.8 * num_steps), num_visits) ** 2).astype(int)
+
+
+def _even(num_steps: int, num_visits: int) -> Iterable[int]:
+    # Its code adds the stride up and rounds with Python's round(); either decides ties otherwise than linspace.
+    if num_visits == 1:
+        return [num_steps]
+    stride = (num_steps - 1) / (num_visits - 1)
+    return [round(t) for t in np.cumsum([1.0] + [stride] * (num_visits - 1)).tolist()]
+
+
+def _leading(num_steps: int, num_visits: int) -> Iterable[int]:
+    return 1 + np.arange(num_visits) * (num_steps // num_visits)
+
+
+def _trailing(num_steps: int, num_visits: int) -> Iterable[int]:
+    return np.round(num_steps - np.arange(num_visits) * (num_steps / num_visits)).astype(int)
+
+
+def _linspace(num_steps: int, num_visits: int) -> Iterable[int]:
+    return 1 + np.round(np.linspace(num_steps - 1, 0, num_visits)).astype(int)
+
+
+# What the papers' tables were made with.
+PAPERS = {
+    "ddpm": "full",
+    "ddim_cifar10": "quad",
+    "ddim_celeba64": "uniform",
+    "ddim_lsun": "uniform",
+    "iddpm": "sections",
+    "analytic_dpm": "even",
+}
+
+
+def _power(num_steps: int, num_visits: int, power: float) -> Iterable[int]:
+    y = 1 - np.linspace(1, 0, num_visits) ** (1 / power) if num_visits > 1 else np.ones(1)
+    times = np.round(1 + (num_steps - 1) * y).astype(int)
+    # A time that is taken moves up: t_i becomes max(t_i, t_{i-1} + 1).
+    return np.maximum.accumulate(times - np.arange(num_visits)) + np.arange(num_visits)
+
+
+def _sections(num_steps: int, counts: list[int]) -> Iterable[int]:
+    start = 1
+    for i, count in enumerate(counts):
+        size = num_steps // len(counts) + (i < num_steps % len(counts))
+        if count > size:
+            raise ValueError(f"cannot divide section of {size} steps into {count}")
+        stride = (size - 1) / max(1, count - 1)
+        yield from (start + round(x) for x in np.cumsum([0.0] + [stride] * (count - 1))[:count].tolist())
+        start += size
+
+
+SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
+    "full": _full,
+    "uniform": _uniform,
+    "quad": _quad,
+    "even": _even,
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
+    "sections": lambda num_steps, num_visits: _sections(num_steps, [num_visits]),
+}
+
+
+def _integer_stride(num_steps: int, num_visits: int) -> Iterable[int]:
+    for stride in range(1, num_steps):
+        if len(range(0, num_steps, stride)) == num_visits:
+            return range(1, num_steps + 1, stride)
+    raise ValueError(f"no integer stride through {num_steps} steps visits exactly {num_visits}; try 'uniform'")
+
+
+def counts_itself(spacing: str) -> bool:
+    """Whether a spacing says how many times it visits: "250", "10,20,30", "ddim50", "times:1000,500,1"."""
+    return bool(re.fullmatch(r"\d+(,\d+)*|ddim\d+|times:.*", spacing))
 
 
 def trajectory(
@@ -31,29 +122,74 @@ def trajectory(
 
     Args:
       num_steps: T of the process.
-      num_visits: the number of network evaluations K, 1 <= K <= T; None for all T.
-      spacing: "full"; "uniform" (DDIM appendix D.2: t = 1, 1 + c, 1 + 2c, ... with c = T // K, which are more than K
-        times unless K divides T); or an explicit tuple of times, with or without the final 0.
+      num_visits: the number of network evaluations K, 1 <= K <= T; None for all T, or for a spacing that counts itself.
+      spacing: a name from the table above, the name of a paper's tables (one of `PAPERS`), or an explicit tuple of
+        times, with or without the final 0.
 
     Returns:
-      A strictly decreasing tuple of ints that ends in 0.
+      A strictly decreasing tuple of ints that ends in 0. Times that a spacing repeats (quad does for large K) are
+      visited once, since a step from t to t changes nothing; a warning says how many were dropped.
 
     Raises:
-      ValueError: the spacing is unknown, K is out of range, or explicit times do not decrease strictly within [0, T].
+      ValueError: the spacing is unknown or impossible, K is out of range or not the spacing's own, or explicit times do
+        not decrease strictly within [0, T].
     """
     if not isinstance(spacing, str):
-        times = tuple(int(t) for t in spacing)
-        times = times if times and times[-1] == 0 else (*times, 0)
-        if len(times) < 2 or times[0] > num_steps or np.any(np.diff(times) >= 0):
-            raise ValueError(f"times {tuple(spacing)} must decrease strictly from at most T = {num_steps} to 0")
-        return times
+        times = _explicit(num_steps, tuple(int(t) for t in spacing))
+    elif counts_itself(spacing):
+        times = _counted(num_steps, spacing)
+    else:
+        num_visits = num_steps if num_visits is None else num_visits
+        if not 1 <= num_visits <= num_steps:
+            raise ValueError(
+                f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
+            )
+        return _descending(_named(num_steps, num_visits, spacing), spacing)
+    if num_visits not in (None, len(times) - 1):
+        raise ValueError(f"spacing {spacing!r} visits {len(times) - 1} times, not {num_visits}; leave the number out")
+    return times
+
+
+def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
+    spacing = PAPERS.get(spacing, spacing)
+    power = re.fullmatch(r"power(\d+(?:\.\d+)?)", spacing)
+    if power and float(power[1]) >= 1:
+        return _power(num_steps, num_visits, float(power[1]))
     if spacing not in SPACINGS:
         raise ValueError(
-            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, or give the times themselves"
+            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, power2 (or any power from 1), 250,"
+            f" 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
         )
-    num_visits = num_steps if num_visits is None else num_visits
-    if not 1 <= num_visits <= num_steps:
-        raise ValueError(
-            f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
+    return SPACINGS[spacing](num_steps, num_visits)
+
+
+def _counted(num_steps: int, spacing: str) -> tuple[int, ...]:
+    if spacing.startswith("times:"):
+        listed = spacing.removeprefix("times:")
+        if not re.fullmatch(r"\d+(,\d+)*", listed):
+            raise ValueError(f"spacing {spacing!r} must list times, such as times:1000,500,1")
+        return _explicit(num_steps, tuple(map(int, listed.split(","))))
+    if spacing.startswith("ddim"):
+        return _descending(_integer_stride(num_steps, int(spacing.removeprefix("ddim"))), spacing)
+    return _descending(_sections(num_steps, [int(count) for count in spacing.split(",")]), spacing)
+
+
+def _explicit(num_steps: int, times: tuple[int, ...]) -> tuple[int, ...]:
+    visited = times if times and times[-1] == 0 else (*times, 0)
+    if len(visited) < 2 or visited[0] > num_steps or np.any(np.diff(visited) >= 0):
+        raise ValueError(f"times {times} must decrease strictly from at most T = {num_steps} to 0")
+    return visited
+
+
+def _descending(times: Iterable[int], spacing: str) -> tuple[int, ...]:
+    listed = [int(t) for t in times]
+    if not listed:
+        raise ValueError(f"spacing {spacing!r} visits no time")
+    distinct = sorted(set(listed), reverse=True)
+    if len(distinct) < len(listed):
+        warnings.warn(
+            f"spacing {spacing!r} visits {len(distinct)} times and not {len(listed)}: it repeats"
+            f" {len(listed) - len(distinct)}, which are dropped, for a repeated step changes nothing",
+            stacklevel=3,
         )
-    return (*SPACINGS[spacing](num_steps, num_visits), 0)
+    return (*distinct, 0)

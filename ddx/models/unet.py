@@ -74,7 +74,7 @@ class UNet(nn.Module):
         variables, network = self.variables, self.clone(parent=None)
 
         def whole(x: jax.Array, t: jax.Array) -> jax.Array:
-            return network.apply(variables, x, t, False, method=UNet._network)
+            return jnp.asarray(network.apply(variables, x, t, False, method=UNet._network))
 
         def in_parts(x: jax.Array, t: jax.Array) -> jax.Array:
             even = x.shape[0] // part * part
@@ -82,7 +82,8 @@ class UNet(nn.Module):
             out = jax.lax.map(lambda xt: whole(*xt), parts).reshape(even, *x.shape[1:3], self.out_channels)
             return out if even == x.shape[0] else jnp.concatenate([out, whole(x[even:], t[even:])])
 
-        return jax.lax.platform_dependent(x, t, cpu=in_parts, default=whole)
+        out: jax.Array = jax.lax.platform_dependent(x, t, cpu=in_parts, default=whole)
+        return out
 
     @nn.compact
     def _network(self, x: jax.Array, t: jax.Array, train: bool) -> jax.Array:

@@ -97,6 +97,18 @@ class Checkpoints:
             )
         return None
 
+    def check(self, step: int) -> None:
+        """Raise CheckpointError unless there is an undamaged checkpoint of this step."""
+        if step not in self.steps():
+            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are: {self.steps()}")
+        reason = self._damage(step)
+        if reason is not None:
+            raise CheckpointError(f"checkpoint {self._path(step)} is damaged ({reason}). Use another step")
+
+    def seal(self, step: int) -> str:
+        """What no other checkpoint has: the checksum of its checksums."""
+        return self._read_manifest(step)["seal"]
+
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON that was saved beside the items of an undamaged checkpoint."""
         return self._read_manifest(step)["meta"]

@@ -100,7 +100,7 @@ class _Run:
             accumulation=t.accumulation,
         )
         self.call = parallel.data_parallel(many_steps(self.step_fn))
-        self.generator = Generator(self.system, build.sampler(config))
+        self.generator = Generator(self.system, build.sampler(config, self.system))
 
     def begin(self) -> TrainState:
         return jax.jit(lambda key: init_state(self.system.init(key), self.optimizer))(self.init_key)

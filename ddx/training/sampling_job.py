@@ -1,22 +1,34 @@
-"""A sampling job: from the folder of a run to images."""
+"""A sampling job: from the folder of a run to many images, which may be interrupted at any moment.
+
+samples.json     the job: whose weights, which settings; "finished" when all below is there
+parts/           batches, each written when it is drawn, until the job is finished
+samples.npz      "samples": (N, H, W, C) uint8
+grid.png         the first images
+film.gif, .png   the way to the first of them, if asked for
+"""
 
 import json
 import pathlib
+import shutil
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from ddx import build
-from ddx.config import validate
-from ddx.errors import CheckpointError, ConfigError
-from ddx.files import make_directory, replacing, write_text
+from ddx.diffusion.kernels import Film
+from ddx.errors import ConfigError
+from ddx.files import replacing, write_text
 from ddx.generation import Generator
-from ddx.pictures import grid, save_png
-from ddx.training.checkpoint import Checkpoints
+from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
+from ddx.training import trained
+from ddx.training.workdir import lock
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
+FILM_IMAGES, FILM_FRAMES = 16, 40
 
 
 def sample(
@@ -25,89 +37,199 @@ def sample(
     *,
     sampler: str | None = None,
     num_steps: int | None = None,
+    trajectory: str | None = None,
+    solver: str | None = None,
     eta: float | None = None,
     variance: str | None = None,
+    clip: bool | None = None,
+    preset: str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    step: int | None = None,
+    gif: bool = False,
     out: str | pathlib.Path | None = None,
 ) -> str:
-    """Draw images from the averaged weights of a run's newest checkpoint. Image i depends only on (seed, i).
+    """Draw images from the averaged weights of a run's checkpoint. Image i depends only on (seed, i).
+
+    Interrupted and called again with the same arguments, the job goes on after the last batch that was written and ends
+    in the same bits; finished, it changes nothing.
 
     Args:
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
       sampler: "ddim" or "ancestral"; None, here and below, for the run's own setting.
-      num_steps: network evaluations a sample.
+      num_steps: steps a sample.
+      trajectory: the times to visit, as `ddx.trajectory` names them.
+      solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
       eta: stochasticity of ddim.
       variance: reverse variance of the ancestral sampler.
+      clip: clip the estimate of x_0.
+      preset: a paper's setting, one of `ddx.keys.SAMPLING_PRESETS`, changed by what else is given.
       seed: names the noise.
       batch_size: images drawn at once.
+      step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
+      gif: also write the way from noise to the first images as film.gif and film.png.
       out: folder to write to; None for one in the workdir named after the settings.
 
     Returns:
-      A line that says what was written: samples.npz ("samples": (N, H, W, C) uint8), grid.png and samples.json (the
-      settings).
+      A line that says what was written.
 
     Raises:
-      ConfigError: a setting is invalid.
+      ConfigError: a setting is invalid, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
     """
     workdir = pathlib.Path(workdir)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    step, system, ema = _load(workdir)
-    given = {"sampler": sampler, "num_steps": num_steps, "eta": eta, "variance": variance, "batch_size": batch_size}
-    config = _with_sampling(system.config, seed, {name: value for name, value in given.items() if value is not None})
-    s = config.sample
-    settings = f"seed{seed}_n{num_samples}_{s.sampler}{s.num_steps}_" + (
-        f"eta{s.eta:g}" if s.sampler == "ddim" else s.variance
+    if out is not None and step is None:
+        step = _read_record(pathlib.Path(out)).get("step")
+    source = trained.load(workdir, step)
+    config = trained.settings(
+        source.system.config,
+        seed,
+        preset,
+        sampler=sampler,
+        num_steps=num_steps,
+        trajectory=trajectory,
+        solver=solver,
+        eta=eta,
+        variance=variance,
+        clip=clip,
+        batch_size=batch_size,
     )
-    out = pathlib.Path(out) if out else workdir / "sampled" / f"step{step}_{settings}"
-    make_directory(out, "--out")
-
-    how = build.sampler(config)
-    images = Generator(system, how)(ema, seed, num_samples)
-    with replacing(out / "samples.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, samples=images)
-    save_png(out / "grid.png", grid(images[:GRID_IMAGES]))
-    record: dict[str, Any] = {"workdir": str(workdir), "step": step, "num_samples": num_samples, "seed": seed}
-    write_text(out / "samples.json", json.dumps(record | {"sample": s.to_dict()}, indent=2) + "\n")
-    evaluations = len(how.times) - 1
-    return f"wrote {num_samples} samples of step {step}, {evaluations} evaluations each: {out}/samples.npz, grid.png"
-
-
-def _load(workdir: pathlib.Path) -> tuple[int, build.System, Any]:
-    """The step, system and averaged weights of the newest checkpoint of a run that may be going on."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    while True:
-        step = checkpoints.newest(set_aside=False)
-        if step is None:
-            raise CheckpointError(
-                f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
-            )
-        try:
-            meta = checkpoints.meta(step)
-            system = build.system(meta["config"], tuple(meta["image_shape"]))
-            ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
-            return step, system, ema
-        except (OSError, ValueError):
-            if step in checkpoints.steps():
-                raise
-            # The run removed it in the meantime, for a newer one.
+    how = build.sampler(config, source.system)
+    frames = _frames(how.times) if gif else ()
+    generator = Generator(source.system, how, frames)
+    record: dict[str, Any] = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "weights": source.seal,
+        "num_samples": num_samples,
+        "seed": seed,
+        "at_once": generator.batch_size(num_samples),
+        "gif": gif,
+        "sample": config.sample.to_dict(),
+    }
+    name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}" + "_film" * gif
+    out = pathlib.Path(out) if out else workdir / "sampled" / name
+    with lock(out, "--out"):
+        before = _read_record(out)
+        _check_same_job(out, before, record)
+        finished = before.get("finished") and (out / "samples.npz").exists()
+        if not finished:
+            write_text(out / "samples.json", _to_json(record | {"finished": False}))
+            _draw(generator, source.params, record, out / "parts")
+            _finish(out, record, frames)
+        shutil.rmtree(out / "parts", ignore_errors=True)
+    said = "already there:" if finished else "wrote"
+    written = "samples.npz, grid.png" + ", film.gif, film.png" * gif
+    return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
 
 
-def _with_sampling(config: ConfigDict, seed: int, given: dict[str, Any]) -> ConfigDict:
-    """The config with another seed and other sampling settings, validated together."""
-    changed = config.to_dict() | {"seed": seed}
-    changed["sample"] |= given
-    sampler = changed["sample"]["sampler"]
-    if "eta" in given and sampler != "ddim":
+def _draw(generator: Generator, params: Any, record: dict[str, Any], parts: pathlib.Path) -> None:
+    """Draw the batches that are not in the folder yet."""
+    parts.mkdir(exist_ok=True)
+    done = frozenset(start for start in _starts(record) if _read_part(parts, start, record) is not None)
+    for batch in generator.batches(params, record["seed"], record["num_samples"], done):
+        arrays = {"samples": batch.images}
+        if batch.film is not None and batch.start == 0:
+            arrays |= {name: x[:, :FILM_IMAGES] for name, x in batch.film._asdict().items()}
+        with replacing(_part(parts, batch.start)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def _finish(out: pathlib.Path, record: dict[str, Any], frames: tuple[int, ...]) -> None:
+    """Put the batches together. Only one is in memory at a time."""
+    first = _read_part(out / "parts", 0, record)
+    assert first is not None
+    shape = (record["num_samples"], *first["samples"].shape[1:])
+    shown: list[np.ndarray] = []
+    with replacing(out / "samples.npz") as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            # A fixed date: the same samples are the same file.
+            entry = zipfile.ZipInfo("samples.npy", (1980, 1, 1, 0, 0, 0))
+            with archive.open(entry, "w", force_zip64=True) as file:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_2_0(file, header)
+                for images in _images(out / "parts", record):
+                    file.write(images.tobytes())
+                    if sum(map(len, shown)) < GRID_IMAGES:
+                        shown.append(images)
+    save_png(out / "grid.png", grid(np.concatenate(shown)[:GRID_IMAGES]))
+    if frames:
+        film = Film(first["x_t"], first["x_0"])
+        save_gif(out / "film.gif", film_frames(film.x_t, film.x_0, first["samples"][:FILM_IMAGES]))
+        save_png(out / "film.png", film_strip(film.x_t, film.x_0, first["samples"][:FILM_IMAGES]))
+    write_text(out / "samples.json", _to_json(record | {"finished": True}))
+
+
+def _starts(record: dict[str, Any]) -> range:
+    return range(0, record["num_samples"], record["at_once"])
+
+
+def _images(parts: pathlib.Path, record: dict[str, Any]) -> Iterator[np.ndarray]:
+    for start in _starts(record):
+        part = _read_part(parts, start, record)
+        assert part is not None
+        yield part["samples"]
+
+
+def _part(parts: pathlib.Path, start: int) -> pathlib.Path:
+    return parts / f"{start:08d}.npz"
+
+
+def _read_part(parts: pathlib.Path, start: int, record: dict[str, Any]) -> dict[str, np.ndarray] | None:
+    """A batch, or None if it is not there; a damaged one is not there."""
+    path = _part(parts, start)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            part = dict(file)
+        if len(part["samples"]) == min(record["at_once"], record["num_samples"] - start):
+            return part
+        problem = "it has another number of images"
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        problem = str(error)
+    warnings.warn(f"{path} is damaged ({problem}); drawing it again", stacklevel=2)
+    return None
+
+
+def _read_record(out: pathlib.Path) -> dict[str, Any]:
+    """samples.json, empty if there is none."""
+    path = out / "samples.json"
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Remove it, or use another --out") from None
+    return record if isinstance(record, dict) else {}
+
+
+def _check_same_job(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any]) -> None:
+    """Refuse to mix the batches of two jobs."""
+    if not before:
+        return
+
+    def flat(job: dict[str, Any]) -> dict[str, Any]:
+        given = {key: value for key, value in job.items() if key not in ("workdir", "finished", "sample")}
+        return given | {f"sample.{key}": value for key, value in job.get("sample", {}).items() if key != "num_images"}
+
+    old, new = flat(before), flat(json.loads(_to_json(record)))
+    different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+    if different:
         raise ConfigError(
-            f"eta={given['eta']} belongs to the ddim sampler, not {sampler}. Leave it out or set --sampler=ddim"
+            f"{out} holds samples of another job ({'; '.join(different[:5])}). Use another --out, or remove it"
         )
-    if "variance" in given and sampler != "ancestral":
-        raise ConfigError(
-            f"variance={given['variance']} belongs to the ancestral sampler, not {sampler}."
-            " Leave it out or set --sampler=ancestral"
-        )
-    return validate(changed)
+
+
+def _frames(times: tuple[int, ...]) -> tuple[int, ...]:
+    """Times to film: all that are visited, or FILM_FRAMES of them evenly."""
+    count = min(FILM_FRAMES, len(times) - 1)
+    chosen = np.unique(np.linspace(0, len(times) - 2, count).round().astype(int))
+    return tuple(times[i] for i in chosen)
+
+
+def _to_json(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"

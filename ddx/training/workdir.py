@@ -72,21 +72,21 @@ def save_config(workdir: pathlib.Path, config: ConfigDict) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir: pathlib.Path) -> Iterator[None]:
-    """Keep other training runs out of the folder; the lock ends with the process, however that ends.
+def lock(folder: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
+    """Keep other processes from writing to the folder that `option` names; the lock ends with the process.
 
     Raises:
-      ConfigError: another process trains there.
+      ConfigError: another process holds it.
     """
-    make_directory(workdir, "--workdir")
-    path = workdir / "LOCK"
+    make_directory(folder, option)
+    path = folder / "LOCK"
     with open(path, "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
             raise ConfigError(
-                f"{workdir} is in use by {file.read().strip()}. Wait for it, or use another --workdir"
+                f"{folder} is in use by {file.read().strip()}. Wait for it, or use another {option}"
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}")

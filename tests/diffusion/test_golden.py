@@ -1,6 +1,8 @@
 """The mathematics agrees with the reference implementations' own outputs."""
 
+import json
 import re
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import gaussian, sampling, schedules, variance
+from ddx.diffusion import gaussian, kernels, schedules, variance
 from tests import golden
 
 
@@ -141,7 +143,8 @@ def one_step(process, prediction, var, clip, x_t, t, eta=1.0, z=0.0):
     table = gaussian.step_table(process, ddx.trajectory(process.num_steps), eta)
     rows = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[::-1][t - 1]), table)
     denoise = ddx.denoiser(process, golden.fake_model(var), prediction, clip)
-    x_s, d = sampling.reverse_step(denoise.at, x_t, rows, variance.large if var == "fixedlarge" else variance.small, z)
+    kernel = kernels.euler(variance.large if var == "fixedlarge" else variance.small)
+    x_s, _, d = kernel.step(denoise.at, x_t, (), rows, z)
     return x_s, d, rows
 
 
@@ -294,20 +297,13 @@ def test_simple_loss_of_ddim_code_is_ours_summed_over_pixels():
 
 def states(process, prediction, clip, times, eta, var, x_T, noise):
     """Every state and every x_0 of a walk, first axis the step taken."""
-    table = gaussian.step_table(process, times, eta)
-    steps = jax.tree.map(lambda x: jnp.asarray(x, x_T.dtype if np.asarray(x).dtype.kind == "f" else None), table)
     denoise = ddx.denoiser(process, golden.fake_model(), prediction, clip)
-
-    def body(x, row):
-        x, d = sampling.reverse_step(denoise.at, x, row[0], variance.variance_fn(var, eta), row[1])
-        return x, (x, d.x_0)
-
-    return jax.lax.scan(body, x_T, (steps, noise))[1]
+    x_0, film = ddx.progressive(process, denoise, None, x_T, times[:-1], times, eta, var, noise)
+    return jnp.concatenate([film.x_t[1:], x_0[None]]), film.x_0
 
 
 def loop_times(spec):
-    data = golden.load("id_respace")
-    return ddx.trajectory(1000) if spec == "full" else ddx.trajectory(1000, None, tuple(data[f"1000:{spec}"][::-1] + 1))
+    return ddx.trajectory(1000) if spec == "full" else ddx.trajectory(1000, None, spec)
 
 
 @entries("id_loops", r"(p/linear1000|ddim)/.*_f\d\d")
@@ -345,6 +341,7 @@ def test_loops_of_ddim_code(key):
     sequence = data["/".join([*run, "seq"])][::-1]
     # Its quadratic spacing repeats index 0; a repeated step changes nothing, so walk it once and drop its noise.
     kept = np.append(np.diff(sequence) < 0, True)
+    spacing, K = re.fullmatch(r"([a-z]+)(\d+)", run[1]).groups()
     context, dtype, tolerance = golden.precision(key)
     noisy = run[0] == "ddpm_noisy"
     eta = 1.0 if noisy else float(run[2][3:])
@@ -356,7 +353,9 @@ def test_loops_of_ddim_code(key):
     with context:
         x_T, noise = (jnp.asarray(golden.nhwc(data["/".join([*run, name])]), dtype) for name in ("x_T", "z"))
         process = golden.process("linear1000")
-        times = (*(sequence[kept] + 1).tolist(), 0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            times = ddx.trajectory(1000, int(K), spacing)
         xs, x_0s = states(process, "eps", noisy, times, eta, "large" if noisy else "small", x_T, noise[kept])
         expected = expected[1:][kept] if quantity.startswith("xs") else expected[kept]
         np.testing.assert_allclose(xs if quantity.startswith("xs") else x_0s, expected, **tolerance)
@@ -374,10 +373,60 @@ def test_short_loop_of_ddpm_code():
     np.testing.assert_allclose(slots, data["short/progressive_xstartpreds_B_N_HWC_freq5"], rtol=2e-5, atol=2e-6)
 
 
-@entries("ddim_repo", r"seq/uniform/.*")
-def test_uniform_trajectory(key):
-    expected = golden.load("ddim_repo")[key]
-    assert ddx.trajectory(1000, int(key.split("/")[-1])) == (*(expected[::-1] + 1).tolist(), 0)
+def dropped(listed):
+    """(the times of a reference's 1-based list, how many of them it repeats)."""
+    return (*sorted(set(np.asarray(listed).tolist()), reverse=True), 0), len(listed) - len(set(listed.tolist()))
+
+
+def check_trajectory(listed, *args):
+    """Exactly the reference's times; what it repeats is dropped and counted."""
+    times, repeats = dropped(listed)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert ddx.trajectory(*args) == times
+    assert len(caught) == (repeats > 0)
+    if repeats:
+        assert f"repeats {repeats}," in str(caught[0].message)
+
+
+@entries("ddim_repo", r"seq/.*")
+def test_trajectories_of_ddim_code(key):
+    _, spacing, K = key.split("/")
+    check_trajectory(golden.load("ddim_repo")[key] + 1, 1000, int(K), spacing)
+
+
+@entries("id_respace", r"\d+:[\d,]+|\d+:ddim\d+")
+def test_trajectories_of_improved_ddpm_code(key):
+    T, spec = key.split(":")
+    check_trajectory(golden.load("id_respace")[key] + 1, int(T), None, spec)
+    if spec.isdigit():
+        check_trajectory(golden.load("id_respace")[key] + 1, int(T), int(spec), "iddpm")
+
+
+@pytest.mark.parametrize("key", json.loads((golden.DATA / "id_respace_errors.json").read_text()))
+def test_strings_that_improved_ddpm_code_refuses(key):
+    T, spec = key.split(":")
+    with pytest.raises(ValueError, match=r"cannot divide section of 10 steps into 11|no integer stride"):
+        ddx.trajectory(int(T), None, spec)
+
+
+@entries("id_respace", r"\d+:accepted_ddimN")
+def test_the_numbers_that_an_integer_stride_can_visit(key):
+    T = int(key.split(":")[0])
+    accepted = []
+    for N in range(1, T + 1):
+        try:
+            accepted.append(len(ddx.trajectory(T, None, f"ddim{N}")) - 1)
+        except ValueError:
+            continue
+    np.testing.assert_array_equal(accepted, golden.load("id_respace")[key])
+
+
+@entries("analytic_traj", r"traj/.*")
+def test_trajectories_of_analytic_dpm_code(key):
+    _, spacing, N, K = key.split("/")
+    spacing = {"linear": "even", "quad_ddim": "quad"}.get(spacing, spacing)
+    check_trajectory(golden.load("analytic_traj")[key], int(N[1:]), int(K[1:]), spacing)
 
 
 @pytest.mark.parametrize("key", ["kl_f32", "kl_f64", "kl_vs_std_normal_f64"])
@@ -392,3 +441,45 @@ def test_gaussian_kl(key):
             mean_2, log_2 = 0.0, jnp.zeros(())
         kl = ddx.gaussian_kl(mean_1, jnp.exp(log_1), mean_2, jnp.exp(log_2))
         np.testing.assert_allclose(kl, data[key], **tolerance)
+
+
+@entries("id_loops", r"encode/linear1000/50/.*_f\d\d")
+def test_encoding_and_decoding(key):
+    data = golden.load("id_loops")
+    context, dtype, tolerance = golden.precision(key)
+    process, times = golden.process("linear1000"), ddx.trajectory(1000, None, "50")
+    with context:
+        x_0 = golden.images(golden.nhwc(data["encode/linear1000/50/x0_uint8"]), dtype)
+        denoise = ddx.denoiser(process, golden.fake_model(), clip=False)
+        x_T = ddx.encode(process, denoise, x_0, times)
+        expected = golden.nhwc(data[key])
+        if dtype == np.float32:
+            tolerance = {"rtol": 2e-5, "atol": 2e-5 * float(np.abs(expected).max())}
+        quantity = key.split("/")[-1][:-4]
+        if quantity == "trajectory":
+            ours = [ddx.encode(process, denoise, x_0, times[i:]) for i in range(len(times) - 2)][::-1]
+            ours = jnp.stack(ours)
+        elif quantity == "decoded":
+            ours = ddx.sample(process, denoise, None, x_T, times)
+        else:
+            # Past T there is no signal: the code that goes on has the noise itself.
+            ours = denoise(x_T, times[0]).eps
+        np.testing.assert_allclose(ours, expected, **tolerance)
+
+
+def test_slerp():
+    data = golden.load("id_slerp")
+    with jax.enable_x64(True):
+        ours = ddx.slerp(*(jnp.asarray(data[k], jnp.float64) for k in ("slerp_z1", "slerp_z2", "slerp_alpha")))
+        # Their angle is over the channels-first array, which is the same set of numbers.
+        np.testing.assert_allclose(ours, data["slerp"], rtol=1e-6, atol=1e-7)
+
+
+def test_interpolation_of_ddpm_code():
+    data = golden.load("tf_repo")
+    process, t = ddx.process_from_betas(data["short/betas"]), int(data["short/interp_t"]) + 1
+    denoise = ddx.denoiser(process, golden.fake_model())
+    noise = (data["short/interp_noise1"], data["short/interp_noise2"], data["short/z_in_order_used"][:t])
+    images = (jnp.asarray(data[f"short/interp_x{i}"]) for i in (1, 2))
+    ours = ddx.interpolate_diffused(process, denoise, None, *images, [data["short/interp_lam"]], t, noise=noise)
+    np.testing.assert_allclose(ours[0], data["short/interp_out_v1_fixedsmall_z_first12"], rtol=2e-5, atol=2e-6)

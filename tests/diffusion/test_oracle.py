@@ -12,7 +12,7 @@ SHAPE = (4, 3, 2)
 PROCESSES = {"linear": ddx.ddpm(1000), "cosine": ddx.iddpm(400), "sigmoid": ddx.ddpm(300, "sigmoid")}
 
 
-def moments_of_samples(process, data, times, eta, variance, prediction="eps"):
+def moments_of_samples(process, data, times, eta, variance, prediction="eps", solver="euler"):
     """The exact mean and variance of `ddx.sample` in float64, with no sampling error.
 
     For an affine sampler x_0 = c + sum_k A_k z_k with diagonal A_k, c and all A_k are read off by feeding unit noises.
@@ -22,7 +22,7 @@ def moments_of_samples(process, data, times, eta, variance, prediction="eps"):
     K = len(times) - 1
 
     def run(x_T, noise):
-        return ddx.sample(process, denoise, None, x_T, times, eta, variance, noise)
+        return ddx.sample(process, denoise, None, x_T, times, eta, variance, noise, solver)
 
     run = jax.jit(run)
     # Batch entry 0 has no noise at all; entry j + 1 has a unit at draw j, x_T counting as draw 0.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import gaussian, noise, sampling, timesteps, variance
+from ddx.diffusion import gaussian, kernels, noise, sampling, timesteps
 
 SHAPE = (4, 4, 2)
 
@@ -57,7 +57,8 @@ def test_one_program_serves_every_schedule_eta_and_trajectory_of_a_length():
     def walk(steps, x_T, draws):
         traces.append(1)
         denoise = ddx.denoiser(ddx.ddpm(), model_fn)
-        return sampling.walk(denoise.at, x_T, steps, draws, variance.small, lambda z: z)
+        kernel = kernels.euler()
+        return sampling.walk(denoise.at, sampling.start(kernel, x_T), steps, draws, kernel, lambda z: z).u_t
 
     x_T, draws = jnp.ones((2, *SHAPE)), jnp.ones((10, 2, *SHAPE))
     for process in (ddx.ddpm(1000), ddx.iddpm(4000), ddx.ddpm(50, "quad")):
@@ -69,21 +70,23 @@ def test_one_program_serves_every_schedule_eta_and_trajectory_of_a_length():
     assert len(traces) == 1
 
 
-def test_a_walk_may_be_cut_anywhere(process):
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_a_walk_may_be_cut_anywhere(process, solver):
     denoise = ddx.denoiser(process, model_fn)
-    steps = gaussian.step_table(process, ddx.trajectory(100, 10), 1.0)
+    eta = 1.0 if solver == "euler" else 0.0
+    steps, kernel = gaussian.step_table(process, ddx.trajectory(100, 10), eta), kernels.make_kernel(solver, eta)
     keys = noise.example_keys(jax.random.key(0), jnp.arange(2))
     x_T = sampling.initial_noise(keys, SHAPE)
     draw_fn = sampling.noise_from(keys, x_T)
 
     @jax.jit
-    def walk(u_t, steps, k):
-        return sampling.walk(denoise.at, u_t, steps, k, variance.small, draw_fn)
+    def walk(walking, steps, k):
+        return sampling.walk(denoise.at, walking, steps, k, kernel, draw_fn)
 
-    whole = walk(x_T, steps, jnp.arange(10))
-    first = walk(x_T, jax.tree.map(lambda x: x[:5], steps), jnp.arange(5))
+    whole = walk(sampling.start(kernel, x_T), steps, jnp.arange(10))
+    first = walk(sampling.start(kernel, x_T), jax.tree.map(lambda x: x[:5], steps), jnp.arange(5))
     second = walk(first, jax.tree.map(lambda x: x[5:], steps), jnp.arange(5, 10))
-    np.testing.assert_array_equal(whole, second)
+    np.testing.assert_array_equal(whole.u_t, second.u_t)
 
 
 def test_eta_1_is_the_ancestral_sampler_and_its_noise_grows_with_eta(process):
@@ -116,14 +119,97 @@ def test_a_function_around_a_denoiser_samples_too(process):
         ({"eta": -0.1}, "eta=-0.1"),
         ({"variance": "tiny"}, "choose one of: small, large"),
         ({"variance": "large", "eta": 0.5}, "eta = 1"),
-        ({"key": None}, "needs a key"),
-        ({"noise": jnp.zeros((3, 1, *SHAPE))}, "one draw a step"),
+        ({"key": None, "eta": 1.0}, "needs a key"),
+        ({"eta": 1.5}, r"eta may be at most 1\.0"),
+        ({"solver": "rk4"}, "choose one of: euler, heun"),
+        ({"solver": "heun", "eta": 1.0}, "is for eta = 0"),
+        ({"solver": "dpmpp_2m", "eta": 1.0, "variance": "large"}, "belongs to solver 'euler'"),
+        ({"noise": jnp.zeros((3, 1, *SHAPE)), "eta": 1.0}, "one draw a step"),
     ],
 )
 def test_mistakes_are_named(process, kwargs, message):
     kwargs = {"key": jax.random.key(0), "x_T": jnp.zeros((1, *SHAPE)), **kwargs}
     with pytest.raises(ValueError, match=message):
         ddx.sample(process, ddx.denoiser(process, model_fn), **kwargs)
+
+
+def test_a_deterministic_sampler_needs_no_key(process):
+    x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+    denoise, times = ddx.denoiser(process, model_fn), ddx.trajectory(100, 10)
+    found = ddx.sample(process, denoise, None, x_T, times)
+    np.testing.assert_array_equal(found, ddx.sample(process, denoise, jax.random.key(1), x_T, times))
+    # A variance of one's own may add noise at eta = 0 (Analytic-DPM's DDIM), so noise is drawn for it.
+    with pytest.raises(ValueError, match="needs a key"):
+        ddx.sample(process, denoise, None, x_T, times, variance=lambda d, step: step.large)
+
+
+def test_an_eta_above_1_keeps_the_marginals_while_it_can():
+    """DDIM's step with sigma_s^2 - lambda2 >= 0 has the right marginal at s for any eta (its lemma 1)."""
+    process, times = ddx.ddpm(1000), ddx.trajectory(1000)
+    steps = gaussian.step_table(process, times, 1.0)
+    limit = float(np.min(1 / np.sqrt(-np.expm1(-2 * steps.h[:-1]))))
+    eta = 0.999 * limit
+    assert eta > 1.2
+    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
+    m_s, m_t = process.marginal(s), process.marginal(t)
+    c = gaussian.step_coefficients(process, s, t, eta)
+    np.testing.assert_allclose(c.k * m_t.alpha + c.gamma, m_s.alpha, rtol=1e-12)
+    np.testing.assert_allclose(c.k**2 * m_t.sigma**2 + c.lambda2, m_s.sigma**2, rtol=1e-12, atol=1e-300)
+    denoise, x_T = ddx.denoiser(process, model_fn), jnp.ones((1, *SHAPE))
+    assert bool(jnp.isfinite(ddx.sample(process, denoise, jax.random.key(0), x_T, times, eta)).all())
+    with pytest.raises(ValueError, match=r"may be at most"):
+        ddx.sample(process, denoise, jax.random.key(0), x_T, times, 1.001 * limit)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_the_memory_of_a_sampler_does_not_grow_with_its_steps(solver):
+    process = ddx.ddpm(1000)
+    denoise = ddx.denoiser(process, lambda x, t: jnp.tanh(x))
+    x_T = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
+
+    def compiled(K):
+        times = ddx.trajectory(1000, K)
+        eta = 1.0 if solver in ("euler", "dpmpp_2m") else 0.0
+        run = jax.jit(lambda key, x: ddx.sample(process, denoise, key, x, times, eta, solver=solver))
+        return run.lower(jax.random.key(0), x_T).compile().memory_analysis()
+
+    few, many = compiled(10), compiled(1000)
+    table = 1000 * 20 * 4  # twenty numbers a row
+    assert many.temp_size_in_bytes <= few.temp_size_in_bytes + table
+    assert many.argument_size_in_bytes == few.argument_size_in_bytes
+
+
+def test_progressive_keeps_what_a_shorter_walk_would_see(process):
+    denoise, times = ddx.denoiser(process, model_fn), (100, 70, 30, 10, 0)
+    x_T, draws = jnp.ones((2, *SHAPE)), jax.random.normal(jax.random.key(1), (4, 2, *SHAPE))
+    args = (times, 1.0, "small", draws)
+    x_0, film = ddx.progressive(process, denoise, None, x_T, (10, 100, 30), *args)
+    np.testing.assert_array_equal(x_0, ddx.sample(process, denoise, None, x_T, *args))
+    np.testing.assert_array_equal(film.x_t[1], x_T)
+    np.testing.assert_allclose(film.x_0[1], denoise(x_T, 100).x_0, rtol=1e-5, atol=1e-6)
+    for i, t in enumerate((10, 100, 30)):
+        np.testing.assert_allclose(film.x_0[i], denoise(film.x_t[i], t).x_0, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(film.x_0[0], x_0, rtol=1e-5, atol=1e-6)  # the last step's mean is its x_0
+    with pytest.raises(ValueError, match=r"frames \[50\] are not among"):
+        ddx.progressive(process, denoise, None, x_T, (50,), *args)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_encoding_and_decoding_with_a_constant_eps_is_the_identity(process, solver):
+    denoise = ddx.denoiser(process, lambda x, t: 0.3 * jnp.ones_like(x), clip=False)
+    with jax.enable_x64(True):
+        x_0 = jax.random.uniform(jax.random.key(0), (2, *SHAPE), jnp.float64, -1)
+        times = ddx.trajectory(100, 7, "even")
+        x_T = ddx.encode(process, denoise, x_0, times, solver)
+        back = ddx.sample(process, denoise, None, x_T, times, solver=solver)
+        # Encoding takes x_0 for x_1, decoding knows that x_1 = alpha_1 x_0 + sigma_1 eps.
+        m_1 = process.marginal(1)
+        np.testing.assert_allclose(back, (x_0 - m_1.sigma * 0.3) / m_1.alpha, rtol=1e-8, atol=1e-8)
+
+
+def test_encoding_needs_a_step(process):
+    with pytest.raises(ValueError, match="encoding needs increasing times"):
+        ddx.encode(process, ddx.denoiser(process, model_fn), jnp.ones((1, *SHAPE)), (1, 0))
 
 
 def test_sampling_differentiates(process):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddx import build
-from ddx.diffusion import gaussian, sampling
+from ddx.diffusion import sampling
 from ddx.training.state import init_state, make_optimizer
 from ddx.training.step import make_step, many_steps
 from tests.test_config import RUNS, shipped
@@ -54,15 +54,15 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(path, args):
     program = exported(state, key, (np.int32(2), batch)).mlir_module()
     assert "f64" not in program and "bf16" in program
 
-    sampler = build.sampler(config)
-    steps = gaussian.step_table(system.process, sampler.times, sampler.eta, shape[:2])
+    sampler = build.sampler(config, system)
 
     def walk(params, steps, draws, u_t):
         at = system.denoiser(params, sampler.clip).at
-        return sampling.walk(at, u_t, steps, draws, sampler.variance, sampling.noise_from(key, u_t))
+        walking = sampling.start(sampler.kernel, u_t)
+        return sampling.walk(at, walking, steps, draws, sampler.kernel, sampling.noise_from(key, u_t))
 
     u_t = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     lowered = jax.export.export(jax.jit(walk), platforms=["tpu", "cuda"])(
-        state.ema, jax.tree.map(lambda x: jnp.asarray(x), steps), jnp.arange(len(sampler.times) - 1), u_t
+        state.ema, jax.tree.map(lambda x: jnp.asarray(x), sampler.steps), jnp.arange(len(sampler.times) - 1), u_t
     )
     assert lowered.out_avals[0].shape == (2, *shape) and "f64" not in lowered.mlir_module()

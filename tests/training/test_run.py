@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ddx
 from ddx import config as config_lib
 from ddx.errors import CheckpointError, ConfigError, NonFiniteError
 from ddx.training import sample, train
@@ -70,15 +69,6 @@ def finish(process, code=0):
     output, _ = process.communicate(timeout=300)
     assert process.returncode == code, output
     return output
-
-
-@pytest.fixture(scope="module")
-def whole(tiny_config, tmp_path_factory):
-    """A run of 12 steps without interruption."""
-    workdir = tmp_path_factory.mktemp("whole")
-    outcome = train(tiny_config(), workdir)
-    assert outcome.step == 12 and outcome.finished
-    return workdir
 
 
 def files(workdir):
@@ -281,59 +271,3 @@ def test_two_runs_cannot_share_a_folder(tiny_config, tmp_path):
     with lock(tmp_path), pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}"):
         train(tiny_config(), tmp_path)
     train(tiny_config(train__num_steps=1), tmp_path)
-
-
-def samples(folder):
-    with np.load(folder / "samples.npz") as file:
-        return file["samples"]
-
-
-def test_sample_i_depends_only_on_seed_and_i(whole, tmp_path):
-    kwargs = {"sampler": "ancestral", "num_steps": 20}
-    sample(whole, 7, out=tmp_path / "a", batch_size=7, **kwargs)
-    sample(whole, 5, out=tmp_path / "b", batch_size=2, **kwargs)
-    sample(whole, 5, out=tmp_path / "c", batch_size=2, seed=1, **kwargs)
-    a, b, c = (samples(tmp_path / name) for name in "abc")
-    assert a.shape == (7, 8, 8, 1) and a.dtype == np.uint8
-    assert np.abs(a[:5].astype(int) - b).max() <= 1 and np.mean(a[:5] == b) > 0.99
-    assert np.mean(b == c) < 0.5
-    assert Image.open(tmp_path / "a" / "grid.png").size == (3 * 68 + 4, 3 * 68 + 4)
-
-
-def test_the_grid_of_a_run_shows_the_samples_of_its_seed(whole, tmp_path):
-    sample(whole, 4, out=tmp_path)
-    assert (tmp_path / "grid.png").read_bytes() == (whole / "samples" / "000012.png").read_bytes()
-
-
-def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
-    """Drawn again by hand: the checkpoint's EMA, DDIM with 5 steps, sample i from fold_in(key(seed), i)."""
-    sample(whole, 3, out=tmp_path, seed=5)
-    config = tiny_config()
-    system = ddx.build.system(config, (8, 8, 1))
-    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
-    ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
-    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
-    x_0 = ddx.sample(system.process, system.denoiser(ema, True), keys, x_T, ddx.trajectory(20, 5), 0.0)
-    assert np.abs(np.asarray((x_0 + 1) * 127.5) - samples(tmp_path)).max() < 0.51
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"num_steps": 21}, "exceeds process.num_steps=20"),
-        ({"eta": 2.0}, "between 0 and 1"),
-        ({"eta": 0.5, "sampler": "ancestral"}, "belongs to the ddim sampler"),
-        ({"variance": "large"}, "belongs to the ancestral sampler"),
-        ({"num_samples": 0}, "at least 1"),
-        ({"seed": -1}, "at least 0"),
-    ],
-)
-def test_impossible_sampling_is_refused(whole, kwargs, message, tmp_path):
-    with pytest.raises(ConfigError, match=message):
-        sample(whole, **{"num_samples": 4, "out": tmp_path, **kwargs})
-
-
-def test_sampling_needs_a_trained_network(tmp_path):
-    with pytest.raises(CheckpointError, match="has no trained network"):
-        sample(tmp_path / "nothing")

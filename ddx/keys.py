@@ -1,0 +1,129 @@
+"""The table of config keys, and the settings of the papers' samplers. `ddx.config` checks values against it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ddx.diffusion import schedules
+
+PREDICTIONS = ("eps", "x0", "v", "mean")
+VARIANCES = ("small", "large")
+SAMPLERS = ("ddim", "ancestral")
+SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
+
+# Changes of sample.* that make a paper's setting; the number of steps is the table's to vary.
+SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
+    "ddpm_cifar10": {"sampler": "ancestral", "variance": "large", "trajectory": "ddpm", "num_steps": 0, "clip": True},
+    "ddpm_256": {"sampler": "ancestral", "variance": "small", "trajectory": "ddpm", "num_steps": 0, "clip": True},
+    # DDIM's code clips in its sigma-hat rows only.
+    "ddim_cifar10": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_cifar10", "clip": False},
+    "ddim_cifar10_sigma_hat": {
+        "sampler": "ancestral",
+        "variance": "large",
+        "trajectory": "ddim_cifar10",
+        "clip": True,
+    },
+    "ddim_celeba64": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_celeba64", "clip": False},
+    "ddim_celeba64_sigma_hat": {
+        "sampler": "ancestral",
+        "variance": "large",
+        "trajectory": "ddim_celeba64",
+        "clip": True,
+    },
+    "ddim_lsun": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_lsun", "clip": False},
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """One config key: its default (which fixes its type), what it means, and the limit of its values."""
+
+    default: Any
+    meaning: str
+    limit: str = ""
+    holds: Callable[[Any], bool] = lambda value: True
+
+
+def _at_least(low: float) -> dict[str, Any]:
+    return {"limit": f"at least {low:g}", "holds": lambda value: value >= low}
+
+
+def _between(low: float, high: float) -> dict[str, Any]:
+    return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
+
+
+def _one_of(*choices: str) -> dict[str, Any]:
+    return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices}
+
+
+def _all_at_least(low: int) -> dict[str, Any]:
+    return {"limit": f"numbers of at least {low}", "holds": lambda value: all(v >= low for v in value)}
+
+
+KEYS: dict[str, Key] = {
+    "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_between(0, 2**32)),
+    "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
+    "data.split": Key("train", "the split to train on"),
+    "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
+    "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **_at_least(0)),
+    "data.channels": Key(
+        0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
+    ),
+    "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
+    "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
+    "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
+    "model.channels": Key(128, "channels of the first level", **_at_least(4)),
+    "model.multipliers": Key(
+        (1, 2, 2, 2),
+        "channels of each level, as multiples",
+        limit="numbers of at least 1, at least one level",
+        holds=lambda value: bool(value) and all(v >= 1 for v in value),
+    ),
+    "model.num_blocks": Key(2, "residual blocks a level", **_at_least(1)),
+    "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
+    "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
+    "model.dropout": Key(0.1, "dropout rate in residual blocks", **_between(0, 1)),
+    "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
+    "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
+    "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),
+    "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
+    "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
+    "train.accumulation": Key(
+        1, "parts that a device's batch is split into; their gradients are averaged", **_at_least(1)
+    ),
+    "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
+    "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
+    "train.clip_norm": Key(1.0, "limit of the gradient's global norm", limit="above 0", holds=lambda value: value > 0),
+    "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
+    "train.ema_warmup": Key(False, "use the smaller decay (1 + step) / (10 + step) while it is smaller"),
+    "train.steps_per_call": Key(0, "steps in one compiled call; 0: 1 on CPU, 50 elsewhere", **_at_least(0)),
+    "train.log_every": Key(100, "steps between lines of metrics", **_at_least(1)),
+    "train.checkpoint_every": Key(5000, "steps between checkpoints", **_at_least(1)),
+    "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
+    "train.sample_every": Key(25_000, "steps between grids of samples", **_at_least(1)),
+    "sample.sampler": Key("ddim", "how samples are drawn", **_one_of(*SAMPLERS)),
+    "sample.num_steps": Key(50, "steps a sample; 0: all T, or as many as the trajectory says", **_at_least(0)),
+    "sample.trajectory": Key("uniform", "the times to visit, as `ddx.trajectory` names them"),
+    "sample.solver": Key("euler", "euler is DDIM and DDPM, the others have a higher order", **_one_of(*SOLVERS)),
+    "sample.eta": Key(
+        0.0,
+        "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
+        limit="at least 0 and finite",
+        holds=lambda eta: 0 <= eta < math.inf,
+    ),
+    "sample.variance": Key("small", "reverse variance of the ancestral sampler", **_one_of(*VARIANCES)),
+    "sample.clip": Key(True, "clip the estimate of x_0 to [-1, 1]"),
+    "sample.num_images": Key(64, "images in a grid during training", **_at_least(1)),
+    "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
+}
+
+# A finished or interrupted run may go on with other values of these: they do not decide the state after N steps.
+CHANGEABLE = (
+    "train.num_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep_checkpoints",
+    "train.sample_every",
+)
+CHANGEABLE_GROUPS = ("sample.", "data.dir")

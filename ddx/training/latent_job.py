@@ -1,0 +1,178 @@
+"""Pictures of the latent space of a trained network: interpolations and reconstructions."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddx import build
+from ddx.data import given_images
+from ddx.data.augment import to_float
+from ddx.diffusion.gaussian import q_sample
+from ddx.diffusion.interpolation import slerp
+from ddx.diffusion.noise import white_noise
+from ddx.errors import ConfigError
+from ddx.files import make_directory, replacing, write_text
+from ddx.generation import Generator
+from ddx.pictures import grid, save_png, to_uint8
+from ddx.training import trained
+
+WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
+LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
+
+
+def interpolate(
+    workdir: str | pathlib.Path,
+    num_rows: int = 8,
+    *,
+    images: str | pathlib.Path | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    preset: str | None = None,
+    out: str | pathlib.Path | None = None,
+    **given: Any,
+) -> str:
+    """Draw what lies between images, 11 a row.
+
+    With the ddim sampler each row walks along the sphere from one latent to another: random latents 2i and 2i + 1 of
+    the seed in row i, or the latents of given images. With the ancestral sampler two given images are diffused, mixed
+    and led back (DDPM figure 9): the rows mix at ever noisier levels, the first in pixels, the last at T.
+
+    Args:
+      workdir: folder of a training run.
+      num_rows: rows between random latents; with images, one for each two of them.
+      images: an image folder, a .npy or an .npz file with at least two images.
+      seed: names the noise.
+      step: of the checkpoint; None for the newest.
+      preset: as in `sample`.
+      out: folder to write to; None for one in the workdir.
+      given: sampler, num_steps, trajectory, solver, eta, variance, clip, batch_size, as in `sample`.
+
+    Returns:
+      A line that says what was written: interpolation.npz ("samples": (rows, 11, H, W, C) uint8), .png and .json.
+
+    Raises:
+      ConfigError: a setting is invalid, or the images are too few.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the images cannot be read.
+    """
+    workdir = pathlib.Path(workdir)
+    source = trained.load(workdir, step)
+    config = trained.settings(source.system.config, seed, preset, **given)
+    between = None if images is None else _pairs(pathlib.Path(images), source.system.image_shape)
+    if config.sample.sampler == "ancestral":
+        if between is None:
+            raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
+        rows = _through_noise(source, config, seed, to_float(between[:2]))
+    else:
+        how = _deterministic(config, source.system, "interpolating")
+        if between is None:
+            latents = Generator(source.system, how).noise(seed, 2 * num_rows)
+        else:
+            how = how._replace(clip=False)
+            latents = Generator(source.system, how).encode(source.params, np.asarray(to_float(between)))
+        path = np.moveaxis(np.asarray(slerp(latents[0::2], latents[1::2], WEIGHTS)), 0, 1)
+        flat = Generator(source.system, how).decode(source.params, path.reshape(-1, *path.shape[2:]))
+        rows = flat.reshape(path.shape)
+    out = pathlib.Path(out) if out else workdir / "sampled" / f"step{source.step}_seed{seed}_interpolation"
+    record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
+    return _write(out, "interpolation", {"samples": to_uint8(rows)}, record | {"sample": config.sample.to_dict()})
+
+
+def reconstruct(
+    workdir: str | pathlib.Path,
+    images: str | pathlib.Path,
+    *,
+    step: int | None = None,
+    preset: str | None = None,
+    out: str | pathlib.Path | None = None,
+    **given: Any,
+) -> str:
+    """Encode images into latents and decode them again, both by DDIM without clipping (DDIM section 5.4).
+
+    Args:
+      workdir: folder of a training run.
+      images: an image, a folder of images, a .npy or an .npz file.
+      step: of the checkpoint; None for the newest.
+      preset: as in `sample`.
+      out: folder to write to; None for one in the workdir.
+      given: num_steps, trajectory, solver, batch_size, as in `sample`.
+
+    Returns:
+      A line that says what was written: reconstruction.npz ("samples": uint8, "latents": float32), .json with the mean
+      squared error per dimension of images in [0, 1], as in DDIM's table 2, and .png: each image beside what came back.
+
+    Raises:
+      ConfigError: a setting is invalid.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the images cannot be read.
+    """
+    workdir = pathlib.Path(workdir)
+    source = trained.load(workdir, step)
+    config = trained.settings(source.system.config, 0, preset, **given)
+    originals = given_images(pathlib.Path(images), source.system.image_shape)
+    x_0 = np.asarray(to_float(originals))
+    generator = Generator(source.system, _deterministic(config, source.system, "reconstructing")._replace(clip=False))
+    latents = generator.encode(source.params, x_0)
+    decoded = generator.decode(source.params, latents)
+    error = float(np.mean(np.square((decoded - x_0) / 2)))
+    out = pathlib.Path(out) if out else workdir / "sampled" / f"step{source.step}_reconstruction"
+    record = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "images": str(images),
+        "num_images": len(x_0),
+        "mean_squared_error": error,
+        "sample": config.sample.to_dict(),
+    }
+    beside = np.stack([originals, to_uint8(decoded)], axis=1)[:50].reshape(-1, 1, *x_0.shape[1:])
+    arrays = {"samples": to_uint8(decoded), "latents": latents}
+    line = _write(out, "reconstruction", arrays, record, beside.reshape(-1, min(10, len(beside)), *x_0.shape[1:]))
+    return f"{line}; mean squared error {error:.4g} of images in [0, 1]"
+
+
+def _deterministic(config: Any, system: build.System, what: str) -> build.Sampler:
+    how = build.sampler(config, system)
+    if not how.deterministic:
+        raise ConfigError(f"{what} needs latents that determine their image. Set --sampler=ddim --eta=0")
+    return how
+
+
+def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+    images = given_images(path, shape)
+    if len(images) < 2:
+        raise ConfigError(f"{path} has one image; interpolation needs two. Name a folder or a file with more")
+    return images[: len(images) // 2 * 2]
+
+
+def _through_noise(source: trained.Trained, config: Any, seed: int, ends: Any) -> np.ndarray:
+    """The rows of DDPM's figure 9 for two images (2, H, W, C), which all share their noise."""
+    process = source.system.process
+    how = build.sampler(config, source.system)
+    generator = Generator(source.system, how)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), 2)
+    noise = white_noise(keys, ends.shape[1:])
+    visited = np.linspace(len(how.times) - 1, 0, LEVELS).round().astype(int)  # from t = 0 up
+    rows = []
+    for first in visited:
+        x_t = ends if how.times[first] == 0 else q_sample(process, ends, how.times[first], noise)
+        a, b = np.asarray(x_t)
+        mixed = np.stack([(1 - w) * a + w * b for w in WEIGHTS])
+        same = np.zeros(len(mixed), int)
+        rows.append(mixed if how.times[first] == 0 else generator.decode(source.params, mixed, first, seed, same))
+    return np.stack(rows)
+
+
+def _write(
+    out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], shown: np.ndarray | None = None
+) -> str:
+    """Write NAME.npz, NAME.json and NAME.png, which shows (rows, columns, H, W, C) uint8, by default the samples."""
+    make_directory(out, "--out")
+    with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    shown = arrays["samples"] if shown is None else shown
+    save_png(out / f"{name}.png", grid(shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1]))
+    write_text(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    return f"wrote {out}/{name}.npz, {name}.png, {name}.json"

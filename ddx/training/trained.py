@@ -1,0 +1,90 @@
+"""From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from ddx import build
+from ddx.config import completed, validate
+from ddx.diffusion.trajectory import counts_itself
+from ddx.errors import CheckpointError, ConfigError
+from ddx.keys import SAMPLING_PRESETS
+from ddx.training.checkpoint import Checkpoints
+
+
+class Trained(NamedTuple):
+    """A network at a step of its training."""
+
+    step: int
+    seal: str  # names the checkpoint
+    system: build.System
+    params: Any  # averaged weights
+
+
+def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
+    """The averaged weights of a checkpoint, by default the newest, of a run that may be going on.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if step is not None:
+        checkpoints.check(step)
+        return _restore(checkpoints, step)
+    while True:
+        step = checkpoints.newest(set_aside=False)
+        if step is None:
+            raise CheckpointError(
+                f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
+            )
+        try:
+            return _restore(checkpoints, step)
+        except (OSError, ValueError):
+            if step in checkpoints.steps():
+                raise
+            # The run removed it in the meantime, for a newer one.
+
+
+def _restore(checkpoints: Checkpoints, step: int) -> Trained:
+    meta = checkpoints.meta(step)
+    system = build.system(completed(meta["config"]), tuple(meta["image_shape"]))
+    ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
+    return Trained(step, checkpoints.seal(step), system, ema)
+
+
+def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) -> ConfigDict:
+    """The config with another seed and other sampling settings: those of a preset, then what is given and not None.
+
+    Raises:
+      ConfigError: a setting is invalid, or belongs to another sampler.
+    """
+    if preset is not None and preset not in SAMPLING_PRESETS:
+        raise ConfigError(f"preset {preset!r} is unknown. Choose one of: {', '.join(SAMPLING_PRESETS)}")
+    given = {name: value for name, value in given.items() if value is not None}
+    changed = config.to_dict() | {"seed": seed}
+    sample = changed["sample"] | (SAMPLING_PRESETS[preset] if preset else {})
+    if "trajectory" in given and counts_itself(given["trajectory"]):
+        sample["num_steps"] = 0
+    changed["sample"] = sample = sample | given
+    if "eta" in given and sample["sampler"] != "ddim":
+        raise ConfigError(
+            f"eta={given['eta']} belongs to the ddim sampler, not {sample['sampler']}."
+            " Leave it out or set --sampler=ddim"
+        )
+    if "variance" in given and sample["sampler"] != "ancestral":
+        raise ConfigError(
+            f"variance={given['variance']} belongs to the ancestral sampler, not {sample['sampler']}."
+            " Leave it out or set --sampler=ancestral"
+        )
+    return validate(changed)
+
+
+def describe(config: ConfigDict) -> str:
+    """The settings as part of a folder's name."""
+    s = config.sample
+    parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
+    parts += [f"eta{s.eta:g}"] if s.sampler == "ddim" else [s.variance]
+    parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)
+    return "_".join(parts)

@@ -1,0 +1,135 @@
+"""Solvers have their order: the error against the exact flow of Gaussian data falls as K^-order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.diffusion import kernels
+from tests import oracle
+
+SHAPE = (3, 2, 1)
+PROCESSES = {"linear": ddx.ddpm(200_000), "cosine": ddx.iddpm(200_000)}  # fine enough that any time is one of them
+
+
+def log_snr_times(process, K, rho=0.0):
+    """Times even in log-SNR, or, with rho, in the (1 / rho)-th power of sigma / alpha (Karras et al. 2022, eq. 5)."""
+    logsnr = process.logsnr[1:]
+    if rho:
+        first, last = (np.exp(-logsnr[[0, -1]] / 2)) ** (1 / rho)
+        wanted = -2 * rho * np.log(np.linspace(first, last, K))
+    else:
+        wanted = np.linspace(logsnr[0], logsnr[-1], K)
+    times = len(logsnr) - np.searchsorted(logsnr[::-1], wanted)
+    return (*np.unique(np.clip(times, 1, process.num_steps))[::-1].tolist(), 0)
+
+
+def flow(data, m_s, m_t, x_t):
+    """The exact solution of the probability-flow equation: deviations from the mean scale with the spread."""
+    spread_s, spread_t = (m.alpha**2 * data.variance + m.sigma**2 for m in (m_s, m_t))
+    return m_s.alpha * data.mean + np.sqrt(spread_s / spread_t) * (x_t - m_t.alpha * data.mean)
+
+
+def errors(process, solver, trajectories, eta=0.0):
+    data = oracle.random_gaussian(SHAPE)
+    denoise = ddx.denoiser(process, data.model_fn(process), clip=False)
+    x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE), jnp.float64)
+    for times in trajectories:
+        m_T, m_1 = process.marginal(times[0]), process.marginal(times[-2])
+        # The last step, to the data, is x_0 at the last noisy time, in every solver.
+        exact = data.expectation(m_1.alpha, m_1.sigma, flow(data, m_1, m_T, x_T))
+        found = ddx.sample(process, denoise, None, x_T, times, eta, solver=solver)
+        yield float(jnp.abs(found - exact).max())
+
+
+def slope(Ks, errors):
+    return -np.polyfit(np.log(Ks), np.log(list(errors)), 1)[0]
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    ("solver", "order", "rho"), [("euler", 1, 0), ("heun", 2, 0), ("dpmpp_2m", 2, 0), ("dpmpp_3m", 3, 7)]
+)
+def test_a_solver_has_its_order(name, solver, order, rho):
+    process, Ks = PROCESSES[name], (128, 256, 512)
+    with jax.enable_x64(True):
+        found = slope(Ks, errors(process, solver, [log_snr_times(process, K, rho) for K in Ks]))
+    assert abs(found - order) < 0.2, found
+
+
+@pytest.mark.parametrize("T", [1000, 4000])
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_heun_keeps_its_order_when_times_are_even(schedule, T):
+    process, Ks = ddx.ddpm(T, schedule), (32, 64, 128)
+    with jax.enable_x64(True):
+        found = slope(Ks, errors(process, "heun", [ddx.trajectory(T, K, "linspace") for K in Ks]))
+    assert abs(found - 2) < 0.2, found
+
+
+def test_each_order_is_worth_it_at_twenty_steps():
+    process = PROCESSES["linear"]
+    with jax.enable_x64(True):
+        times = [log_snr_times(process, 20)]
+        euler, second, third = (next(errors(process, solver, times)) for solver in ("euler", "dpmpp_2m", "dpmpp_3m"))
+    assert third < 0.5 * second and second < 0.25 * euler
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_every_solver_is_exact_where_the_data_are_one_point(solver):
+    process = ddx.iddpm(1000)
+    with jax.enable_x64(True):
+        point = oracle.Gaussian(oracle.random_gaussian(SHAPE).mean, jnp.zeros(SHAPE))
+        denoise = ddx.denoiser(process, point.model_fn(process, "x0"), "x0")
+        x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE), jnp.float64)
+        for times in ((1000, 0), (1000, 400, 0), ddx.trajectory(1000, 30, "quad")):
+            x_0 = ddx.sample(process, denoise, None, x_T, times, solver=solver)
+            np.testing.assert_allclose(x_0, np.broadcast_to(point.mean, x_0.shape), atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_a_process_that_ends_without_signal_can_be_solved(solver):
+    """The first step then has an infinite length in log-SNR."""
+    process = ddx.ddpm(100, "jsd")
+    assert process.logsnr[-1] == -np.inf
+    with jax.enable_x64(True):
+        data = oracle.random_gaussian(SHAPE)
+        denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)
+        x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE), jnp.float64)
+        x_0 = ddx.sample(process, denoise, None, x_T, ddx.trajectory(100, 50), solver=solver)
+        m_T, m_1 = process.marginal(100), process.marginal(1)
+        exact = data.expectation(m_1.alpha, m_1.sigma, flow(data, m_1, m_T, x_T))
+        # trajectory "uniform" ends at t = 99, whose marginal is close to that of 100.
+        assert float(jnp.abs(x_0 - exact).max()) < 0.2
+
+
+def test_sde_dpm_solver_converges_to_the_datas_moments_faster_than_ancestral_sampling():
+    from tests.diffusion.test_oracle import moments_of_samples
+
+    process, spread = PROCESSES["linear"], {}
+    with jax.enable_x64(True):
+        data = oracle.random_gaussian((2, 1, 1))
+        for solver in ("euler", "dpmpp_2m"):
+            found = []
+            for K in (20, 40, 80):
+                times = log_snr_times(process, K)
+                variance = moments_of_samples(process, data, times, 1.0, "small", solver=solver)[1]
+                found.append(float(np.abs(variance - data.variance).max()))
+            spread[solver] = np.array(found)
+    assert np.all(spread["dpmpp_2m"] < 0.5 * spread["euler"]), spread
+    assert np.all(np.diff(spread["dpmpp_2m"]) < 0), spread
+
+
+def test_a_kernel_of_ones_own_runs_like_the_others():
+    """Stochastic or not, with memory or not, a sampler is a pair of functions."""
+    process = ddx.ddpm(100)
+    denoise = ddx.denoiser(process, lambda x, t: 0.3 * x)
+    x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+    def step(at, u_t, count, row, z):
+        d = at(u_t, row.level)
+        return row.k * u_t + row.gamma * d.x_0 + row.noise * jnp.sqrt(row.small) * z, count + 1, d
+
+    mine = ddx.Kernel(lambda u_T: jnp.zeros((), jnp.int32), step)
+    args = (process, denoise, jax.random.key(1), x_T, ddx.trajectory(100, 10), 1.0)
+    np.testing.assert_array_equal(ddx.sample(*args, solver=mine), ddx.sample(*args))

@@ -1,0 +1,102 @@
+"""Trajectories: what every spacing promises, and the mistakes. The references' indices are in test_golden."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ddx
+from ddx.diffusion.trajectory import PAPERS, SPACINGS, counts_itself
+
+NAMES = [name for name in (*SPACINGS, *PAPERS, "power2", "power3.5") if name not in ("full", "ddpm")]
+AT_MOST_K = [name for name in NAMES if name not in ("uniform", "ddim_celeba64", "ddim_lsun")]
+
+
+def quiet(*args):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ddx.trajectory(*args)
+
+
+@pytest.mark.parametrize("spacing", NAMES)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_times_decrease_from_at_most_T_to_0(spacing, data):
+    T = data.draw(st.integers(1, 5000))
+    K = data.draw(st.integers(1, T))
+    times = quiet(T, K, spacing)
+    assert all(isinstance(t, int) for t in times)
+    assert times[0] <= T and times[-1] == 0 and times[-2] >= 1
+    assert np.all(np.diff(times) < 0)
+    if spacing in AT_MOST_K:
+        assert len(times) - 1 <= K
+
+
+@pytest.mark.parametrize("spacing", ["even", "linspace", "power2", "sections", "trailing"])
+@pytest.mark.parametrize("K", [2, 7, 50, 999, 1000])
+def test_spacings_that_start_from_pure_noise(spacing, K):
+    times = quiet(1000, K, spacing)
+    assert times[0] == 1000 and len(times) == K + 1
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ((1000, 4, "leading"), (751, 501, 251, 1, 0)),  # diffusers: 750, 500, 250, 0
+        ((1000, 4, "trailing"), (1000, 750, 500, 250, 0)),  # diffusers: 999, 749, 499, 249
+        ((1000, 4, "linspace"), (1000, 667, 334, 1, 0)),  # diffusers: 999, 666, 333, 0
+        ((1000, 3, "leading"), (667, 334, 1, 0)),
+        ((1000, 1, "linspace"), (1000, 0)),
+        ((1000, 1, "even"), (1000, 0)),
+        ((1000, 1, "power2"), (1000, 0)),
+        ((1000, None, "2"), (1000, 1, 0)),
+        ((1000, None, "ddim5"), (801, 601, 401, 201, 1, 0)),
+        ((1000, None, "times:1000,500,1"), (1000, 500, 1, 0)),
+        ((1000, 3, "times:1000,500,1,0"), (1000, 500, 1, 0)),
+        ((1000, 2, (900, 30)), (900, 30, 0)),
+        ((10, None, "ddpm"), (*range(10, 0, -1), 0)),
+    ],
+)
+def test_examples(args, expected):
+    assert ddx.trajectory(*args) == expected
+
+
+def test_papers_have_their_spacing():
+    assert quiet(1000, 50, "ddim_cifar10") == quiet(1000, 50, "quad")
+    assert ddx.trajectory(1000, 50, "ddim_celeba64") == ddx.trajectory(1000, 50, "uniform")
+    assert ddx.trajectory(4000, 50, "iddpm") == ddx.trajectory(4000, None, "50")
+    assert ddx.trajectory(1000, 51, "analytic_dpm") == ddx.trajectory(1000, 51, "even")
+
+
+def test_dropped_times_are_counted():
+    with pytest.warns(UserWarning, match=r"'quad' visits 96 times and not 100: it repeats 4,"):
+        assert len(ddx.trajectory(1000, 100, "quad")) == 97
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((1000, 50, "quadratic"), "choose one of: full, uniform, quad, even"),
+        ((1000, 50, "power0.5"), "power2"),
+        ((1000, 50, "10,20,30"), "visits 60 times, not 50"),
+        ((1000, 10, "ddim50"), "visits 50 times, not 10"),
+        ((1000, 10, (1000, 0)), "visits 1 times, not 10"),
+        ((1000, None, "0"), "visits no time"),
+        ((1000, None, "ddim1"), "no integer stride"),
+        ((10, None, "11"), "cannot divide section of 10 steps into 11"),
+        ((1000, None, "times:1,2"), "decrease strictly"),
+        ((1000, None, "times:a,b"), "must list times"),
+        ((1000, None, "times:2000"), "at most T = 1000"),
+        ((1000, 0, "even"), r"1\.\.1000"),
+    ],
+)
+def test_mistakes_are_named(args, message):
+    with pytest.raises(ValueError, match=message):
+        ddx.trajectory(*args)
+
+
+def test_which_spacings_count_themselves():
+    assert all(map(counts_itself, ("250", "10,20,30", "ddim50", "times:5,1")))
+    assert not any(map(counts_itself, ("ddim_cifar10", "uniform", "power2", "ddpm")))

@@ -1,0 +1,260 @@
+"""Sampling jobs: exact, resumable, and what they write."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddx
+from ddx.errors import CheckpointError, ConfigError, DataError
+from ddx.training import interpolate, reconstruct, sample, sampling_job
+from ddx.training.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def samples(folder):
+    with np.load(folder / "samples.npz") as file:
+        return file["samples"]
+
+
+def test_sample_i_depends_only_on_seed_and_i(whole, tmp_path):
+    kwargs = {"sampler": "ancestral", "num_steps": 20}
+    sample(whole, 7, out=tmp_path / "a", batch_size=7, **kwargs)
+    sample(whole, 5, out=tmp_path / "b", batch_size=2, **kwargs)
+    sample(whole, 5, out=tmp_path / "c", batch_size=2, seed=1, **kwargs)
+    a, b, c = (samples(tmp_path / name) for name in "abc")
+    assert a.shape == (7, 8, 8, 1) and a.dtype == np.uint8
+    assert np.abs(a[:5].astype(int) - b).max() <= 1 and np.mean(a[:5] == b) > 0.99
+    assert np.mean(b == c) < 0.5
+    assert Image.open(tmp_path / "a" / "grid.png").size == (3 * 68 + 4, 3 * 68 + 4)
+
+
+def test_the_grid_of_a_run_shows_the_samples_of_its_seed(whole, tmp_path):
+    sample(whole, 4, out=tmp_path)
+    assert (tmp_path / "grid.png").read_bytes() == (whole / "samples" / "000012.png").read_bytes()
+
+
+def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
+    """Drawn again by hand: the checkpoint's EMA, DDIM with 5 steps, sample i from fold_in(key(seed), i)."""
+    sample(whole, 3, out=tmp_path, seed=5)
+    config = tiny_config()
+    system = ddx.build.system(config, (8, 8, 1))
+    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+    ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
+    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    x_0 = ddx.sample(system.process, system.denoiser(ema, True), keys, x_T, ddx.trajectory(20, 5), 0.0)
+    assert np.abs(np.asarray((x_0 + 1) * 127.5) - samples(tmp_path)).max() < 0.51
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_steps": 21}, "exceeds process.num_steps=20"),
+        ({"eta": 20.0}, "eta may be at most"),
+        ({"eta": -1.0}, "at least 0"),
+        ({"trajectory": "quadratic"}, "choose one of: full"),
+        ({"trajectory": "ddim10", "num_steps": 5}, "visits 10 times, not 5"),
+        ({"solver": "heun", "eta": 0.5}, "without noise"),
+        ({"preset": "ddim_cifar"}, "Choose one of: ddpm_cifar10"),
+        ({"step": 5}, "there are: "),
+        ({"eta": 0.5, "sampler": "ancestral"}, "belongs to the ddim sampler"),
+        ({"variance": "large"}, "belongs to the ancestral sampler"),
+        ({"num_samples": 0}, "at least 1"),
+        ({"seed": -1}, "at least 0"),
+    ],
+)
+def test_impossible_sampling_is_refused(whole, kwargs, message, tmp_path):
+    with pytest.raises((ConfigError, CheckpointError), match=message):
+        sample(whole, **{"num_samples": 4, "out": tmp_path, **kwargs})
+
+
+def test_sampling_needs_a_trained_network(tmp_path):
+    with pytest.raises(CheckpointError, match="has no trained network"):
+        sample(tmp_path / "nothing")
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def command(workdir, out, *args, devices=1):
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    argv = [sys.executable, "-m", "launch.sample", f"--workdir={workdir}", f"--out={out}", *args]
+    return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+JOB = ("--num_samples=30", "--batch_size=4", "--sampler=ancestral", "--num_steps=20", "--gif")
+
+
+@pytest.mark.parametrize("parts_before", [(1, 3), (0, 7)])
+def test_kill_9_and_the_same_command_end_in_the_same_bytes(whole, tmp_path, parts_before):
+    assert command(whole, tmp_path / "whole", *JOB).wait(300) == 0
+    out = tmp_path / "cut"
+    for count in parts_before:
+        process = command(whole, out, *JOB)
+        while len(list(out.glob("parts/0*.npz"))) < count and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    process = command(whole, out, *JOB)
+    assert "wrote 30 samples" in process.communicate(timeout=300)[0]
+    assert contents(out) == contents(tmp_path / "whole")
+    assert sorted(p.name for p in out.iterdir()) == [
+        "LOCK",
+        "film.gif",
+        "film.png",
+        "grid.png",
+        "samples.json",
+        "samples.npz",
+    ]
+
+
+def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypatch):
+    """Stopped after every single batch, and with one batch damaged: nothing is missing, nothing drawn twice."""
+    kwargs = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
+    sample(whole, out=tmp_path / "whole", **kwargs)
+    drawn, save = [], sampling_job.np.savez_compressed
+
+    class Stop(Exception):
+        pass
+
+    def one(file, **arrays):
+        save(file, **arrays)
+        drawn.append(len(arrays["samples"]))
+        file.close()
+        os.replace(file.name, tmp_path / "cut" / "parts" / f"{sum(drawn[:-1]):08d}.npz")
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sampling_job.np, "savez_compressed", one)
+        for _ in range(4):
+            with pytest.raises((Stop, FileNotFoundError)):
+                sample(whole, out=tmp_path / "cut", **kwargs)
+    assert drawn == [3, 3, 3, 1]
+    (tmp_path / "cut" / "parts" / "00000003.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match=r"00000003.npz is damaged .* drawing it again"):
+        sample(whole, out=tmp_path / "cut", **kwargs)
+    np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
+
+
+def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):
+    assert sample(whole, 4, out=tmp_path).startswith("wrote 4 samples of step 12, 5 steps each")
+    before = contents(tmp_path)
+    assert sample(whole, 4, out=tmp_path).startswith("already there: 4 samples")
+    assert contents(tmp_path) == before
+    (tmp_path / "samples.npz").unlink()
+    assert sample(whole, 4, out=tmp_path).startswith("wrote")
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"num_steps": 4}, {"num_samples": 5}, {"batch_size": 2}, {"gif": True}]
+)
+def test_two_jobs_are_not_mixed(whole, tmp_path, change):
+    sample(whole, 4, out=tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(ConfigError, match="holds samples of another job"):
+        sample(whole, **{"num_samples": 4, "out": tmp_path, **change})
+    assert contents(tmp_path) == before
+
+
+def test_a_job_stays_with_its_checkpoint(whole, tmp_path):
+    """Begun at step 8, it goes on with step 8 although 12 is there."""
+    sample(whole, 4, out=tmp_path, step=8)
+    (tmp_path / "samples.npz").unlink()
+    assert "samples of step 8" in sample(whole, 4, out=tmp_path)
+    with pytest.raises(ConfigError, match="step 8 -> 12"):
+        sample(whole, 4, out=tmp_path, step=12)
+
+
+def test_eight_devices_draw_what_one_does(whole, tmp_path):
+    for devices in (1, 8):
+        process = command(whole, tmp_path / str(devices), "--num_samples=20", "--batch_size=16", devices=devices)
+        assert process.wait(300) == 0
+    one, eight = (samples(tmp_path / n).astype(int) for n in ("1", "8"))
+    assert np.abs(one - eight).max() <= 1 and np.mean(one == eight) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("settings", "library"),
+    [
+        ({"trajectory": "quad", "num_steps": 7}, {"times": (7, "quad")}),
+        ({"trajectory": "10"}, {"times": (None, "10")}),
+        ({"solver": "dpmpp_2m", "num_steps": 6}, {"times": (6, "uniform"), "solver": "dpmpp_2m"}),
+        ({"solver": "heun", "num_steps": 5}, {"times": (5, "uniform"), "solver": "heun"}),
+        ({"solver": "dpmpp_3m", "num_steps": 7, "clip": False}, {"times": (7, "uniform"), "solver": "dpmpp_3m"}),
+        ({"eta": 0.5, "num_steps": 20}, {"times": (20, "uniform"), "eta": 0.5}),
+        ({"preset": "ddim_cifar10_sigma_hat", "num_steps": 5}, {"times": (5, "quad"), "eta": 1.0, "variance": "large"}),
+    ],
+)
+def test_the_job_draws_what_the_library_does(whole, tmp_path, settings, library, tiny_config):
+    sample(whole, 3, out=tmp_path, seed=5, **settings)
+    system = ddx.build.system(tiny_config(), (8, 8, 1))
+    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+    ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
+    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    times = ddx.trajectory(20, *library.pop("times"))
+    x_0 = ddx.sample(system.process, system.denoiser(ema, settings.get("clip", True)), keys, x_T, times, **library)
+    x_0 = np.clip(np.asarray(x_0), -1, 1)
+    assert np.abs((x_0 + 1) * 127.5 - samples(tmp_path)).max() < 0.52
+
+
+def test_a_film_ends_in_the_samples(whole, tmp_path):
+    sample(whole, 5, out=tmp_path, gif=True)
+    with Image.open(tmp_path / "film.gif") as film:
+        assert film.n_frames == 6 and film.size == (2 * (2 * 68 + 4), 2 * 68 + 4)  # of the first batch, 4 images
+    assert Image.open(tmp_path / "film.png").size == (6 * 68 + 4, 8 * 68 + 4)
+
+
+def test_latents_are_interpolated_and_images_come_back(whole, tmp_path):
+    assert "wrote" in interpolate(whole, 2, out=tmp_path / "a")
+    with np.load(tmp_path / "a" / "interpolation.npz") as file:
+        assert file["samples"].shape == (2, 11, 8, 8, 1)
+        ends = file["samples"][:, [0, -1]]
+    sample(whole, 4, out=tmp_path / "samples")
+    assert np.abs(ends.reshape(4, 8, 8, 1).astype(int) - samples(tmp_path / "samples")).max() <= 1
+    line = reconstruct(whole, tmp_path / "samples" / "samples.npz", out=tmp_path / "b", num_steps=20)
+    error = json.loads((tmp_path / "b" / "reconstruction.json").read_text())["mean_squared_error"]
+    assert f"mean squared error {error:.4g}" in line
+    with np.load(tmp_path / "b" / "reconstruction.npz") as file:
+        back = file["samples"] / 255.0
+    clipped_error = np.square(back - samples(tmp_path / "samples") / 255.0).mean()
+    assert clipped_error <= error * 1.1 + 1e-4
+    for solver in ("ddim", "ancestral"):
+        line = interpolate(
+            whole, images=tmp_path / "samples" / "samples.npz", out=tmp_path / solver, sampler=solver, num_steps=20
+        )
+        assert "interpolation.png" in line
+    with np.load(tmp_path / "ancestral" / "interpolation.npz") as file:
+        grid = file["samples"]
+    assert grid.shape == (9, 11, 8, 8, 1)
+    np.testing.assert_array_equal(grid[0, 0], samples(tmp_path / "samples")[0])
+    assert (grid[-1] == grid[-1, :1]).mean() > 0.5  # at T hardly anything is left of the images
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "message"),
+    [
+        (lambda w, t: reconstruct(w, t / "none.png", out=t), DataError, "cannot read"),
+        (lambda w, t: reconstruct(w, t / "none.npz", out=t), DataError, "cannot read"),
+        (lambda w, t: reconstruct(w, ROOT / "README.md", out=t), DataError, "cannot be used"),
+        (lambda w, t: reconstruct(w, t, eta=1.0, out=t), DataError, "image"),
+        (lambda w, t: interpolate(w, 2, sampler="ancestral", out=t), ConfigError, "needs two images"),
+        (lambda w, t: interpolate(w, 2, eta=1.0, out=t), ConfigError, "Set --sampler=ddim --eta=0"),
+        (lambda w, t: interpolate(w, images=ROOT / "docs" / "digits.png", out=t), ConfigError, "has one image"),
+    ],
+)
+def test_impossible_pictures_are_refused(whole, tmp_path, job, error, message):
+    with pytest.raises(error, match=message):
+        job(whole, tmp_path)

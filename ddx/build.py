@@ -19,8 +19,8 @@ from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
 from ddx.models import UNet
 
-LossFn = Callable[[Any, Any, Any, Any, Any], Any]
-"""loss(params, x_0, t, noise, dropout_key) -> (B,)."""
+LossFn = Callable[[Any, Any, Any, Any, Any, Any], Any]
+"""loss(params, x_0, label, t, noise, dropout_key) -> (B,)."""
 
 
 class System(NamedTuple):
@@ -31,24 +31,33 @@ class System(NamedTuple):
     model: nn.Module
     image_shape: tuple[int, int, int]
 
+    @property
+    def num_classes(self) -> int:
+        """Classes that the network is told, 0 for none."""
+        count: int = self.model.num_classes
+        return count
+
     def init(self, key: Any) -> Any:
         """Initial parameters."""
-        x = jnp.zeros((1, *self.image_shape))
-        return self.model.init(key, x, jnp.zeros((1,), jnp.int32))["params"]
+        x, zero = jnp.zeros((1, *self.image_shape)), jnp.zeros((1,), jnp.int32)
+        return self.model.init(key, x, zero, zero if self.num_classes else None)["params"]
 
-    def loss(self, params: Any, x_0: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
+    def loss(self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
         """The training loss of each example, (B,)."""
+        told = label if self.num_classes else None
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
-            return self.model.apply({"params": params}, x_t, model_time, train=True, rngs={"dropout": dropout_key})
+            rngs = {"dropout": dropout_key}
+            return self.model.apply({"params": params}, x_t, model_time, told, train=True, rngs=rngs)
 
         return losses.simple_loss(self.process, model_fn, x_0, t, noise, self.config.loss.prediction)
 
-    def denoiser(self, params: Any, clip: bool) -> Denoiser:
-        """The network with these parameters as an estimator of (x_0, eps)."""
+    def denoiser(self, params: Any, clip: bool, label: Any = None) -> Denoiser:
+        """The network with these parameters, told the classes `label` (B,), as an estimator of (x_0, eps)."""
+        told = label if self.num_classes else None
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
-            return self.model.apply({"params": params}, x_t, model_time)
+            return self.model.apply({"params": params}, x_t, model_time, told)
 
         return denoiser(self.process, model_fn, self.config.loss.prediction, clip)
 
@@ -78,9 +87,17 @@ def dataset(config: ConfigDict) -> ddx.data.Dataset:
     return data
 
 
-def system(config: Any, image_shape: tuple[int, int, int]) -> System:
-    """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C)."""
+def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1) -> System:
+    """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C).
+
+    `num_classes` are those of the data set; a class-conditional network is told them.
+
+    Raises:
+      ConfigError: the network is to be told classes and there is only one.
+    """
     config = validate(config)
+    if config.model.class_conditional and num_classes < 2:
+        raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
     process = ddpm(config.process.num_steps, config.process.schedule)
     m = config.model
     model = UNet(
@@ -91,6 +108,7 @@ def system(config: Any, image_shape: tuple[int, int, int]) -> System:
         groups=m.groups,
         dropout=m.dropout,
         out_channels=image_shape[-1],
+        num_classes=num_classes if config.model.class_conditional else 0,
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
     )

@@ -28,8 +28,15 @@ class Batch(NamedTuple):
 class Generator:
     """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
 
-    def __init__(self, system: System, sampler: Sampler, frames: tuple[int, ...] = ()) -> None:
-        """`system` and `sampler` are `ddx.build`'s; `frames` are the times to film, if any."""
+    def __init__(
+        self, system: System, sampler: Sampler, frames: tuple[int, ...] = (), labels: tuple[int, ...] = ()
+    ) -> None:
+        """`system` and `sampler` are `ddx.build`'s.
+
+        `frames` are the times to film, if any. Image i of a network with classes is of class labels[i], or, beyond
+        them, from the first again; by default of class 0, 1, ... in turn.
+        """
+        self._labels = np.asarray(labels or range(max(1, system.num_classes)), np.int32)
         self._shape = system.image_shape
         self._process = system.process
         self._sampler = sampler
@@ -43,8 +50,8 @@ class Generator:
         def begin(x: Any) -> Any:
             return sampling.start(kernel, basis.analysis(x))
 
-        def walk(params: Any, steps: Any, draws: Any, keys: Any, walking: Any) -> Any:
-            at = system.denoiser(params, sampler.clip).at
+        def walk(params: Any, steps: Any, draws: Any, keys: Any, label: Any, walking: Any) -> Any:
+            at = system.denoiser(params, sampler.clip, label).at
             draw = sampling.no_noise if sampler.deterministic else sampling.noise_from(keys, walking.u_t)
             return sampling.walk(at, walking, steps, draws, kernel, draw)
 
@@ -54,7 +61,7 @@ class Generator:
 
         self._noise = parallel.over_batch(noise, shared=0, split=1)
         self._begin = parallel.over_batch(begin, shared=0, split=1)
-        self._walk = parallel.over_batch(walk, shared=3, split=2)
+        self._walk = parallel.over_batch(walk, shared=3, split=3)
         self._end = parallel.over_batch(end, shared=0, split=1)
 
     def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
@@ -74,8 +81,9 @@ class Generator:
         params = parallel.replicate(params)
         with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
             for start in left:
-                keys = self._keys(seed, start, size)
-                walking = self._take(params, self._begin(self._noise(keys)), keys, self._sampler.steps, progress)
+                of_examples = self._of_examples(seed, np.arange(start, start + size))
+                walking = self._begin(self._noise(of_examples[0]))
+                walking = self._take(params, walking, of_examples, self._sampler.steps, progress)
                 x_0, film = self._end(walking)
                 count = min(size, num_images - start)
                 if film is not None:
@@ -85,7 +93,8 @@ class Generator:
     def noise(self, seed: int, num_images: int) -> np.ndarray:
         """The x_T that images 0 .. num_images - 1 of a seed start from, (N, H, W, C)."""
         size = self.batch_size(num_images)
-        parts = [self._noise(self._keys(seed, start, size)) for start in range(0, num_images, size)]
+        starts = range(0, num_images, size)
+        parts = [self._noise(self._of_examples(seed, np.arange(start, start + size))[0]) for start in starts]
         return np.concatenate([parallel.join_batch(part) for part in parts])[:num_images]
 
     def decode(
@@ -93,15 +102,18 @@ class Generator:
     ) -> np.ndarray:
         """Images in [-1, 1] from given states x_t, (N, H, W, C) at the `first`-th visited time.
 
-        The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1.
+        The steps draw the noise, and the network is told the classes, of the images `examples` of the seed, (N,), by
+        default 0 .. N - 1.
         """
         steps = jax.tree.map(lambda x: x[first:], self._sampler.steps)
         return self._through(params, x_t, steps, "decoding", seed, examples)
 
-    def encode(self, params: Any, x_0: np.ndarray) -> np.ndarray:
+    def encode(self, params: Any, x_0: np.ndarray, examples: np.ndarray | None = None) -> np.ndarray:
         """The latents of images in [-1, 1], as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
         times = tuple(sorted({1, *self._sampler.times[:-1]}))
-        return self._through(params, x_0, encoding_table(self._process, times, self._shape[:2]), "encoding")
+        return self._through(
+            params, x_0, encoding_table(self._process, times, self._shape[:2]), "encoding", 0, examples
+        )
 
     def _through(
         self, params: Any, x: np.ndarray, steps: Step, what: str, seed: int = 0, examples: np.ndarray | None = None
@@ -113,22 +125,24 @@ class Generator:
         with Progress(what, len(starts) * len(steps.h)) as progress:
             for start in starts:
                 rows = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
-                keys = parallel.split_batch(example_keys(jax.random.key(seed), jnp.asarray(examples[rows])))
+                of_examples = self._of_examples(seed, examples[rows])
                 walking = self._begin(parallel.split_batch(x[rows].astype(np.float32)))
-                walking = self._take(params, walking, keys, steps, progress)
+                walking = self._take(params, walking, of_examples, steps, progress)
                 done.append(parallel.join_batch(self._end(walking)[0]))
         return np.concatenate(done)[: len(x)]
 
-    def _keys(self, seed: int, start: int, size: int) -> Any:
-        return parallel.split_batch(example_keys(jax.random.key(seed), jnp.arange(start, start + size)))
+    def _of_examples(self, seed: int, examples: np.ndarray) -> tuple[Any, Any]:
+        """The keys and the labels of images of a seed."""
+        keys = example_keys(jax.random.key(seed), jnp.asarray(examples))
+        return parallel.split_batch((keys, self._labels[examples % len(self._labels)]))
 
-    def _take(self, params: Any, walking: Any, keys: Any, steps: Step, progress: Progress) -> Any:
+    def _take(self, params: Any, walking: Any, of_examples: tuple[Any, Any], steps: Step, progress: Progress) -> Any:
         num_steps = len(steps.h)
         piece = _rows_a_call(num_steps)
         for first in range(0, num_steps, piece):
             rows = slice(first, min(first + piece, num_steps))
             part = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], steps)
-            walking = self._walk(params, part, np.arange(rows.start, rows.stop), keys, walking)
+            walking = self._walk(params, part, np.arange(rows.start, rows.stop), *of_examples, walking)
             progress.advance(rows.stop - rows.start)
             progress.tick()
         return walking

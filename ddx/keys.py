@@ -84,6 +84,7 @@ KEYS: dict[str, Key] = {
     "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
     "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **_between(0, 1)),
+    "model.class_conditional": Key(False, "tell the network the class of each image"),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
     "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
     "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),

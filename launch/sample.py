@@ -30,6 +30,7 @@ ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim: 0 deterministic, 1
 VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Variance of ancestral sampling; by default the run's.")
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
+LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples drawn at once; by default the run's.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
@@ -57,6 +58,7 @@ def main() -> int:
         "preset": PRESET.value,
         "batch_size": BATCH_SIZE.value,
         "step": STEP.value,
+        "labels": _labels(),
         "out": OUT.value,
     }
     if RECONSTRUCT.value:
@@ -69,6 +71,14 @@ def main() -> int:
         message = training.sample(cli.workdir(), count, seed=SEED.value, gif=GIF.value, **settings)
     print(message)
     return 0
+
+
+def _labels() -> tuple[int, ...] | None:
+    given = LABELS.value
+    try:
+        return None if given is None else tuple(map(int, given))
+    except ValueError:
+        raise ConfigError(f"--labels={','.join(given or [])} must be numbers, such as 3 or 0,1,2") from None
 
 
 def _check_together() -> None:

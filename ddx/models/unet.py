@@ -38,6 +38,8 @@ class UNet(nn.Module):
       groups: of the normalisations. As many groups as channels take each channel's mean away, and with it the time.
       dropout: rate in the residual blocks.
       out_channels: C of the output.
+      num_classes: 0, or the number of classes: the network is then told each image's, whose embedding is added to that
+        of the time (Improved DDPM's class-conditional networks).
       dtype: type of the computation, float32 or bfloat16; parameters and output are float32.
       remat: recompute the blocks' activations in the backward pass; same parameters, same numbers, less memory.
     """
@@ -49,44 +51,47 @@ class UNet(nn.Module):
     groups: int = 32
     dropout: float = 0.1
     out_channels: int = 3
+    num_classes: int = 0
     dtype: Any = jnp.float32
     remat: bool = False
 
-    def __call__(self, x: jax.Array, t: jax.Array, *, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None, *, train: bool = False) -> jax.Array:
         """The raw output for images x at network times t.
 
         Args:
           x: (B, H, W, C).
           t: (B,) 0-based time indices, int or float.
+          label: (B,) classes, 0 .. num_classes - 1; None for a network without classes.
           train: apply dropout, from the "dropout" random stream.
 
         Returns:
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: x or t has the wrong shape, the images cannot be halved often enough, channels cannot be grouped,
-            or an attention resolution is never reached.
+          ValueError: x, t or label has the wrong shape, a label is missing or unknown to the network, the images cannot
+            be halved often enough, channels cannot be grouped, or an attention resolution is never reached.
         """
-        self._check(x, t)
+        self._check(x, t, label)
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
         if train or self.is_initializing() or x.shape[0] <= part:
-            return self._network(x, t, train)
+            return self._network(x, t, label, train)
         variables, network = self.variables, self.clone(parent=None)
 
-        def whole(x: jax.Array, t: jax.Array) -> jax.Array:
-            return jnp.asarray(network.apply(variables, x, t, False, method=UNet._network))
+        def whole(*inputs: Any) -> jax.Array:
+            return jnp.asarray(network.apply(variables, *inputs, False, method=UNet._network))
 
-        def in_parts(x: jax.Array, t: jax.Array) -> jax.Array:
+        def in_parts(*inputs: Any) -> jax.Array:
             even = x.shape[0] // part * part
-            parts = (x[:even].reshape(-1, part, *x.shape[1:]), t[:even].reshape(-1, part))
-            out = jax.lax.map(lambda xt: whole(*xt), parts).reshape(even, *x.shape[1:3], self.out_channels)
-            return out if even == x.shape[0] else jnp.concatenate([out, whole(x[even:], t[even:])])
+            parts = jax.tree.map(lambda a: a[:even].reshape(-1, part, *a.shape[1:]), inputs)
+            out = jax.lax.map(lambda one: whole(*one), parts).reshape(even, *x.shape[1:3], self.out_channels)
+            rest = jax.tree.map(lambda a: a[even:], inputs)
+            return out if even == x.shape[0] else jnp.concatenate([out, whole(*rest)])
 
-        out: jax.Array = jax.lax.platform_dependent(x, t, cpu=in_parts, default=whole)
+        out: jax.Array = jax.lax.platform_dependent(x, t, label, cpu=in_parts, default=whole)
         return out
 
     @nn.compact
-    def _network(self, x: jax.Array, t: jax.Array, train: bool) -> jax.Array:
+    def _network(self, x: jax.Array, t: jax.Array, label: jax.Array | None, train: bool) -> jax.Array:
         block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
@@ -99,6 +104,9 @@ class UNet(nn.Module):
 
         temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense0")(time_embedding(t, self.channels))
         temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense1")(nn.swish(temb))
+        if label is not None:
+            init = nn.initializers.normal(1.0)
+            temb += nn.Embed(self.num_classes, temb.shape[-1], self.dtype, embedding_init=init, name="label")(label)
 
         h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(x)
         skips = [h]
@@ -125,9 +133,13 @@ class UNet(nn.Module):
         h = nn.swish(GroupNorm(self.groups, name="norm_out")(h))
         return Conv3x3Zero(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
 
-    def _check(self, x: jax.Array, t: jax.Array) -> None:
+    def _check(self, x: jax.Array, t: jax.Array, label: jax.Array | None) -> None:
         if x.ndim != 4 or t.shape != x.shape[:1]:
             raise ValueError(f"expected images (B, H, W, C) and times (B,); got shapes {x.shape} and {t.shape}")
+        if (label is None) != (self.num_classes == 0) or (label is not None and label.shape != t.shape):
+            wanted = "labels (B,)" if self.num_classes else "no labels"
+            given = "none" if label is None else f"shape {label.shape}"
+            raise ValueError(f"a network of {self.num_classes} classes takes {wanted}; got {given}")
         height, width = x.shape[1:3]
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:

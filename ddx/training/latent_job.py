@@ -28,6 +28,7 @@ def interpolate(
     num_rows: int = 8,
     *,
     images: str | pathlib.Path | None = None,
+    labels: tuple[int, ...] | None = None,
     seed: int = 0,
     step: int | None = None,
     preset: str | None = None,
@@ -44,6 +45,7 @@ def interpolate(
       workdir: folder of a training run.
       num_rows: rows between random latents; with images, one for each two of them.
       images: an image folder, a .npy or an .npz file with at least two images.
+      labels: as in `sample`, of the rows.
       seed: names the noise.
       step: of the checkpoint; None for the newest.
       preset: as in `sample`.
@@ -61,20 +63,25 @@ def interpolate(
     workdir = pathlib.Path(workdir)
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, seed, preset, **given)
+    told = trained.classes(source.system, labels)
     between = None if images is None else _pairs(pathlib.Path(images), source.system.image_shape)
     if config.sample.sampler == "ancestral":
         if between is None:
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
-        rows = _through_noise(source, config, seed, to_float(between[:2]))
+        rows = _through_noise(source, config, seed, told, to_float(between[:2]))
     else:
         how = _deterministic(config, source.system, "interpolating")
         if between is None:
-            latents = Generator(source.system, how).noise(seed, 2 * num_rows)
+            latents = Generator(source.system, how, labels=told).noise(seed, 2 * num_rows)
         else:
             how = how._replace(clip=False)
-            latents = Generator(source.system, how).encode(source.params, np.asarray(to_float(between)))
+            latents = Generator(source.system, how, labels=told).encode(
+                source.params, np.asarray(to_float(between)), np.arange(len(between)) // 2
+            )
         path = np.moveaxis(np.asarray(slerp(latents[0::2], latents[1::2], WEIGHTS)), 0, 1)
-        flat = Generator(source.system, how).decode(source.params, path.reshape(-1, *path.shape[2:]))
+        flat = Generator(source.system, how, labels=told).decode(
+            source.params, path.reshape(-1, *path.shape[2:]), examples=np.repeat(np.arange(len(path)), len(WEIGHTS))
+        )
         rows = flat.reshape(path.shape)
     out = pathlib.Path(out) if out else workdir / "sampled" / f"step{source.step}_seed{seed}_interpolation"
     record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
@@ -85,6 +92,7 @@ def reconstruct(
     workdir: str | pathlib.Path,
     images: str | pathlib.Path,
     *,
+    labels: tuple[int, ...] | None = None,
     step: int | None = None,
     preset: str | None = None,
     out: str | pathlib.Path | None = None,
@@ -95,6 +103,7 @@ def reconstruct(
     Args:
       workdir: folder of a training run.
       images: an image, a folder of images, a .npy or an .npz file.
+      labels: their classes, as in `sample`.
       step: of the checkpoint; None for the newest.
       preset: as in `sample`.
       out: folder to write to; None for one in the workdir.
@@ -114,7 +123,8 @@ def reconstruct(
     config = trained.settings(source.system.config, 0, preset, **given)
     originals = given_images(pathlib.Path(images), source.system.image_shape)
     x_0 = np.asarray(to_float(originals))
-    generator = Generator(source.system, _deterministic(config, source.system, "reconstructing")._replace(clip=False))
+    how = _deterministic(config, source.system, "reconstructing")._replace(clip=False)
+    generator = Generator(source.system, how, labels=trained.classes(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
     error = float(np.mean(np.square((decoded - x_0) / 2)))
@@ -147,11 +157,11 @@ def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
     return images[: len(images) // 2 * 2]
 
 
-def _through_noise(source: trained.Trained, config: Any, seed: int, ends: Any) -> np.ndarray:
+def _through_noise(source: trained.Trained, config: Any, seed: int, told: tuple[int, ...], ends: Any) -> np.ndarray:
     """The rows of DDPM's figure 9 for two images (2, H, W, C), which all share their noise."""
     process = source.system.process
     how = build.sampler(config, source.system)
-    generator = Generator(source.system, how)
+    generator = Generator(source.system, how, labels=told)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), 2)
     noise = white_noise(keys, ends.shape[1:])
     visited = np.linspace(len(how.times) - 1, 0, LEVELS).round().astype(int)  # from t = 0 up

@@ -87,7 +87,7 @@ class _Run:
         self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
         seed = jax.random.key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
-        self.system = build.system(config, data.image_shape)
+        self.system = build.system(config, data.image_shape, data.num_classes)
         t = config.train
         self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
         self.step_fn = make_step(
@@ -114,6 +114,7 @@ class _Run:
         batch, devices = config.train.batch_size, parallel.num_devices()
         each = {
             "image": jax.ShapeDtypeStruct((batch // devices, *data.image_shape), np.uint8),
+            "label": jax.ShapeDtypeStruct((batch // devices,), np.int32),
             "example": jax.ShapeDtypeStruct((batch // devices,), np.int32),
         }
         flops = summary.flops_per_step(self.step_fn, jax.eval_shape(lambda: state), self.key, each)
@@ -154,7 +155,7 @@ class _Run:
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = min(per_call, total - step, *(e - step % e for e in every))
-                work = n, parallel.split_batch(_stack([next(stream)[1]["image"] for _ in range(n)], per_call), axis=1)
+                work = n, parallel.split_batch(_stack([next(stream)[1] for _ in range(n)], per_call), axis=1)
                 before = time.perf_counter()
                 state, new = self.call(state, self.key, work)
                 metrics.append(new if n == per_call else jax.tree.map(lambda x, n=n: x[:n], new))
@@ -215,6 +216,7 @@ class _Run:
         parallel.assert_replicated(state, f"the state at step {step}")
         meta = {
             "image_shape": self.data.image_shape,
+            "num_classes": self.data.num_classes,
             "config": self.config.to_dict(),
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
         }
@@ -227,10 +229,11 @@ def _items(state: TrainState) -> dict[str, Any]:
     return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
 
 
-def _stack(images: list[np.ndarray], length: int) -> dict[str, np.ndarray]:
+def _stack(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
     """Batches of up to `length` steps, padded to it, with the examples' places in the global batch."""
-    stacked = np.zeros((length, *images[0].shape), np.uint8)
-    for i, batch in enumerate(images):
-        stacked[i] = batch
-    places = np.arange(stacked.shape[1], dtype=np.int32)
-    return {"image": stacked, "example": np.broadcast_to(places, stacked.shape[:2])}
+    stacked = {name: np.zeros((length, *x.shape), x.dtype) for name, x in batches[0].items()}
+    for i, batch in enumerate(batches):
+        for name, x in batch.items():
+            stacked[name][i] = x
+    shape = stacked["label"].shape
+    return stacked | {"example": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)}

@@ -43,6 +43,7 @@ def sample(
     variance: str | None = None,
     clip: bool | None = None,
     preset: str | None = None,
+    labels: tuple[int, ...] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     step: int | None = None,
@@ -65,6 +66,7 @@ def sample(
       variance: reverse variance of the ancestral sampler.
       clip: clip the estimate of x_0.
       preset: a paper's setting, one of `ddx.keys.SAMPLING_PRESETS`, changed by what else is given.
+      labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       seed: names the noise.
       batch_size: images drawn at once.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
@@ -99,18 +101,21 @@ def sample(
     )
     how = build.sampler(config, source.system)
     frames = _frames(how.times) if gif else ()
-    generator = Generator(source.system, how, frames)
+    labels = trained.classes(source.system, labels)
+    generator = Generator(source.system, how, frames, labels)
     record: dict[str, Any] = {
         "workdir": str(workdir),
         "step": source.step,
         "weights": source.seal,
         "num_samples": num_samples,
         "seed": seed,
+        "labels": list(labels),
         "at_once": generator.batch_size(num_samples),
         "gif": gif,
         "sample": config.sample.to_dict(),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}" + "_film" * gif
+    name += f"_class{'-'.join(map(str, labels))}" * bool(labels)
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
         before = _read_record(out)

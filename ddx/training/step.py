@@ -37,7 +37,7 @@ def make_step(
     """step(state, key, batch) -> (state, metrics).
 
     Args:
-      loss: loss(params, x_0, t, noise, dropout_key) -> (B,).
+      loss: loss(params, x_0, label, t, noise, dropout_key) -> (B,).
       optimizer: an optax transformation.
       num_steps: T; times are drawn from 1..T.
       flip: mirror each image with probability 1/2.
@@ -46,21 +46,21 @@ def make_step(
       accumulation: parts of the batch whose gradients are averaged, for batches that do not fit at once.
 
     Returns:
-      A step over batch = {"image": (B, H, W, C) uint8, "example": (B,) the examples' places in the global batch}. Its
-      metrics are scalars, but for the sums and counts of losses by quartile of t, (4,). An update whose loss or
-      gradient is not finite is not applied (metrics["finite"] is False); the step still counts.
+      A step over batch = {"image": (B, H, W, C) uint8, "label": (B,), "example": (B,) the examples' places in the
+      global batch}. Its metrics are scalars, but for the sums and counts of losses by quartile of t, (4,). An update
+      whose loss or gradient is not finite is not applied (metrics["finite"] is False); the step still counts.
     """
 
-    def objective(params: Any, x_0: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
-        each = loss(params, x_0, t, noise, dropout_key)
+    def objective(params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
+        each = loss(params, x_0, label, t, noise, dropout_key)
         return each.mean(), each
 
-    def gradient(params: Any, x_0: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
+    def gradient(params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
         """The gradient of the mean loss, and the loss of each example."""
         grad = jax.grad(objective, has_aux=True)
         if accumulation == 1:
-            return grad(params, x_0, t, noise, dropout_key)
-        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (x_0, t, noise))
+            return grad(params, x_0, label, t, noise, dropout_key)
+        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (x_0, label, t, noise))
         keys = jax.random.split(dropout_key, accumulation)
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
@@ -85,7 +85,7 @@ def make_step(
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
         dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
 
-        grad, each = gradient(state.params, x_0, t, noise, dropout_key)
+        grad, each = gradient(state.params, x_0, batch["label"], t, noise, dropout_key)
         quartile = jax.nn.one_hot((t - 1) * 4 // num_steps, 4)
         grad, mean, quartile_sum, quartile_count = parallel.mean_over_devices(
             (grad, each.mean(), each @ quartile, quartile.sum(0))

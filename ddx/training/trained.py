@@ -49,7 +49,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
 
 def _restore(checkpoints: Checkpoints, step: int) -> Trained:
     meta = checkpoints.meta(step)
-    system = build.system(completed(meta["config"]), tuple(meta["image_shape"]))
+    system = build.system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
     ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
     return Trained(step, checkpoints.seal(step), system, ema)
 
@@ -79,6 +79,22 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
             " Leave it out or set --sampler=ancestral"
         )
     return validate(changed)
+
+
+def classes(system: build.System, labels: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The classes to draw, () for all in turn.
+
+    Raises:
+      ConfigError: the network knows no classes, or not these.
+    """
+    if not labels:
+        return ()
+    if not system.num_classes:
+        raise ConfigError("labels: the network was trained without classes. Leave out --labels")
+    wrong = [label for label in labels if not 0 <= label < system.num_classes]
+    if wrong:
+        raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{system.num_classes - 1}")
+    return tuple(labels)
 
 
 def describe(config: ConfigDict) -> str:

@@ -193,15 +193,36 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         ddx.models.create("ddpm_cifar")
 
 
+@pytest.mark.parametrize("classes", [0, 5])
 @pytest.mark.parametrize("batch", [3, 8, 19])
-def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, monkeypatch):
+def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, monkeypatch):
     monkeypatch.setattr(unet, "_PIXELS_A_PART", 4 * 8 * 8)
-    model = UNet(channels=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=(), groups=4, out_channels=1)
+    settings = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (), "groups": 4}
+    model = UNet(**settings, out_channels=1, num_classes=classes)
     x = jax.random.normal(jax.random.key(0), (batch, 8, 8, 1))
-    t = jnp.arange(batch)
-    params = model.init(jax.random.key(1), x, t)
+    t, label = jnp.arange(batch), jnp.arange(batch) % 5 if classes else None
+    params = model.init(jax.random.key(1), x, t, label)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
     apply = jax.jit(model.apply)
-    apart = jnp.concatenate([apply(params, x[i : i + 1], t[i : i + 1]) for i in range(batch)])
-    np.testing.assert_allclose(apply(params, x, t), apart, rtol=1e-5, atol=1e-5)
-    assert ("while" in jax.jit(model.apply).lower(params, x, t).as_text()) == (batch > 4)
+    one = [jax.tree.map(lambda a, i=i: a[i : i + 1], (x, t, label)) for i in range(batch)]
+    apart = jnp.concatenate([apply(params, *inputs) for inputs in one])
+    np.testing.assert_allclose(apply(params, x, t, label), apart, rtol=1e-5, atol=1e-5)
+    assert ("while" in jax.jit(model.apply).lower(params, x, t, label).as_text()) == (batch > 4)
+
+
+def test_a_network_with_classes_is_told_them():
+    model = UNet(
+        channels=8, multipliers=(1,), num_blocks=1, attention_resolutions=(), groups=4, out_channels=1, num_classes=3
+    )
+    x, t, label = jnp.ones((4, 4, 4, 1)), jnp.zeros(4), jnp.array([0, 1, 2, 1])
+    params = model.init(jax.random.key(0), x, t, label)
+    assert params["params"]["label"]["embedding"].shape == (3, 32)
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    out = model.apply(params, x, t, label)
+    np.testing.assert_allclose(out[1], out[3], rtol=1e-6)
+    assert float(jnp.abs(out[0] - out[1]).max()) > 1e-3 and float(jnp.abs(out[2] - out[1]).max()) > 1e-3
+    for wrong in (None, jnp.zeros((2,), jnp.int32)):
+        with pytest.raises(ValueError, match=r"takes labels \(B,\)"):
+            model.apply(params, x, t, wrong)
+    with pytest.raises(ValueError, match="takes no labels"):
+        UNet(channels=32).init(jax.random.key(0), jnp.ones((1, 32, 32, 3)), t[:1], label[:1])

@@ -48,6 +48,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(path, args):
     )
     batch = {
         "image": jax.ShapeDtypeStruct((2, t.batch_size // 8, *shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),
         "example": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),
     }
     exported = jax.export.export(jax.jit(many_steps(step)), platforms=["tpu", "cuda"])

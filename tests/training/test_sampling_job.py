@@ -15,7 +15,7 @@ from PIL import Image
 
 import ddx
 from ddx.errors import CheckpointError, ConfigError, DataError
-from ddx.training import interpolate, reconstruct, sample, sampling_job
+from ddx.training import interpolate, reconstruct, sample, sampling_job, train
 from ddx.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -258,3 +258,31 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path):
 def test_impossible_pictures_are_refused(whole, tmp_path, job, error, message):
     with pytest.raises(error, match=message):
         job(whole, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def conditional(tiny_config, tmp_path_factory):
+    """A network that learned to tell 10 classes apart a little: 60 steps."""
+    workdir = tmp_path_factory.mktemp("conditional")
+    train(tiny_config(model__class_conditional=True, train__num_steps=60, train__checkpoint_every=60), workdir)
+    return workdir
+
+
+def test_classes_are_drawn_as_asked(conditional, tmp_path):
+    for name, labels in {"default": None, "three": (3,), "turn": (0, 3)}.items():
+        sample(conditional, 12, out=tmp_path / name, labels=labels)
+    default, three, turn = (samples(tmp_path / name) for name in ("default", "three", "turn"))
+    same = [np.array_equal(default[i], three[i]) for i in range(12)]
+    assert same == [i % 10 == 3 for i in range(12)]
+    assert np.abs(turn[1::2].astype(int) - three[1::2]).max() <= 1 and not np.array_equal(turn[0], three[0])
+    assert json.loads((tmp_path / "turn" / "samples.json").read_text())["labels"] == [0, 3]
+    assert "wrote" in interpolate(conditional, 1, labels=(7,), out=tmp_path / "between")
+    with pytest.raises(ConfigError, match=r"10 is not one of the classes 0\.\.9"):
+        sample(conditional, 2, labels=(1, 10), out=tmp_path / "wrong")
+
+
+def test_a_network_without_classes_takes_no_labels(whole, tiny_config, tmp_path):
+    with pytest.raises(ConfigError, match="trained without classes"):
+        sample(whole, 2, labels=(1,), out=tmp_path)
+    with pytest.raises(ConfigError, match="has no labels"):
+        ddx.build.system(tiny_config(model__class_conditional=True), (8, 8, 1))

@@ -18,7 +18,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
 def recorder(log):
     """A loss that keeps what it is given; its gradient is the mean of the batch's noise."""
 
-    def loss(params, x_0, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_key):
         jax.debug.callback(lambda *args: log.append(jax.tree.map(np.asarray, args)), x_0, t, noise, ordered=False)
         return (params["w"] * noise).mean((1, 2, 3)) + 0 * t
 
@@ -34,7 +34,11 @@ def make(loss, **changes):
 
 def batch(places=range(8)):
     places = np.asarray(places)
-    return {"image": jnp.asarray(IMAGES[places]), "example": jnp.asarray(places, jnp.int32)}
+    return {
+        "image": jnp.asarray(IMAGES[places]),
+        "label": jnp.zeros(len(places), jnp.int32),
+        "example": jnp.asarray(places, jnp.int32),
+    }
 
 
 def drawn(steps, places=range(8), seed=0, **changes):
@@ -76,7 +80,7 @@ def test_no_two_purposes_share_a_key(monkeypatch):
         used.append(tuple(jax.random.key_data(key).tolist()))
         return example_keys(key, places)
 
-    def loss(params, x_0, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_key):
         used.append(tuple(jax.random.key_data(dropout_key).tolist()))
         return params["w"] + jnp.zeros(t.shape)
 
@@ -116,7 +120,7 @@ def test_the_update_is_that_of_the_mean_gradient(accumulation):
 def test_quartiles_of_the_loss_follow_the_times():
     log = []
 
-    def loss(params, x_0, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_key):
         jax.debug.callback(lambda t: log.append(np.asarray(t)), t)
         return t.astype(jnp.float32) + 0 * params["w"]
 
@@ -130,7 +134,7 @@ def test_quartiles_of_the_loss_follow_the_times():
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_is_not_applied(bad):
-    def loss(params, x_0, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_key):
         value = {"loss": params["w"] + jnp.nan, "gradient": jnp.sqrt(params["w"])}[bad]  # sqrt'(0) is infinite
         return value + jnp.zeros(t.shape)
 
@@ -141,8 +145,10 @@ def test_an_update_that_is_not_finite_is_not_applied(bad):
 
 
 def test_the_average_follows_the_weights_and_its_warm_up_counts_steps():
-    step, state = make(lambda params, x_0, t, noise, key: -params["w"] + jnp.zeros(t.shape))
-    warm, warm_state = make(lambda params, x_0, t, noise, key: -params["w"] + jnp.zeros(t.shape), ema_warmup=True)
+    step, state = make(lambda params, x_0, label, t, noise, key: -params["w"] + jnp.zeros(t.shape))
+    warm, warm_state = make(
+        lambda params, x_0, label, t, noise, key: -params["w"] + jnp.zeros(t.shape), ema_warmup=True
+    )
     expected, warm_expected = 0.0, 0.0
     for n in range(5):
         state, _ = jax.jit(step)(state, jax.random.key(0), batch())

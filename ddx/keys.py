@@ -14,24 +14,40 @@ SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
 
 # Changes of sample.* that make a paper's setting; the number of steps is the table's to vary.
 SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
-    "ddpm_cifar10": {"sampler": "ancestral", "variance": "large", "trajectory": "ddpm", "num_steps": 0, "clip": True},
-    "ddpm_256": {"sampler": "ancestral", "variance": "small", "trajectory": "ddpm", "num_steps": 0, "clip": True},
+    "ddpm_cifar10": {
+        "sampler": "ancestral",
+        "solver": "euler",
+        "variance": "large",
+        "trajectory": "ddpm",
+        "num_steps": 0,
+        "clip": True,
+    },
+    "ddpm_256": {
+        "sampler": "ancestral",
+        "solver": "euler",
+        "variance": "small",
+        "trajectory": "ddpm",
+        "num_steps": 0,
+        "clip": True,
+    },
     # DDIM's code clips in its sigma-hat rows only.
-    "ddim_cifar10": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_cifar10", "clip": False},
+    "ddim_cifar10": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_cifar10", "clip": False},
     "ddim_cifar10_sigma_hat": {
         "sampler": "ancestral",
+        "solver": "euler",
         "variance": "large",
         "trajectory": "ddim_cifar10",
         "clip": True,
     },
-    "ddim_celeba64": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_celeba64", "clip": False},
+    "ddim_celeba64": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_celeba64", "clip": False},
     "ddim_celeba64_sigma_hat": {
         "sampler": "ancestral",
+        "solver": "euler",
         "variance": "large",
         "trajectory": "ddim_celeba64",
         "clip": True,
     },
-    "ddim_lsun": {"sampler": "ddim", "eta": 0.0, "trajectory": "ddim_lsun", "clip": False},
+    "ddim_lsun": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_lsun", "clip": False},
 }
 
 

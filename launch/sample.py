@@ -75,10 +75,12 @@ def main() -> int:
 
 def _labels() -> tuple[int, ...] | None:
     given = LABELS.value
+    if given is None:
+        return None
     try:
-        return None if given is None else tuple(map(int, given))
+        return tuple(map(int, given or ["none"]))
     except ValueError:
-        raise ConfigError(f"--labels={','.join(given or [])} must be numbers, such as 3 or 0,1,2") from None
+        raise ConfigError(f"--labels={','.join(given)} must be numbers, such as 3 or 0,1,2") from None
 
 
 def _check_together() -> None:
@@ -86,6 +88,12 @@ def _check_together() -> None:
         raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
     if IMAGES.value and not INTERPOLATE.value:
         raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
+    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or CLIP.present):
+        raise ConfigError(
+            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed and --clip"
+        )
+    if IMAGES.value and (NUM_SAMPLES.present or CLIP.present):
+        raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
     if GIF.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--gif films samples. Leave out --interpolate and --reconstruct")
 

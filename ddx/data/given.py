@@ -1,6 +1,7 @@
 """Images that a user hands to a command: a picture, a folder of pictures, or a NumPy file."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
             content = content["samples" if "samples" in content.files or len(content.files) != 1 else content.files[0]]
     except KeyError:
         raise DataError(f"{path} has no array 'samples'. Store the images under that name") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(f"cannot read {path} ({one_line(error)}). Name an .npy or .npz file of images") from None
     if content.dtype != np.uint8 or content.shape[1:] != shape or not len(content):
         raise DataError(

@@ -94,6 +94,10 @@ def step_coefficients(
         raise ValueError(f"a step must go from t to an earlier s < t; got s={s}, t={t}")
     m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
     log_r = process.logsnr_difference(s, t, shape)
+    if host and eta == 0 and np.any(log_r > 0):
+        # Upwards sqrt(r) may be infinite: alpha_s (1 - sqrt(r)) = alpha_s - k alpha_t = -k alpha_t (1 - 1 / sqrt(r)).
+        k = m_s.sigma / m_t.sigma
+        return StepCoefficients(k, k * m_t.alpha * np.expm1(-0.5 * log_r), np.zeros_like(k))
     r, one_minus_r = xp.exp(log_r), -xp.expm1(log_r)
     b2 = (1.0 - eta**2) + eta**2 * r
     if host and eta > 1.0:
@@ -163,7 +167,8 @@ def _table(process: Process, times: tuple[int, ...], eta: float, shape: tuple[in
     level, target = process.level(t, shape), process.level(s, shape)
     k, gamma, lambda2 = step_coefficients(process, s, t, eta, shape)
     log_r = process.logsnr_difference(s, t, shape)
-    forward = level.marginal.sigma**2 * -np.expm1(log_r)
+    with np.errstate(over="ignore"):
+        forward = level.marginal.sigma**2 * -np.expm1(log_r)  # of no use upwards
     h = np.where(np.isfinite(log_r), -0.5 * log_r, 0.0)
     return Step(level, target, k, gamma, lambda2, lambda2, forward, h, np.ones((len(t), 1, 1, 1)))
 

@@ -24,20 +24,21 @@ def slerp(x_a: Any, x_b: Any, weights: Any) -> Any:
       weights: (W,); 0 is x_a, 1 is x_b.
 
     Returns:
-      (W, ..., H, W, C). Parallel images are interpolated linearly, the limit of small angles.
+      (W, ..., H, W, C). Parallel images, and one that is zero, are interpolated linearly.
     """
     axes = (-3, -2, -1)
 
     def norm(x: Any) -> Any:
         return jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
 
-    cosine = jnp.sum(x_a * x_b, axes, keepdims=True) / (norm(x_a) * norm(x_b))
-    theta = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
+    x_a, x_b = jnp.asarray(x_a), jnp.asarray(x_b)
+    norms = norm(x_a) * norm(x_b)
+    cosine = jnp.sum(x_a * x_b, axes, keepdims=True) / jnp.where(norms == 0, 1.0, norms)
+    parallel = (jnp.abs(cosine) > 1 - 1e-6) | (norms == 0)
+    theta = jnp.arccos(jnp.where(parallel, 0.0, cosine))
     w = jnp.asarray(weights, x_a.dtype).reshape(-1, *(1,) * x_a.ndim)
-    parallel = jnp.sin(theta) < 1e-6
-    sine = jnp.where(parallel, 1.0, jnp.sin(theta))
-    part_a = jnp.where(parallel, 1 - w, jnp.sin((1 - w) * theta) / sine)
-    part_b = jnp.where(parallel, w, jnp.sin(w * theta) / sine)
+    part_a = jnp.where(parallel, 1 - w, jnp.sin((1 - w) * theta) / jnp.sin(theta))
+    part_b = jnp.where(parallel, w, jnp.sin(w * theta) / jnp.sin(theta))
     return part_a * x_a + part_b * x_b
 
 
@@ -116,7 +117,7 @@ def interpolate_diffused(
     w = jnp.asarray(weights, x_a.dtype)
     keys = None if noise is not None else batch_keys(key, x_a.shape[0])
     if t > 0:
-        noise_a, noise_b = noise[:2] if noise is not None else _pair_of_noises(keys, x_a, shared_noise)
+        noise_a, noise_b = noise[:2] if noise is not None else noises_of_ends(keys, x_a, shared_noise)
         x_a, x_b = q_sample(process, x_a, t, noise_a), q_sample(process, x_b, t, noise_b)
     mixed = jnp.einsum("w,b...->wb...", 1 - w, x_a) + jnp.einsum("w,b...->wb...", w, x_b)
     if t == 0:
@@ -195,7 +196,8 @@ def share_latent(
     return basis.synthesis(u_0), basis.synthesis(u_t)
 
 
-def _pair_of_noises(keys: Any, x: Any, shared: bool) -> tuple[Any, Any]:
+def noises_of_ends(keys: Any, x: Any, shared: bool = False) -> tuple[Any, Any]:
+    """The noises with which `interpolate_diffused` diffuses its two images, like x (B, H, W, C), from keys (B,)."""
     a, b = (white_noise(fold_in(keys, stream), x.shape[1:], x.dtype) for stream in (_NOISE_A, _NOISE_B))
     return a, a if shared else b
 

@@ -12,6 +12,9 @@ solution over a step of length h = l_s - l_t is
     u_s = (sigma_s / sigma_t) u_t + alpha_s int_0^h e^(x - h) x_0(l_t + x) dx                                    (2)
 
 which is (1) with D a mean of x_0 over the step, weighted towards its end (Lu et al. 2022, DPM-Solver++, eq. 8).
+
+Multistep solvers extrapolate by h over the h of the step before. They want times about even in log-SNR, such as the
+trajectory "trailing"; "uniform" ends in a step from t = 1 + c to 1 that is many times longer than the one before.
 """
 
 from collections.abc import Callable
@@ -83,7 +86,8 @@ def heun() -> Kernel:
 def dpmpp_2m() -> Kernel:
     """DPM-Solver++(2M): D = x_0 at mid-step, on the line through it and that of the step before. Order 2 at eta = 0.
 
-    At eta = 1 it is SDE-DPM-Solver++(2M). Lu et al. 2022, algorithm 2; the first and the last step are Euler's.
+    At eta = 1 it is SDE-DPM-Solver++(2M). Lu et al. 2022, algorithm 2; the first step is Euler's, as is one to
+    noise-free data, which is infinitely long.
     """
 
     def init(u_T: Any) -> Any:
@@ -100,8 +104,8 @@ def dpmpp_2m() -> Kernel:
 def dpmpp_3m() -> Kernel:
     """DPM-Solver++(3M): the parabola through the last three x_0, integrated as equation (2) says. Order 3, eta = 0.
 
-    The first step is Euler's, the second follows a line, the last is Euler's. In the published code the curvature
-    enters with half its weight, which leaves order 2.
+    The first step is Euler's, as is one to noise-free data, and the second follows a line. In the published code the
+    curvature enters with half its weight, which leaves order 2.
     """
 
     def init(u_T: Any) -> Any:
@@ -163,6 +167,8 @@ def make_kernel(solver: str | Kernel = "euler", eta: float = 0.0, variance: str 
       ValueError: the solver is unknown, or does not go with this eta or variance.
     """
     if isinstance(solver, Kernel):
+        if variance != "small":
+            raise ValueError(f"variance {variance!r} would be ignored: a kernel has its own; leave it out")
         return solver
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is unknown; choose one of: {', '.join(SOLVERS)}")

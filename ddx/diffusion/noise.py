@@ -23,7 +23,11 @@ def example_keys(key: Any, examples: Any) -> Any:
 
 def batch_keys(key: Any, batch_size: int) -> Any:
     """Keys of shape (B,): those of examples 0 .. B - 1 of one key, or the keys that are given, one an example."""
+    if key is None:
+        raise ValueError("sampling needs a key, or all its noise as noise=")
     key = typed(key)
+    if key.ndim and len(key) != batch_size:
+        raise ValueError(f"got {len(key)} keys for {batch_size} examples")
     return key if key.ndim else example_keys(key, jnp.arange(batch_size))
 
 

@@ -36,7 +36,7 @@ def sample(
       process: the process.
       denoise: a `ddx.denoiser`, or any function (x_t, t) -> `Denoised` in pixels.
       key: one key (example i of the batch then uses fold_in(key, i)), or keys of shape (B,), one for each example. May
-        be None when `noise` is given, or when eta is 0.
+        be None when `noise` is given, or when eta is 0 and no noise is added.
       x_T: (B, H, W, C) noise to start from at times[0], `initial_noise` for example.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None visits all T times.
       eta: stochasticity, 0 is DDIM, 1 is DDPM; more where the variances allow it. Known on the host.
@@ -53,9 +53,9 @@ def sample(
     Raises:
       ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
     """
-    draws = None if _is_deterministic(solver, eta, variance) else _Draws(key, noise)
+    draws = _draws(solver, eta, variance, key, noise)
     walking = _run(process, denoise, x_T, times, eta, make_kernel(solver, eta, variance), draws)
-    return process.basis.synthesis(walking.u_t)
+    return process.basis.synthesis(walking.u_t).astype(x_T.dtype)
 
 
 def progressive(
@@ -93,10 +93,12 @@ def progressive(
     times = trajectory(process.num_steps) if times is None else tuple(times)
     frames = tuple(int(t) for t in frames)
     missing = [t for t in frames if t not in times[:-1]]
+    if not frames or len(set(frames)) < len(frames):
+        raise ValueError(f"frames must be different times, at least one; got {frames}")
     if missing:
         raise ValueError(f"frames {missing} are not among the visited times {times[0]}..{times[-2]}")
     kernel = filmed(make_kernel(solver, eta, variance), frames)
-    draws = None if _is_deterministic(solver, eta, variance) else _Draws(key, noise)
+    draws = _draws(solver, eta, variance, key, noise)
     walking = _run(process, denoise, x_T, times, eta, kernel, draws)
     film = walking.memory[1]
     return process.basis.synthesis(walking.u_t), Film(*map(process.basis.synthesis, film))
@@ -134,7 +136,7 @@ def encode(
     walking = start(kernel, basis.analysis(x_0))
     draws = jnp.zeros((len(upwards) - 1,))
     walking = walk(denoise_at(process, denoise), walking, steps, draws, kernel, no_noise)
-    return basis.synthesis(walking.u_t)
+    return basis.synthesis(walking.u_t).astype(x_0.dtype)
 
 
 class Walking(NamedTuple):
@@ -145,7 +147,8 @@ class Walking(NamedTuple):
 
 
 def start(kernel: Kernel, u_T: Any) -> Walking:
-    """The start of a walk."""
+    """The start of a walk; the state is float32 at least, whatever the images are."""
+    u_T = u_T.astype(jnp.promote_types(u_T.dtype, jnp.float32))
     return Walking(u_T, kernel.init(u_T))
 
 
@@ -181,8 +184,11 @@ class _Draws(NamedTuple):
     noise: Any
 
 
-def _is_deterministic(solver: str | Kernel, eta: float, variance: str | VarianceFn) -> bool:
-    return not isinstance(solver, Kernel) and eta == 0.0 and variance == "small"
+def _draws(solver: str | Kernel, eta: float, variance: str | VarianceFn, key: Any, noise: Any) -> _Draws | None:
+    """None where no noise is needed. A kernel of the user's own at eta = 0 gets noise if there is a key for it."""
+    if eta == 0.0 and variance == "small" and (not isinstance(solver, Kernel) or (key is None and noise is None)):
+        return None
+    return _Draws(key, noise)
 
 
 def _run(
@@ -221,8 +227,6 @@ _INITIAL = 2**31 - 1  # no walk has that many steps
 
 def noise_from(key: Any, x_T: Any) -> Any:
     """The k-th draw of each example as a function of k: white noise like x_T from fold_in(its key, k)."""
-    if key is None:
-        raise ValueError("sampling needs a key, or all its noise as noise=")
     keys = batch_keys(key, x_T.shape[0])
     return lambda k: white_noise(fold_in(keys, k), x_T.shape[1:], x_T.dtype)
 

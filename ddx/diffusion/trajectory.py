@@ -9,8 +9,8 @@ The papers and their code choose them in many ways, and scores depend on it:
 | uniform | 1, 1 + c, 1 + 2c, ... with c = T // K: more than K unless K divides T | DDIM's code |
 | quad | 1 + floor of the squares of K even numbers from 0 to sqrt(0.8 T) | DDIM's code, CIFAR-10 |
 | even | K even numbers from 1 to T, rounded half to even | Analytic-DPM's code |
-| leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: never T | diffusers |
-| trailing | T, T - T / K, ..., rounded: always T, never 1 | Lin et al. 2024 |
+| leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: T only if K = T | diffusers |
+| trailing | T, T - T / K, ..., rounded: always T, 1 only if K = T | Lin et al. 2024 |
 | linspace | K even numbers from 1 to T, rounded; 1 visit is T | diffusers |
 | power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)) for even y in [0, 1]: denser at the data | Analytic-DPM's code |
 | sections | K even numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |
@@ -55,11 +55,13 @@ def _leading(num_steps: int, num_visits: int) -> Iterable[int]:
 
 
 def _trailing(num_steps: int, num_visits: int) -> Iterable[int]:
-    return np.round(num_steps - np.arange(num_visits) * (num_steps / num_visits)).astype(int)
+    return np.round(np.arange(num_steps, 0, -num_steps / num_visits)[:num_visits]).astype(int)
 
 
 def _linspace(num_steps: int, num_visits: int) -> Iterable[int]:
-    return 1 + np.round(np.linspace(num_steps - 1, 0, num_visits)).astype(int)
+    if num_visits == 1:
+        return [num_steps]
+    return 1 + np.round(np.linspace(0, num_steps - 1, num_visits)).astype(int)
 
 
 # What the papers' tables were made with.
@@ -135,6 +137,8 @@ def trajectory(
         not decrease strictly within [0, T].
     """
     if not isinstance(spacing, str):
+        if any(int(t) != t for t in spacing):
+            raise ValueError(f"times {tuple(spacing)} must be integers")
         times = _explicit(num_steps, tuple(int(t) for t in spacing))
     elif counts_itself(spacing):
         times = _counted(num_steps, spacing)

@@ -6,13 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.data import given_images
 from ddx.data.augment import to_float
 from ddx.diffusion.gaussian import q_sample
-from ddx.diffusion.interpolation import slerp
-from ddx.diffusion.noise import white_noise
+from ddx.diffusion.interpolation import noises_of_ends, slerp
+from ddx.diffusion.noise import example_keys
 from ddx.errors import ConfigError
 from ddx.files import make_directory, replacing, write_text
 from ddx.generation import Generator
@@ -61,6 +62,8 @@ def interpolate(
       DataError: the images cannot be read.
     """
     workdir = pathlib.Path(workdir)
+    if num_rows < 1:
+        raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, seed, preset, **given)
     told = trained.classes(source.system, labels)
@@ -68,13 +71,15 @@ def interpolate(
     if config.sample.sampler == "ancestral":
         if between is None:
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
-        rows = _through_noise(source, config, seed, told, to_float(between[:2]))
+        if len(between) > 2:
+            raise ConfigError(f"{images} has {len(between)} images; the ancestral sampler interpolates between two")
+        rows = _through_noise(source, config, seed, told, to_float(between))
     else:
         how = _deterministic(config, source.system, "interpolating")
         if between is None:
             latents = Generator(source.system, how, labels=told).noise(seed, 2 * num_rows)
         else:
-            how = how._replace(clip=False)
+            config, how = _unclipped(config, how)
             latents = Generator(source.system, how, labels=told).encode(
                 source.params, np.asarray(to_float(between)), np.arange(len(between)) // 2
             )
@@ -83,9 +88,13 @@ def interpolate(
             source.params, path.reshape(-1, *path.shape[2:]), examples=np.repeat(np.arange(len(path)), len(WEIGHTS))
         )
         rows = flat.reshape(path.shape)
-    out = pathlib.Path(out) if out else workdir / "sampled" / f"step{source.step}_seed{seed}_interpolation"
+    of = pathlib.Path(images).stem if images else f"seed{seed}"
+    name = f"step{source.step}_{of}_interpolation_{trained.describe(config)}"
+    out = pathlib.Path(out) if out else workdir / "sampled" / name
     record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
-    return _write(out, "interpolation", {"samples": to_uint8(rows)}, record | {"sample": config.sample.to_dict()})
+    samples = to_uint8(rows)
+    picture = grid(samples.reshape(-1, *samples.shape[2:]), columns=len(WEIGHTS))
+    return _write(out, "interpolation", {"samples": samples}, record | {"sample": config.sample.to_dict()}, picture)
 
 
 def reconstruct(
@@ -123,12 +132,13 @@ def reconstruct(
     config = trained.settings(source.system.config, 0, preset, **given)
     originals = given_images(pathlib.Path(images), source.system.image_shape)
     x_0 = np.asarray(to_float(originals))
-    how = _deterministic(config, source.system, "reconstructing")._replace(clip=False)
+    config, how = _unclipped(config, _deterministic(config, source.system, "reconstructing"))
     generator = Generator(source.system, how, labels=trained.classes(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
     error = float(np.mean(np.square((decoded - x_0) / 2)))
-    out = pathlib.Path(out) if out else workdir / "sampled" / f"step{source.step}_reconstruction"
+    name = f"step{source.step}_{pathlib.Path(images).stem}_reconstruction_{trained.describe(config)}"
+    out = pathlib.Path(out) if out else workdir / "sampled" / name
     record = {
         "workdir": str(workdir),
         "step": source.step,
@@ -137,17 +147,25 @@ def reconstruct(
         "mean_squared_error": error,
         "sample": config.sample.to_dict(),
     }
-    beside = np.stack([originals, to_uint8(decoded)], axis=1)[:50].reshape(-1, 1, *x_0.shape[1:])
+    beside = np.stack([originals, to_uint8(decoded)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
     arrays = {"samples": to_uint8(decoded), "latents": latents}
-    line = _write(out, "reconstruction", arrays, record, beside.reshape(-1, min(10, len(beside)), *x_0.shape[1:]))
+    line = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
     return f"{line}; mean squared error {error:.4g} of images in [0, 1]"
 
 
-def _deterministic(config: Any, system: build.System, what: str) -> build.Sampler:
+def _deterministic(config: ConfigDict, system: build.System, what: str) -> build.Sampler:
     how = build.sampler(config, system)
     if not how.deterministic:
         raise ConfigError(f"{what} needs latents that determine their image. Set --sampler=ddim --eta=0")
     return how
+
+
+def _unclipped(config: ConfigDict, how: build.Sampler) -> tuple[ConfigDict, build.Sampler]:
+    """Latents are found, and read, without clipping."""
+    if how.times[0] == 1:
+        raise ConfigError("encoding needs a time beyond 1. Set a larger --num_steps or another --trajectory")
+    config.sample.clip = False
+    return config, how._replace(clip=False)
 
 
 def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -158,15 +176,15 @@ def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _through_noise(source: trained.Trained, config: Any, seed: int, told: tuple[int, ...], ends: Any) -> np.ndarray:
-    """The rows of DDPM's figure 9 for two images (2, H, W, C), which all share their noise."""
+    """The rows of DDPM's figure 9 for two images (2, H, W, C): `ddx.coarse_to_fine` on all devices."""
     process = source.system.process
     how = build.sampler(config, source.system)
     generator = Generator(source.system, how, labels=told)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), 2)
-    noise = white_noise(keys, ends.shape[1:])
-    visited = np.linspace(len(how.times) - 1, 0, LEVELS).round().astype(int)  # from t = 0 up
+    key = example_keys(jax.random.key(seed), np.zeros(1, int))
+    noise = np.concatenate(noises_of_ends(key, ends[:1]))
+    visited = np.unique(np.linspace(0, len(how.times) - 1, LEVELS).round().astype(int))[::-1]  # from t = 0 up
     rows = []
-    for first in visited:
+    for first in visited.tolist():
         x_t = ends if how.times[first] == 0 else q_sample(process, ends, how.times[first], noise)
         a, b = np.asarray(x_t)
         mixed = np.stack([(1 - w) * a + w * b for w in WEIGHTS])
@@ -176,13 +194,12 @@ def _through_noise(source: trained.Trained, config: Any, seed: int, told: tuple[
 
 
 def _write(
-    out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], shown: np.ndarray | None = None
+    out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], picture: np.ndarray
 ) -> str:
-    """Write NAME.npz, NAME.json and NAME.png, which shows (rows, columns, H, W, C) uint8, by default the samples."""
+    """Write NAME.npz, NAME.json and the picture NAME.png."""
     make_directory(out, "--out")
     with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    shown = arrays["samples"] if shown is None else shown
-    save_png(out / f"{name}.png", grid(shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1]))
+    save_png(out / f"{name}.png", picture)
     write_text(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
     return f"wrote {out}/{name}.npz, {name}.png, {name}.json"

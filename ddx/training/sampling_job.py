@@ -1,15 +1,16 @@
 """A sampling job: from the folder of a run to many images, which may be interrupted at any moment.
 
-samples.json     the job: whose weights, which settings; "finished" when all below is there
+samples.json     the job: whose weights, which settings; "sha256" of samples.npz when it is finished
 parts/           batches, each written when it is drawn, until the job is finished
 samples.npz      "samples": (N, H, W, C) uint8
 grid.png         the first images
-film.gif, .png   the way to the first of them, if asked for
+film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
+import contextlib
+import hashlib
 import json
 import pathlib
-import shutil
 import warnings
 import zipfile
 import zlib
@@ -19,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from ddx import build
-from ddx.diffusion.kernels import Film
 from ddx.errors import ConfigError
-from ddx.files import replacing, write_text
+from ddx.files import make_directory, remove_temporaries, replacing, write_text
 from ddx.generation import Generator
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import trained
 from ddx.training.workdir import lock
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
+FILM = ("film.gif", "film.png")
 FILM_IMAGES, FILM_FRAMES = 16, 40
 
 
@@ -100,9 +101,8 @@ def sample(
         batch_size=batch_size,
     )
     how = build.sampler(config, source.system)
-    frames = _frames(how.times) if gif else ()
     labels = trained.classes(source.system, labels)
-    generator = Generator(source.system, how, frames, labels)
+    generator = Generator(source.system, how, labels=labels)
     record: dict[str, Any] = {
         "workdir": str(workdir),
         "step": source.step,
@@ -111,43 +111,42 @@ def sample(
         "seed": seed,
         "labels": list(labels),
         "at_once": generator.batch_size(num_samples),
-        "gif": gif,
         "sample": config.sample.to_dict(),
     }
-    name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}" + "_film" * gif
+    name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}"
     name += f"_class{'-'.join(map(str, labels))}" * bool(labels)
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
         before = _read_record(out)
         _check_same_job(out, before, record)
-        finished = before.get("finished") and (out / "samples.npz").exists()
+        remove_temporaries(out)
+        finished = _is_finished(out, before)
         if not finished:
-            write_text(out / "samples.json", _to_json(record | {"finished": False}))
+            write_text(out / "samples.json", _to_json(record))
             _draw(generator, source.params, record, out / "parts")
-            _finish(out, record, frames)
-        shutil.rmtree(out / "parts", ignore_errors=True)
-    said = "already there:" if finished else "wrote"
-    written = "samples.npz, grid.png" + ", film.gif, film.png" * gif
+            _finish(out, record)
+        _remove_parts(out / "parts", record)
+        filmed = not gif or all((out / name).exists() for name in FILM)
+        if not filmed:
+            _film(Generator(source.system, how, _frames(how.times), labels), source.params, record, out)
+    said = "already there:" if finished and filmed else "wrote"
+    written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
 
 
 def _draw(generator: Generator, params: Any, record: dict[str, Any], parts: pathlib.Path) -> None:
     """Draw the batches that are not in the folder yet."""
-    parts.mkdir(exist_ok=True)
+    make_directory(parts, "--out")
+    remove_temporaries(parts)
     done = frozenset(start for start in _starts(record) if _read_part(parts, start, record) is not None)
     for batch in generator.batches(params, record["seed"], record["num_samples"], done):
-        arrays = {"samples": batch.images}
-        if batch.film is not None and batch.start == 0:
-            arrays |= {name: x[:, :FILM_IMAGES] for name, x in batch.film._asdict().items()}
         with replacing(_part(parts, batch.start)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            np.savez_compressed(file, samples=batch.images, job=np.array(_digest(record)))
 
 
-def _finish(out: pathlib.Path, record: dict[str, Any], frames: tuple[int, ...]) -> None:
+def _finish(out: pathlib.Path, record: dict[str, Any]) -> None:
     """Put the batches together. Only one is in memory at a time."""
-    first = _read_part(out / "parts", 0, record)
-    assert first is not None
-    shape = (record["num_samples"], *first["samples"].shape[1:])
+    shape = (record["num_samples"], *next(_images(out / "parts", record)).shape[1:])
     shown: list[np.ndarray] = []
     with replacing(out / "samples.npz") as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -161,42 +160,69 @@ def _finish(out: pathlib.Path, record: dict[str, Any], frames: tuple[int, ...]) 
                     if sum(map(len, shown)) < GRID_IMAGES:
                         shown.append(images)
     save_png(out / "grid.png", grid(np.concatenate(shown)[:GRID_IMAGES]))
-    if frames:
-        film = Film(first["x_t"], first["x_0"])
-        save_gif(out / "film.gif", film_frames(film.x_t, film.x_0, first["samples"][:FILM_IMAGES]))
-        save_png(out / "film.png", film_strip(film.x_t, film.x_0, first["samples"][:FILM_IMAGES]))
-    write_text(out / "samples.json", _to_json(record | {"finished": True}))
+    write_text(out / "samples.json", _to_json(record | {"sha256": _sha256(out / "samples.npz")}))
+
+
+def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
+    files = out / "samples.npz", out / "grid.png"
+    return "sha256" in before and all(path.is_file() for path in files) and _sha256(files[0]) == before["sha256"]
+
+
+def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathlib.Path) -> None:
+    """Draw the first images once more, and the way to them."""
+    batch = next(generator.batches(params, record["seed"], min(FILM_IMAGES, record["at_once"], record["num_samples"])))
+    assert batch.film is not None
+    save_png(out / "film.png", film_strip(batch.film.x_t, batch.film.x_0, batch.images))
+    save_gif(out / "film.gif", film_frames(batch.film.x_t, batch.film.x_0, batch.images))
+
+
+def _remove_parts(parts: pathlib.Path, record: dict[str, Any]) -> None:
+    for start in _starts(record):
+        _part(parts, start).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
+        parts.rmdir()
 
 
 def _starts(record: dict[str, Any]) -> range:
     return range(0, record["num_samples"], record["at_once"])
 
 
+def _digest(record: dict[str, Any]) -> str:
+    """Tells the batches of one job from those of another; where the run's folder lies does not matter."""
+    same = {key: value for key, value in record.items() if key != "workdir"}
+    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _images(parts: pathlib.Path, record: dict[str, Any]) -> Iterator[np.ndarray]:
     for start in _starts(record):
-        part = _read_part(parts, start, record)
-        assert part is not None
-        yield part["samples"]
+        images = _read_part(parts, start, record)
+        assert images is not None
+        yield images
 
 
 def _part(parts: pathlib.Path, start: int) -> pathlib.Path:
     return parts / f"{start:08d}.npz"
 
 
-def _read_part(parts: pathlib.Path, start: int, record: dict[str, Any]) -> dict[str, np.ndarray] | None:
-    """A batch, or None if it is not there; a damaged one is not there."""
+def _read_part(parts: pathlib.Path, start: int, record: dict[str, Any]) -> np.ndarray | None:
+    """A batch, or None if it is not there; one that is damaged or of another job is not there."""
     path = _part(parts, start)
     try:
         with np.load(path, allow_pickle=False) as file:
-            part = dict(file)
-        if len(part["samples"]) == min(record["at_once"], record["num_samples"] - start):
-            return part
-        problem = "it has another number of images"
+            images, job = file["samples"], str(file["job"])
+        if job == _digest(record):
+            return images
+        problem = "it belongs to another job"
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         problem = str(error)
-    warnings.warn(f"{path} is damaged ({problem}); drawing it again", stacklevel=2)
+    warnings.warn(f"{path} cannot be used ({problem}); drawing it again", stacklevel=2)
     return None
 
 
@@ -209,7 +235,9 @@ def _read_record(out: pathlib.Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {path} ({error}). Remove it, or use another --out") from None
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict) or not isinstance(record.get("sample"), dict):
+        raise ConfigError(f"{path} describes no sampling job. Remove it, or use another --out")
+    return record
 
 
 def _check_same_job(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any]) -> None:
@@ -218,7 +246,7 @@ def _check_same_job(out: pathlib.Path, before: dict[str, Any], record: dict[str,
         return
 
     def flat(job: dict[str, Any]) -> dict[str, Any]:
-        given = {key: value for key, value in job.items() if key not in ("workdir", "finished", "sample")}
+        given = {key: value for key, value in job.items() if key not in ("workdir", "sha256", "sample")}
         return given | {f"sample.{key}": value for key, value in job.get("sample", {}).items() if key != "num_images"}
 
     old, new = flat(before), flat(json.loads(_to_json(record)))

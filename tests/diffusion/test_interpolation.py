@@ -44,6 +44,8 @@ def test_slerp_between_parallel_images_is_linear():
     x = jnp.ones((1, *SHAPE))
     np.testing.assert_allclose(ddx.slerp(x, 2 * x, (0.5,))[0], 1.5 * x, rtol=1e-6)
     assert bool(jnp.isfinite(ddx.slerp(x, -x, (0.5,))).all())
+    np.testing.assert_allclose(ddx.slerp(0 * x, x, (0.5,))[0], 0.5 * x, rtol=1e-6)
+    assert bool(jnp.isfinite(jax.grad(lambda a: ddx.slerp(a, x, (0.5,)).sum())(x)).all())
 
 
 def test_latents_ends_are_their_own_images(process, denoise):

@@ -131,5 +131,9 @@ def test_a_kernel_of_ones_own_runs_like_the_others():
         return row.k * u_t + row.gamma * d.x_0 + row.noise * jnp.sqrt(row.small) * z, count + 1, d
 
     mine = ddx.Kernel(lambda u_T: jnp.zeros((), jnp.int32), step)
+    found = ddx.interpolate(process, denoise, x_T, x_T, (0.0,), ddx.trajectory(100, 10), solver=mine)
+    np.testing.assert_allclose(found[0], ddx.sample(process, denoise, None, x_T, ddx.trajectory(100, 10)), atol=1e-5)
+    with pytest.raises(ValueError, match="would be ignored"):
+        ddx.sample(process, denoise, None, x_T, variance="large", eta=1.0, solver=mine)
     args = (process, denoise, jax.random.key(1), x_T, ddx.trajectory(100, 10), 1.0)
     np.testing.assert_array_equal(ddx.sample(*args, solver=mine), ddx.sample(*args))

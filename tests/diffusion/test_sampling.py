@@ -190,6 +190,9 @@ def test_progressive_keeps_what_a_shorter_walk_would_see(process):
     for i, t in enumerate((10, 100, 30)):
         np.testing.assert_allclose(film.x_0[i], denoise(film.x_t[i], t).x_0, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(film.x_0[0], x_0, rtol=1e-5, atol=1e-6)  # the last step's mean is its x_0
+    for frames in ((), (100, 100)):
+        with pytest.raises(ValueError, match="frames must be different times"):
+            ddx.progressive(process, denoise, None, x_T, frames, *args)
     with pytest.raises(ValueError, match=r"frames \[50\] are not among"):
         ddx.progressive(process, denoise, None, x_T, (50,), *args)
 
@@ -205,6 +208,76 @@ def test_encoding_and_decoding_with_a_constant_eps_is_the_identity(process, solv
         # Encoding takes x_0 for x_1, decoding knows that x_1 = alpha_1 x_0 + sigma_1 eps.
         m_1 = process.marginal(1)
         np.testing.assert_allclose(back, (x_0 - m_1.sigma * 0.3) / m_1.alpha, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_encoding_reaches_an_end_without_signal(solver):
+    process = ddx.ddpm(100, "jsd")
+    denoise = ddx.denoiser(process, lambda x, t: 0.3 * x, "v", clip=False)
+    x_0, times = jax.random.uniform(jax.random.key(0), (2, *SHAPE)), ddx.trajectory(100, 10, "trailing")
+    x_T = ddx.encode(process, denoise, x_0, times, solver)
+    assert times[0] == 100 and process.marginal(100).alpha == 0
+    assert bool(jnp.isfinite(x_T).all())
+    if solver == "euler":  # the last step leads to the noise that the network sees at the time before
+        before = ddx.encode(process, denoise, x_0, times[1:])
+        np.testing.assert_allclose(x_T, denoise(before, times[1]).eps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_bfloat16_images_are_walked_in_float32(process, solver):
+    denoise, times = ddx.denoiser(process, model_fn), ddx.trajectory(100, 10, "trailing")
+    x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE), jnp.bfloat16)
+    x_0 = ddx.sample(process, denoise, None, x_T, times, solver=solver)
+    assert x_0.dtype == jnp.bfloat16
+    expected = ddx.sample(process, denoise, None, x_T.astype(jnp.float32), times, solver=solver)
+    np.testing.assert_array_equal(x_0, expected.astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_every_solver_differentiates(process, solver):
+    def total(scale):
+        denoise = ddx.denoiser(process, lambda x, t: scale * x, clip=False)
+        x_T = jnp.ones((1, *SHAPE), jnp.float64)
+        return ddx.sample(process, denoise, None, x_T, (100, 60, 30, 5, 0), solver=solver).sum()
+
+    with jax.enable_x64(True):
+        numeric = (total(0.3 + 1e-6) - total(0.3 - 1e-6)) / 2e-6
+        np.testing.assert_allclose(jax.grad(total)(0.3), numeric, rtol=1e-5)
+
+
+@pytest.mark.parametrize("solver", kernels.SOLVERS)
+def test_coefficients_may_differ_between_coordinates(solver):
+    """Every half of an image walks as a process of its own would."""
+    left, right = ddx.ddpm(100, "cosine"), ddx.ddpm(100, "sigmoid")
+    kernel = kernels.make_kernel(solver)
+    times = ddx.trajectory(100, 10, "trailing")
+    tables = [gaussian.step_table(p, times, 0.0) for p in (left, right)]
+
+    def both(a, b):
+        a, b = np.asarray(a), np.asarray(b)
+        if a.ndim != 4:
+            return a
+        half = SHAPE[1] // 2
+        widths = [np.broadcast_to(x, (len(x), SHAPE[0], half, 1)) for x in (a, b)]
+        return np.concatenate(widths, axis=2)
+
+    mixed = jax.tree.map(both, *tables)
+    mixed = mixed._replace(noise=tables[0].noise)
+
+    def at(u_t, level):
+        alpha, sigma, _ = level.marginal
+        eps = 0.5 * u_t
+        return ddx.Denoised((u_t - sigma * eps) / alpha, eps, None)
+
+    u_T = jax.random.normal(jax.random.key(0), (2, *SHAPE))
+
+    def run(steps):
+        k = jnp.zeros(len(times) - 1)
+        return sampling.walk(at, sampling.start(kernel, u_T), steps, k, kernel, sampling.no_noise).u_t
+
+    half = SHAPE[1] // 2
+    np.testing.assert_allclose(run(mixed)[:, :, :half], run(tables[0])[:, :, :half], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(mixed)[:, :, half:], run(tables[1])[:, :, half:], rtol=1e-4, atol=1e-4)
 
 
 def test_encoding_needs_a_step(process):

@@ -63,6 +63,17 @@ def test_examples(args, expected):
     assert ddx.trajectory(*args) == expected
 
 
+@pytest.mark.parametrize("T", [1000, 37])
+def test_diffusers_spacings_for_every_number_of_visits(T):
+    """Their 0-based indices as its schedulers' set_timesteps computes them, ties and all."""
+    for K in range(2, T + 1):
+        linspace = np.linspace(0, T - 1, K).round()[::-1] + 1
+        trailing = np.round(np.arange(T, 0, -T / K))[:K]
+        assert ddx.trajectory(T, K, "linspace") == (*linspace.astype(int).tolist(), 0)
+        assert ddx.trajectory(T, K, "trailing") == (*trailing.astype(int).tolist(), 0)
+        assert ddx.trajectory(T, K, "leading") == (*((np.arange(K) * (T // K))[::-1] + 1).tolist(), 0)
+
+
 def test_papers_have_their_spacing():
     assert quiet(1000, 50, "ddim_cifar10") == quiet(1000, 50, "quad")
     assert ddx.trajectory(1000, 50, "ddim_celeba64") == ddx.trajectory(1000, 50, "uniform")
@@ -90,6 +101,7 @@ def test_dropped_times_are_counted():
         ((1000, None, "times:a,b"), "must list times"),
         ((1000, None, "times:2000"), "at most T = 1000"),
         ((1000, 0, "even"), r"1\.\.1000"),
+        ((1000, None, (1000, 500.7, 2)), "must be integers"),
     ],
 )
 def test_mistakes_are_named(args, message):

@@ -142,7 +142,7 @@ def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypa
                 sample(whole, out=tmp_path / "cut", **kwargs)
     assert drawn == [3, 3, 3, 1]
     (tmp_path / "cut" / "parts" / "00000003.npz").write_bytes(b"PK")
-    with pytest.warns(UserWarning, match=r"00000003.npz is damaged .* drawing it again"):
+    with pytest.warns(UserWarning, match=r"00000003.npz cannot be used .* drawing it again"):
         sample(whole, out=tmp_path / "cut", **kwargs)
     np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
 
@@ -157,15 +157,63 @@ def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"num_steps": 4}, {"num_samples": 5}, {"batch_size": 2}, {"gif": True}]
-)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"num_steps": 4}, {"num_samples": 5}, {"batch_size": 2}])
 def test_two_jobs_are_not_mixed(whole, tmp_path, change):
     sample(whole, 4, out=tmp_path)
     before = contents(tmp_path)
     with pytest.raises(ConfigError, match="holds samples of another job"):
         sample(whole, **{"num_samples": 4, "out": tmp_path, **change})
     assert contents(tmp_path) == before
+
+
+def test_a_batch_of_another_job_is_not_taken_for_ones_own(whole, tmp_path):
+    """Its record is gone, its batches are there."""
+    sample(whole, 8, out=tmp_path / "right", batch_size=4, seed=1)
+    out = tmp_path / "mixed"
+    process = command(whole, out, "--num_samples=8", "--batch_size=4", "--seed=0")
+    while not (out / "parts" / "00000000.npz").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    (out / "samples.json").unlink()
+    (out / ".samples.npz.12.tmp").write_bytes(b"remains")
+    (out / "parts" / "thesis.tex").write_text("mine")
+    with pytest.warns(UserWarning, match="belongs to another job"):
+        sample(whole, 8, out=out, batch_size=4, seed=1)
+    np.testing.assert_array_equal(samples(out), samples(tmp_path / "right"))
+    assert (out / "parts" / "thesis.tex").read_text() == "mine" and not list(out.glob(".*"))
+    assert [p.name for p in (out / "parts").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{", '{"sample": 5}'])
+def test_a_record_that_says_nothing_is_refused(whole, tmp_path, text):
+    (tmp_path / "samples.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"samples\.json"):
+        sample(whole, 4, out=tmp_path)
+
+
+def test_damaged_results_are_drawn_again_and_a_film_can_be_added(whole, tmp_path):
+    sample(whole, 4, out=tmp_path)
+    before = contents(tmp_path)
+    (tmp_path / "samples.npz").write_bytes(b"PK")
+    assert sample(whole, 4, out=tmp_path).startswith("wrote") and contents(tmp_path) == before
+    (tmp_path / "grid.png").unlink()
+    assert sample(whole, 4, out=tmp_path).startswith("wrote") and contents(tmp_path) == before
+    assert sample(whole, 4, out=tmp_path, gif=True).startswith("wrote")
+    assert sample(whole, 4, out=tmp_path, gif=True).startswith("already there")
+    (tmp_path / "film.gif").unlink()
+    (tmp_path / "film.png").unlink()
+    assert contents(tmp_path) == before
+
+
+def test_a_preset_over_numbers_of_steps_wants_one(tiny_config, tmp_path):
+    train(tiny_config(sample__num_steps=0, train__num_steps=2, sample__solver="dpmpp_2m"), tmp_path)
+    with pytest.raises(ConfigError, match="Add --num_steps"):
+        sample(tmp_path, 2, preset="ddim_cifar10", out=tmp_path / "out")
+    assert "5 steps each" in sample(tmp_path, 2, preset="ddim_cifar10", num_steps=5, out=tmp_path / "out")
+    settings = json.loads((tmp_path / "out" / "samples.json").read_text())["sample"]
+    assert (settings["solver"], settings["trajectory"], settings["clip"]) == ("euler", "ddim_cifar10", False)
 
 
 def test_a_job_stays_with_its_checkpoint(whole, tmp_path):
@@ -199,9 +247,7 @@ def test_eight_devices_draw_what_one_does(whole, tmp_path):
 )
 def test_the_job_draws_what_the_library_does(whole, tmp_path, settings, library, tiny_config):
     sample(whole, 3, out=tmp_path, seed=5, **settings)
-    system = ddx.build.system(tiny_config(), (8, 8, 1))
-    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
-    ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
+    system, ema = restored(whole, tiny_config())
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
     x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
     times = ddx.trajectory(20, *library.pop("times"))
@@ -217,7 +263,14 @@ def test_a_film_ends_in_the_samples(whole, tmp_path):
     assert Image.open(tmp_path / "film.png").size == (6 * 68 + 4, 8 * 68 + 4)
 
 
-def test_latents_are_interpolated_and_images_come_back(whole, tmp_path):
+def restored(workdir, config):
+    """The system and the averaged weights of step 12, read by hand."""
+    system = ddx.build.system(config, (8, 8, 1))
+    target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
+    return system, Checkpoints(workdir / "checkpoints").restore(12, target)["ema"]
+
+
+def test_latents_are_interpolated_and_images_come_back(whole, tmp_path, tiny_config):
     assert "wrote" in interpolate(whole, 2, out=tmp_path / "a")
     with np.load(tmp_path / "a" / "interpolation.npz") as file:
         assert file["samples"].shape == (2, 11, 8, 8, 1)
@@ -231,16 +284,44 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path):
         back = file["samples"] / 255.0
     clipped_error = np.square(back - samples(tmp_path / "samples") / 255.0).mean()
     assert clipped_error <= error * 1.1 + 1e-4
+    np.savez(tmp_path / "two.npz", samples(tmp_path / "samples")[:2])
     for solver in ("ddim", "ancestral"):
-        line = interpolate(
-            whole, images=tmp_path / "samples" / "samples.npz", out=tmp_path / solver, sampler=solver, num_steps=20
-        )
+        line = interpolate(whole, images=tmp_path / "two.npz", out=tmp_path / solver, sampler=solver, num_steps=20)
         assert "interpolation.png" in line
     with np.load(tmp_path / "ancestral" / "interpolation.npz") as file:
         grid = file["samples"]
     assert grid.shape == (9, 11, 8, 8, 1)
     np.testing.assert_array_equal(grid[0, 0], samples(tmp_path / "samples")[0])
     assert (grid[-1] == grid[-1, :1]).mean() > 0.5  # at T hardly anything is left of the images
+    # The rows are the library's own, drawn with the key of image 0.
+    system, ema = restored(whole, tiny_config())
+    ends = samples(tmp_path / "samples")[:2].astype(np.float32) / 127.5 - 1
+    key = jax.random.fold_in(jax.random.key(0), 0)[None]
+    times = ddx.trajectory(20)
+    levels = tuple(times[i] for i in (10, 0))
+    xs = ddx.coarse_to_fine(
+        system.process, system.denoiser(ema, True), key, ends[:1], ends[1:], np.linspace(0, 1, 11), levels, times=times
+    )
+    expected = (np.clip(np.asarray(xs)[:, :, 0], -1, 1) + 1) * 127.5
+    assert np.abs(expected - grid[[4, 8]]).max() < 0.52
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11])
+def test_any_number_of_images_comes_back(whole, tmp_path, count):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8))
+    assert "mean squared error" in reconstruct(whole, tmp_path / "images.npy", out=tmp_path, num_steps=3)
+    rows, columns = -(-count // 5), min(10, 2 * count)
+    assert Image.open(tmp_path / "reconstruction.png").size == (columns * 68 + 4, rows * 68 + 4)
+
+
+def write(folder, name, content):
+    (folder / name).write_bytes(content)
+    return folder / name
+
+
+def two(folder, dtype=np.uint8):
+    np.save(folder / "two.npy", np.zeros((2, 8, 8, 1), dtype))
+    return folder / "two.npy"
 
 
 @pytest.mark.parametrize(
@@ -249,8 +330,15 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path):
         (lambda w, t: reconstruct(w, t / "none.png", out=t), DataError, "cannot read"),
         (lambda w, t: reconstruct(w, t / "none.npz", out=t), DataError, "cannot read"),
         (lambda w, t: reconstruct(w, ROOT / "README.md", out=t), DataError, "cannot be used"),
-        (lambda w, t: reconstruct(w, t, eta=1.0, out=t), DataError, "image"),
+        (lambda w, t: reconstruct(w, t, out=t), DataError, "image"),
         (lambda w, t: interpolate(w, 2, sampler="ancestral", out=t), ConfigError, "needs two images"),
+        (lambda w, t: interpolate(w, 0, out=t), ConfigError, "at least 1"),
+        (lambda w, t: reconstruct(w, write(t, "a.npz", b""), out=t), DataError, "cannot read"),
+        (lambda w, t: reconstruct(w, write(t, "a.npy", b"PK"), out=t), DataError, "cannot read"),
+        (lambda w, t: reconstruct(w, write(t, "a.npz", b"PK"), out=t), DataError, "cannot read"),
+        (lambda w, t: reconstruct(w, two(t, np.float32), out=t), DataError, "expected uint8"),
+        (lambda w, t: reconstruct(w, two(t), num_steps=1, out=t), ConfigError, "a time beyond 1"),
+        (lambda w, t: reconstruct(w, two(t), eta=1.0, out=t), ConfigError, "Set --sampler=ddim --eta=0"),
         (lambda w, t: interpolate(w, 2, eta=1.0, out=t), ConfigError, "Set --sampler=ddim --eta=0"),
         (lambda w, t: interpolate(w, images=ROOT / "docs" / "digits.png", out=t), ConfigError, "has one image"),
     ],

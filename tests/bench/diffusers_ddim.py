@@ -32,7 +32,7 @@ def main(weights, num_steps):
     ).eval()
     with np.load(weights) as file:
         model.load_state_dict({name: torch.from_numpy(file[name]) for name in file.files})
-    pipeline = DDIMPipeline(model, DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02))
+    pipeline = DDIMPipeline(model, DDIMScheduler(1000, beta_start=1e-4, beta_end=0.02, clip_sample=False))
     pipeline.set_progress_bar_config(disable=True)
 
     def run():

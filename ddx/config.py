@@ -20,7 +20,7 @@ from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS
 
 def default_config() -> ConfigDict:
     """Every key with its default, as a locked ConfigDict: assigning to an unknown key fails."""
-    return _nested({key: spec.default for key, spec in KEYS.items()})
+    return _nested(_filled({}))
 
 
 def validate(config: Any) -> ConfigDict:

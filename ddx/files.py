@@ -1,10 +1,13 @@
 """Files that are either old or new, never half written."""
 
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from ddx.errors import ConfigError
 
@@ -20,6 +23,22 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replace a file by a value as JSON for people."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The checksum of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """The checksum of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def remove_temporaries(folder: pathlib.Path) -> None:

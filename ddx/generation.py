@@ -40,7 +40,6 @@ class Generator:
         self._shape = system.image_shape
         self._process = system.process
         self._sampler = sampler
-        self._frames = frames
         kernel = filmed(sampler.kernel, frames) if frames else sampler.kernel
         basis = system.process.basis
 
@@ -110,10 +109,8 @@ class Generator:
 
     def encode(self, params: Any, x_0: np.ndarray, examples: np.ndarray | None = None) -> np.ndarray:
         """The latents of images in [-1, 1], as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
-        times = tuple(sorted({1, *self._sampler.times[:-1]}))
-        return self._through(
-            params, x_0, encoding_table(self._process, times, self._shape[:2]), "encoding", 0, examples
-        )
+        steps = encoding_table(self._process, self._sampler.times, self._shape[:2])
+        return self._through(params, x_0, steps, "encoding", 0, examples)
 
     def _through(
         self, params: Any, x: np.ndarray, steps: Step, what: str, seed: int = 0, examples: np.ndarray | None = None

@@ -12,42 +12,25 @@ VARIANCES = ("small", "large")
 SAMPLERS = ("ddim", "ancestral")
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
 
-# Changes of sample.* that make a paper's setting; the number of steps is the table's to vary.
-SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
-    "ddpm_cifar10": {
-        "sampler": "ancestral",
-        "solver": "euler",
-        "variance": "large",
-        "trajectory": "ddpm",
-        "num_steps": 0,
-        "clip": True,
-    },
-    "ddpm_256": {
-        "sampler": "ancestral",
-        "solver": "euler",
-        "variance": "small",
-        "trajectory": "ddpm",
-        "num_steps": 0,
-        "clip": True,
-    },
+
+def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:
+    return {"sampler": "ancestral", "solver": "euler", "trajectory": trajectory, "variance": variance, "clip": True}
+
+
+def _ddim(trajectory: str) -> dict[str, Any]:
     # DDIM's code clips in its sigma-hat rows only.
-    "ddim_cifar10": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_cifar10", "clip": False},
-    "ddim_cifar10_sigma_hat": {
-        "sampler": "ancestral",
-        "solver": "euler",
-        "variance": "large",
-        "trajectory": "ddim_cifar10",
-        "clip": True,
-    },
-    "ddim_celeba64": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_celeba64", "clip": False},
-    "ddim_celeba64_sigma_hat": {
-        "sampler": "ancestral",
-        "solver": "euler",
-        "variance": "large",
-        "trajectory": "ddim_celeba64",
-        "clip": True,
-    },
-    "ddim_lsun": {"sampler": "ddim", "solver": "euler", "eta": 0.0, "trajectory": "ddim_lsun", "clip": False},
+    return {"sampler": "ddim", "solver": "euler", "trajectory": trajectory, "eta": 0.0, "clip": False}
+
+
+# Changes of sample.* that make a paper's setting; DDIM's tables vary the number of steps.
+SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
+    "ddpm_cifar10": _ancestral("ddpm", "large") | {"num_steps": 0},
+    "ddpm_256": _ancestral("ddpm", "small") | {"num_steps": 0},
+    "ddim_cifar10": _ddim("ddim_cifar10"),
+    "ddim_cifar10_sigma_hat": _ancestral("ddim_cifar10", "large"),
+    "ddim_celeba64": _ddim("ddim_celeba64"),
+    "ddim_celeba64_sigma_hat": _ancestral("ddim_celeba64", "large"),
+    "ddim_lsun": _ddim("ddim_lsun"),
 }
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from ddx.files import replacing
 
 _GAP = 96  # a grey that stands out from black and from white images
+_STRIP_COLUMNS, _STRIP_IMAGES = 10, 4  # of a film on one picture
 
 
 def to_uint8(x: Any) -> np.ndarray:
@@ -48,13 +49,13 @@ def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write an (H, W, 1 or 3) uint8 picture."""
     with replacing(path) as temporary:
-        Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(temporary, format="PNG")
+        _image(picture).save(temporary, format="PNG")
 
 
-def save_gif(path: pathlib.Path, frames: list[np.ndarray], seconds: float = 4.0) -> None:
-    """Write (H, W, 1 or 3) uint8 pictures as an endless film of so many seconds; its last frame stands for one more."""
-    images = [Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame) for frame in frames]
-    each = max(20, int(1000 * seconds / len(images)))  # a GIF counts hundredths of a second
+def save_gif(path: pathlib.Path, frames: list[np.ndarray]) -> None:
+    """Write (H, W, 1 or 3) uint8 pictures as an endless film of four seconds; its last frame stands for one more."""
+    images = [_image(frame) for frame in frames]
+    each = max(20, 4000 // len(images))  # a GIF counts hundredths of a second
     durations = [each] * (len(images) - 1) + [each + 1000]
     with replacing(path) as temporary:
         images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=durations, loop=0)
@@ -72,10 +73,16 @@ def film_frames(x_t: np.ndarray, x_0: np.ndarray, last: np.ndarray) -> list[np.n
     return [np.concatenate([grid(left), grid(right)], axis=1) for left, right in pairs]
 
 
-def film_strip(x_t: np.ndarray, x_0: np.ndarray, last: np.ndarray, columns: int = 10, images: int = 4) -> np.ndarray:
+def film_strip(x_t: np.ndarray, x_0: np.ndarray, last: np.ndarray) -> np.ndarray:
     """The same as one picture: two rows an image, x_t and the estimate of x_0, with time from left to right."""
-    chosen = np.linspace(0, len(x_t) - 1, min(columns, len(x_t))).round().astype(int)
+    chosen = np.linspace(0, len(x_t) - 1, min(_STRIP_COLUMNS, len(x_t))).round().astype(int)
     rows = [
-        np.concatenate([way[chosen, i], last[i : i + 1]]) for i in range(min(images, len(last))) for way in (x_t, x_0)
+        np.concatenate([way[chosen, i], last[i : i + 1]])
+        for i in range(min(_STRIP_IMAGES, len(last)))
+        for way in (x_t, x_0)
     ]
     return grid(np.concatenate(rows), columns=len(chosen) + 1)
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

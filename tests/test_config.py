@@ -129,7 +129,8 @@ def test_a_broken_config_json_is_named(text):
 
 
 def test_the_names_a_config_may_use_are_those_the_library_has():
-    from ddx.diffusion import prediction, variance
+    from ddx.diffusion import kernels, prediction, variance
 
     assert keys.PREDICTIONS == prediction.PREDICTIONS
     assert tuple(variance.VARIANCES) == keys.VARIANCES
+    assert tuple(kernels.SOLVERS) == keys.SOLVERS

@@ -147,19 +147,20 @@ def step_table(
 
 
 def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Step:
-    """The steps of DDIM (eta = 0) from the first of some times up to T, as `step_table` gives those down to the data.
+    """The steps of DDIM (eta = 0) up through a sampler's times, from 1 on, for which images are taken.
 
     Args:
       process: the process.
-      times: strictly increasing, at least two, in [1, T]; known on the host.
+      times: those of `step_table`, which go down and end in 0; known on the host.
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Raises:
-      ValueError: the times are not so.
+      ValueError: no time is beyond 1: then there is no step.
     """
-    if len(times) < 2 or times[0] < 1 or any(s <= t for t, s in pairwise(times)):
-        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {_brief(times)}")
-    return _table(process, times, 0.0, shape)
+    upwards = tuple(sorted({1, *times[:-1]}))
+    if len(upwards) < 2:
+        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {upwards}")
+    return _table(process, upwards, 0.0, shape)
 
 
 def _table(process: Process, times: tuple[int, ...], eta: float, shape: tuple[int, ...] | None) -> Step:

@@ -10,8 +10,7 @@ from ddx.diffusion.kernels import Kernel, euler
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import DenoiseFn, Denoiser
 from ddx.diffusion.process import Process
-from ddx.diffusion.sampling import denoise_at, noise_from, sample, start, walk
-from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.sampling import denoise_at, noise_from, sample, start, visited, walk
 from ddx.diffusion.variance import VarianceFn, variance_fn
 
 
@@ -122,8 +121,7 @@ def interpolate_diffused(
     mixed = jnp.einsum("w,b...->wb...", 1 - w, x_a) + jnp.einsum("w,b...->wb...", w, x_b)
     if t == 0:
         return mixed
-    times = trajectory(process.num_steps) if times is None else tuple(times)
-    times = (t, *(s for s in times if s < t))
+    times = (t, *(s for s in visited(process, times) if s < t))
     x_t = mixed.reshape(-1, *x_a.shape[1:])
     copies = (len(w), 1, 1, 1)
     walk_noise = None if noise is None else jnp.stack([jnp.tile(z, copies) for z in noise[2]])
@@ -176,7 +174,7 @@ def share_latent(
     Raises:
       ValueError: t is not visited, x_T is not one image; or as `sample`.
     """
-    times = trajectory(process.num_steps) if times is None else tuple(times)
+    times = visited(process, times)
     if t not in times[:-1]:
         raise ValueError(f"t={t} is not among the visited times {times[0]}..{times[-2]}")
     if x_T.shape[0] != 1:

@@ -53,8 +53,9 @@ def sample(
     Raises:
       ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
     """
-    draws = _draws(solver, eta, variance, key, noise)
-    walking = _run(process, denoise, x_T, times, eta, make_kernel(solver, eta, variance), draws)
+    times, kernel = visited(process, times), make_kernel(solver, eta, variance)
+    draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
+    walking = _run(process, denoise, x_T, times, eta, kernel, draws)
     return process.basis.synthesis(walking.u_t).astype(x_T.dtype)
 
 
@@ -90,7 +91,7 @@ def progressive(
     Raises:
       ValueError: a frame is not visited; or as `sample`.
     """
-    times = trajectory(process.num_steps) if times is None else tuple(times)
+    times = visited(process, times)
     frames = tuple(int(t) for t in frames)
     missing = [t for t in frames if t not in times[:-1]]
     if not frames or len(set(frames)) < len(frames):
@@ -98,7 +99,7 @@ def progressive(
     if missing:
         raise ValueError(f"frames {missing} are not among the visited times {times[0]}..{times[-2]}")
     kernel = filmed(make_kernel(solver, eta, variance), frames)
-    draws = _draws(solver, eta, variance, key, noise)
+    draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
     walking = _run(process, denoise, x_T, times, eta, kernel, draws)
     film = walking.memory[1]
     return process.basis.synthesis(walking.u_t), Film(*map(process.basis.synthesis, film))
@@ -129,13 +130,11 @@ def encode(
     Raises:
       ValueError: the times are invalid, or the first is 1: then there is no step.
     """
-    times = trajectory(process.num_steps) if times is None else trajectory(process.num_steps, None, tuple(times))
-    upwards = tuple(sorted({1, *times[:-1]}))
-    steps = encoding_table(process, upwards, x_0.shape[-3:-1])
+    times = trajectory(process.num_steps, None, visited(process, times))
+    steps = encoding_table(process, times, x_0.shape[-3:-1])
     kernel, basis = make_kernel(solver), process.basis
     walking = start(kernel, basis.analysis(x_0))
-    draws = jnp.zeros((len(upwards) - 1,))
-    walking = walk(denoise_at(process, denoise), walking, steps, draws, kernel, no_noise)
+    walking = walk(denoise_at(process, denoise), walking, steps, jnp.arange(len(steps.h)), kernel, no_noise)
     return basis.synthesis(walking.u_t).astype(x_0.dtype)
 
 
@@ -177,44 +176,44 @@ def walk(
     return jax.lax.scan(step, walking, (steps, draws))[0]
 
 
-class _Draws(NamedTuple):
-    """Where a sampler's noise comes from: all of it given, or a key."""
-
-    key: Any
-    noise: Any
+Draws = tuple[Any, Callable[[Any], Any]]
+"""One entry a step, and the noise of an entry: the last arguments of `walk`."""
 
 
-def _draws(solver: str | Kernel, eta: float, variance: str | VarianceFn, key: Any, noise: Any) -> _Draws | None:
-    """None where no noise is needed. A kernel of the user's own at eta = 0 gets noise if there is a key for it."""
-    if eta == 0.0 and variance == "small" and (not isinstance(solver, Kernel) or (key is None and noise is None)):
-        return None
-    return _Draws(key, noise)
+def _draws(
+    solver: str | Kernel, eta: float, variance: str | VarianceFn, key: Any, noise: Any, x_T: Any, num_steps: int
+) -> Draws:
+    """The draws of a sampler, none where no noise is added. A kernel of the user's own at eta = 0 may do without."""
+    # k and not t: an example's k-th draw is the same for every trajectory.
+    entries = jnp.arange(num_steps)
+    can_do_without = not isinstance(solver, Kernel) or (key is None and noise is None)
+    if eta == 0.0 and variance == "small" and can_do_without:
+        return entries, no_noise
+    if noise is None:
+        return entries, noise_from(key, x_T)
+    if noise.shape != (num_steps, *x_T.shape):
+        raise ValueError(f"noise must have the shape {(num_steps, *x_T.shape)}, one draw a step; got {noise.shape}")
+    return noise, _given
 
 
 def _run(
     process: Process,
     denoise: Denoiser | DenoiseFn,
     x_T: Any,
-    times: tuple[int, ...] | None,
+    times: tuple[int, ...],
     eta: float,
     kernel: Kernel,
-    draws: _Draws | None,
+    draws: Draws,
 ) -> Walking:
-    times = trajectory(process.num_steps) if times is None else tuple(times)
     steps = step_table(process, times, eta, x_T.shape[-3:-1])
-    # k and not t: an example's k-th draw is the same for every trajectory.
-    given: Any = jnp.arange(len(times) - 1)
-    draw: Callable[[Any], Any] = no_noise
-    if draws is not None and draws.noise is not None:
-        given, draw = draws.noise, _given
-        if given.shape != (len(times) - 1, *x_T.shape):
-            raise ValueError(
-                f"noise must have the shape {(len(times) - 1, *x_T.shape)}, one draw a step; got {given.shape}"
-            )
-    elif draws is not None:
-        draw = noise_from(draws.key, x_T)
+    entries, draw = draws
     walking = start(kernel, process.basis.analysis(x_T))
-    return walk(denoise_at(process, denoise), walking, steps, given, kernel, draw)
+    return walk(denoise_at(process, denoise), walking, steps, entries, kernel, draw)
+
+
+def visited(process: Process, times: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The times given, or all of the process."""
+    return trajectory(process.num_steps) if times is None else tuple(times)
 
 
 def initial_noise(keys: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:

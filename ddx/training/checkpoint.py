@@ -6,7 +6,6 @@ weight without a word. A damaged checkpoint is set aside as <step>.corrupt and t
 starts afresh by itself.
 """
 
-import hashlib
 import json
 import pathlib
 import shutil
@@ -18,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from ddx.errors import CheckpointError
-from ddx.files import write_text
+from ddx.files import digest, sha256, write_text
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -168,14 +167,14 @@ class Checkpoints:
             seal = manifest.pop("seal")
             if manifest["format"] != _FORMAT:
                 return f"written in format {manifest['format']}, this version reads {_FORMAT}"
-            if seal != _digest(manifest):
+            if seal != digest(manifest):
                 return f"{MANIFEST} has changed"
             if manifest["step"] != step:
                 return f"it belongs to step {manifest['step']}"
             for name, expected in manifest["files"].items():
                 if not (path / name).is_file():
                     return f"{name} is missing"
-                if _sha256(path / name) != expected:
+                if sha256(path / name) != expected:
                     return f"{name} has changed"
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return f"{MANIFEST} is unreadable: {_first_line(error)}"
@@ -184,11 +183,7 @@ class Checkpoints:
 
 def _seal(manifest: dict[str, Any]) -> str:
     """The manifest as text, with a checksum of itself."""
-    return json.dumps(manifest | {"seal": _digest(json.loads(json.dumps(manifest)))}, indent=1)
-
-
-def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return json.dumps(manifest | {"seal": digest(json.loads(json.dumps(manifest)))}, indent=1)
 
 
 def _manifest(path: pathlib.Path, step: int, items: dict[str, Any]) -> dict[str, Any]:
@@ -198,7 +193,7 @@ def _manifest(path: pathlib.Path, step: int, items: dict[str, Any]) -> dict[str,
         "step": step,
         "jax": jax.__version__,
         "arrays": {name: _arrays(item) for name, item in items.items()},
-        "files": {str(file.relative_to(path)): _sha256(file) for file in files},
+        "files": {str(file.relative_to(path)): sha256(file) for file in files},
     }
 
 
@@ -206,11 +201,6 @@ def _arrays(tree: Any) -> dict[str, str]:
     """{"['conv_in']['kernel']": "float32 (3, 3, 3, 128)", ...}."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}" for path, leaf in leaves}
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

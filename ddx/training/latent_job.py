@@ -1,6 +1,5 @@
 """Pictures of the latent space of a trained network: interpolations and reconstructions."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -15,7 +14,7 @@ from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.interpolation import noises_of_ends, slerp
 from ddx.diffusion.noise import example_keys
 from ddx.errors import ConfigError
-from ddx.files import make_directory, replacing, write_text
+from ddx.files import make_directory, replacing, write_json
 from ddx.generation import Generator
 from ddx.pictures import grid, save_png, to_uint8
 from ddx.training import trained
@@ -76,17 +75,16 @@ def interpolate(
         rows = _through_noise(source, config, seed, told, to_float(between))
     else:
         how = _deterministic(config, source.system, "interpolating")
-        if between is None:
-            latents = Generator(source.system, how, labels=told).noise(seed, 2 * num_rows)
-        else:
+        if between is not None:
             config, how = _unclipped(config, how)
-            latents = Generator(source.system, how, labels=told).encode(
-                source.params, np.asarray(to_float(between)), np.arange(len(between)) // 2
-            )
+        generator = Generator(source.system, how, labels=told)
+        if between is None:
+            latents = generator.noise(seed, 2 * num_rows)
+        else:
+            latents = generator.encode(source.params, np.asarray(to_float(between)), np.arange(len(between)) // 2)
         path = np.moveaxis(np.asarray(slerp(latents[0::2], latents[1::2], WEIGHTS)), 0, 1)
-        flat = Generator(source.system, how, labels=told).decode(
-            source.params, path.reshape(-1, *path.shape[2:]), examples=np.repeat(np.arange(len(path)), len(WEIGHTS))
-        )
+        row = np.repeat(np.arange(len(path)), len(WEIGHTS))
+        flat = generator.decode(source.params, path.reshape(-1, *path.shape[2:]), examples=row)
         rows = flat.reshape(path.shape)
     of = pathlib.Path(images).stem if images else f"seed{seed}"
     name = f"step{source.step}_{of}_interpolation_{trained.describe(config)}"
@@ -185,11 +183,11 @@ def _through_noise(source: trained.Trained, config: Any, seed: int, told: tuple[
     visited = np.unique(np.linspace(0, len(how.times) - 1, LEVELS).round().astype(int))[::-1]  # from t = 0 up
     rows = []
     for first in visited.tolist():
-        x_t = ends if how.times[first] == 0 else q_sample(process, ends, how.times[first], noise)
-        a, b = np.asarray(x_t)
+        t = how.times[first]
+        a, b = np.asarray(ends if t == 0 else q_sample(process, ends, t, noise))
         mixed = np.stack([(1 - w) * a + w * b for w in WEIGHTS])
         same = np.zeros(len(mixed), int)
-        rows.append(mixed if how.times[first] == 0 else generator.decode(source.params, mixed, first, seed, same))
+        rows.append(mixed if t == 0 else generator.decode(source.params, mixed, first, seed, same))
     return np.stack(rows)
 
 
@@ -201,5 +199,5 @@ def _write(
     with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     save_png(out / f"{name}.png", picture)
-    write_text(out / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    write_json(out / f"{name}.json", record)
     return f"wrote {out}/{name}.npz, {name}.png, {name}.json"

@@ -8,7 +8,6 @@ film.gif, .png   the way to the first of them, if asked for; drawn apart, so tha
 """
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import warnings
@@ -21,7 +20,7 @@ import numpy as np
 
 from ddx import build
 from ddx.errors import ConfigError
-from ddx.files import make_directory, remove_temporaries, replacing, write_text
+from ddx.files import digest, make_directory, remove_temporaries, replacing, sha256, write_json
 from ddx.generation import Generator
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import trained
@@ -122,9 +121,9 @@ def sample(
         remove_temporaries(out)
         finished = _is_finished(out, before)
         if not finished:
-            write_text(out / "samples.json", _to_json(record))
+            write_json(out / "samples.json", record)
             _draw(generator, source.params, record, out / "parts")
-            _finish(out, record)
+            _finish(out, record, source.system.image_shape)
         _remove_parts(out / "parts", record)
         filmed = not gif or all((out / name).exists() for name in FILM)
         if not filmed:
@@ -141,12 +140,12 @@ def _draw(generator: Generator, params: Any, record: dict[str, Any], parts: path
     done = frozenset(start for start in _starts(record) if _read_part(parts, start, record) is not None)
     for batch in generator.batches(params, record["seed"], record["num_samples"], done):
         with replacing(_part(parts, batch.start)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, samples=batch.images, job=np.array(_digest(record)))
+            np.savez_compressed(file, samples=batch.images, job=np.array(_job(record)))
 
 
-def _finish(out: pathlib.Path, record: dict[str, Any]) -> None:
+def _finish(out: pathlib.Path, record: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
     """Put the batches together. Only one is in memory at a time."""
-    shape = (record["num_samples"], *next(_images(out / "parts", record)).shape[1:])
+    shape = (record["num_samples"], *image_shape)
     shown: list[np.ndarray] = []
     with replacing(out / "samples.npz") as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -160,12 +159,12 @@ def _finish(out: pathlib.Path, record: dict[str, Any]) -> None:
                     if sum(map(len, shown)) < GRID_IMAGES:
                         shown.append(images)
     save_png(out / "grid.png", grid(np.concatenate(shown)[:GRID_IMAGES]))
-    write_text(out / "samples.json", _to_json(record | {"sha256": _sha256(out / "samples.npz")}))
+    write_json(out / "samples.json", record | {"sha256": sha256(out / "samples.npz")})
 
 
 def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
-    return "sha256" in before and all(path.is_file() for path in files) and _sha256(files[0]) == before["sha256"]
+    return "sha256" in before and all(path.is_file() for path in files) and sha256(files[0]) == before["sha256"]
 
 
 def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathlib.Path) -> None:
@@ -187,15 +186,9 @@ def _starts(record: dict[str, Any]) -> range:
     return range(0, record["num_samples"], record["at_once"])
 
 
-def _digest(record: dict[str, Any]) -> str:
+def _job(record: dict[str, Any]) -> str:
     """Tells the batches of one job from those of another; where the run's folder lies does not matter."""
-    same = {key: value for key, value in record.items() if key != "workdir"}
-    return hashlib.sha256(json.dumps(same, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest({key: value for key, value in record.items() if key != "workdir"})
 
 
 def _images(parts: pathlib.Path, record: dict[str, Any]) -> Iterator[np.ndarray]:
@@ -215,7 +208,7 @@ def _read_part(parts: pathlib.Path, start: int, record: dict[str, Any]) -> np.nd
     try:
         with np.load(path, allow_pickle=False) as file:
             images, job = file["samples"], str(file["job"])
-        if job == _digest(record):
+        if job == _job(record):
             return images
         problem = "it belongs to another job"
     except FileNotFoundError:
@@ -249,7 +242,7 @@ def _check_same_job(out: pathlib.Path, before: dict[str, Any], record: dict[str,
         given = {key: value for key, value in job.items() if key not in ("workdir", "sha256", "sample")}
         return given | {f"sample.{key}": value for key, value in job.get("sample", {}).items() if key != "num_images"}
 
-    old, new = flat(before), flat(json.loads(_to_json(record)))
+    old, new = flat(before), flat(json.loads(json.dumps(record)))
     different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
     if different:
         raise ConfigError(
@@ -262,7 +255,3 @@ def _frames(times: tuple[int, ...]) -> tuple[int, ...]:
     count = min(FILM_FRAMES, len(times) - 1)
     chosen = np.unique(np.linspace(0, len(times) - 2, count).round().astype(int))
     return tuple(times[i] for i in chosen)
-
-
-def _to_json(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=2) + "\n"

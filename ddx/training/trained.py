@@ -64,10 +64,10 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
         raise ConfigError(f"preset {preset!r} is unknown. Choose one of: {', '.join(SAMPLING_PRESETS)}")
     given = {name: value for name, value in given.items() if value is not None}
     changed = config.to_dict() | {"seed": seed}
-    sample = changed["sample"] | (SAMPLING_PRESETS[preset] if preset else {})
-    if preset is not None and "num_steps" not in SAMPLING_PRESETS[preset] and not sample["num_steps"]:
-        if not given.get("num_steps"):
-            raise ConfigError(f"preset {preset!r} is a table over numbers of steps. Add --num_steps, such as 50")
+    pinned = SAMPLING_PRESETS[preset] if preset else {}
+    sample = changed["sample"] | pinned
+    if preset and not ("num_steps" in pinned or sample["num_steps"] or given.get("num_steps")):
+        raise ConfigError(f"preset {preset!r} is a table over numbers of steps. Add --num_steps, such as 50")
     if "trajectory" in given and counts_itself(given["trajectory"]):
         sample["num_steps"] = 0
     changed["sample"] = sample = sample | given

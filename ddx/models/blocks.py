@@ -1,7 +1,7 @@
-"""The blocks of DDPM's U-Net (Ho et al. 2020, appendix B, and its code): residual, attention, down, up.
+"""The blocks of the U-Nets of DDPM and Improved DDPM: residual, attention, down, up, and the layers they consist of.
 
 All work on NHWC. `dtype` is the type of convolutions and matrix products; parameters, normalisation and softmax are
-float32.
+float32. `conventions` are those of one of the original codes.
 """
 
 from functools import partial
@@ -11,44 +11,78 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-# A block starts as the identity: what it adds to its input is nearly, and in DDPM's code not exactly, zero.
-_init_zero = nn.initializers.variance_scaling(1e-10, "fan_avg", "uniform")
+from ddx.models.conventions import DDPM, Conventions
 
-Conv3x3 = partial(nn.Conv, kernel_size=(3, 3), padding="SAME", kernel_init=_init)
-Conv3x3Zero = partial(nn.Conv, kernel_size=(3, 3), padding="SAME", kernel_init=_init_zero)
-Dense = partial(nn.Dense, kernel_init=_init)
-DenseZero = partial(nn.Dense, kernel_init=_init_zero)
 # The plain variance, mean((x - mean)^2): E[x^2] - mean^2 cancels where a mean is large against its spread.
-GroupNorm = partial(nn.GroupNorm, epsilon=1e-6, dtype=jnp.float32, use_fast_variance=False)
+GroupNorm = partial(nn.GroupNorm, dtype=jnp.float32, use_fast_variance=False)
+
+
+def conv3x3(
+    x: jax.Array,
+    channels: int,
+    conventions: Conventions,
+    dtype: Any,
+    name: str,
+    last: bool = False,
+    strides: int = 1,
+    padding: str | int = "SAME",
+) -> jax.Array:
+    """A convolution, a layer of the module that calls: (B, H, W, C) to (B, H / strides, W / strides, channels)."""
+    initial = conventions.initial(9 * x.shape[-1], last)
+    return nn.Conv(channels, (3, 3), strides, padding, dtype=dtype, name=name, **initial)(x)
+
+
+def dense(
+    x: jax.Array, channels: int, conventions: Conventions, dtype: Any, name: str, last: bool = False
+) -> jax.Array:
+    """A dense layer of the module that calls: (..., C) to (..., channels)."""
+    return nn.Dense(channels, dtype=dtype, name=name, **conventions.initial(x.shape[-1], last))(x)
+
+
+def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
+    """(B, h, w, C) to (B, height, width, C), bilinearly between pixel centres."""
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False)
 
 
 class ResnetBlock(nn.Module):
-    """norm - swish - conv - (+ time) - norm - swish - dropout - conv, plus the input (1 x 1 if channels change).
+    """norm - swish - conv - norm - swish - dropout - conv, plus the input (1 x 1 if channels change).
+
+    Around the second norm, the block is told the time.
 
     Attributes:
       channels: output channels.
       groups: of the normalisations.
       dropout: rate, applied when train is True, from the "dropout" random stream.
       dtype: type of the computation.
+      scale_shift: the time scales and shifts what the second norm returns; if False, it is added to what that takes.
+      conventions: of an original code.
     """
 
     channels: int
     groups: int
     dropout: float
     dtype: Any
+    scale_shift: bool = False
+    conventions: Conventions = DDPM
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
         """(B, H, W, C) and the time embedding (B, D) to (B, H, W, channels)."""
-        h = nn.swish(GroupNorm(self.groups, name="norm1")(x))
-        h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
-        h += Dense(self.channels, dtype=self.dtype, name="temb_proj")(nn.swish(temb))[:, None, None, :]
-        h = nn.swish(GroupNorm(self.groups, name="norm2")(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = Conv3x3Zero(self.channels, dtype=self.dtype, name="conv2")(h)
+        like = self.conventions
+        h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")(x))
+        h = conv3x3(h, self.channels, like, self.dtype, "conv1")
+        norm2 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm2")
+        told_channels = 2 * self.channels if self.scale_shift else self.channels
+        told = dense(nn.swish(temb), told_channels, like, self.dtype, "temb_proj")[:, None, None, :]
+        if self.scale_shift:
+            scale, shift = jnp.split(told.astype(jnp.float32), 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + told)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.swish(h))
+        h = conv3x3(h, self.channels, like, self.dtype, "conv2", last=True)
         if x.shape[-1] != self.channels:
-            x = Dense(self.channels, dtype=self.dtype, name="nin_shortcut")(x)
+            x = dense(x, self.channels, like, self.dtype, "nin_shortcut")
         return x + h
 
 
@@ -60,55 +94,80 @@ class KeyDense(nn.Module):
     """
 
     dtype: Any
+    conventions: Conventions = DDPM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., C) to (..., C)."""
         channels = x.shape[-1]
-        kernel = self.param("kernel", _init, (channels, channels), jnp.float32)
-        self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        initial = self.conventions.initial(channels)
+        kernel = self.param("kernel", initial["kernel_init"], (channels, channels), jnp.float32)
+        self.param("bias", initial["bias_init"], (channels,), jnp.float32)
         return x.astype(self.dtype) @ kernel.astype(self.dtype)
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels, one head, added to the input; normalised in `groups` groups."""
+    """Self-attention over all pixels, added to the input.
+
+    Attributes:
+      groups: of the normalisation.
+      dtype: type of the computation.
+      num_heads: each attends with its own share of the channels.
+      conventions: of an original code.
+    """
 
     groups: int
     dtype: Any
+    num_heads: int = 1
+    conventions: Conventions = DDPM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to the same shape."""
         batch, height, width, channels = x.shape
-        h = GroupNorm(self.groups, name="norm")(x).reshape(batch, height * width, channels)
-        q, v = (Dense(channels, dtype=self.dtype, name=name)(h) for name in "qv")
-        k = KeyDense(self.dtype, name="k")(h)
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * channels**-0.5
+        like, pixels, heads = self.conventions, height * width, self.num_heads
+
+        # Heads join the batch instead of being an axis of their own: with one, nothing is left of them, not a bit.
+        def split(h: jax.Array) -> jax.Array:
+            """(B, N, C) to (B * heads, N, C / heads)."""
+            return h.reshape(batch, pixels, heads, -1).swapaxes(1, 2).reshape(batch * heads, pixels, -1)
+
+        def join(h: jax.Array) -> jax.Array:
+            """(B * heads, N, C / heads) to (B, N, C)."""
+            return h.reshape(batch, heads, pixels, -1).swapaxes(1, 2).reshape(batch, pixels, channels)
+
+        h = GroupNorm(self.groups, epsilon=like.epsilon, name="norm")(x).reshape(batch, pixels, channels)
+        q, v = (split(dense(h, channels, like, self.dtype, name)) for name in "qv")
+        k = split(KeyDense(self.dtype, like, name="k")(h))
+        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = nn.softmax(logits).astype(self.dtype)
-        h = jnp.einsum("bqk,bkc->bqc", weights, v)
-        return x + DenseZero(channels, dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
+        h = join(jnp.einsum("bqk,bkc->bqc", weights, v))
+        return x + dense(h, channels, like, self.dtype, "proj_out", last=True).reshape(x.shape)
 
 
 class Downsample(nn.Module):
-    """Halve height and width: a convolution of stride 2. "SAME" pads below and to the right, as TensorFlow does."""
+    """Halve height and width: a convolution of stride 2."""
 
     dtype: Any
+    conventions: Conventions = DDPM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, H / 2, W / 2, C)."""
-        return Conv3x3(x.shape[-1], strides=(2, 2), dtype=self.dtype, name="conv")(x)
+        like = self.conventions
+        return conv3x3(x, x.shape[-1], like, self.dtype, "conv", strides=2, padding=like.down_padding)
 
 
 class Upsample(nn.Module):
     """Double height and width: each pixel becomes 2 x 2, then a convolution."""
 
     dtype: Any
+    conventions: Conventions = DDPM
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
-        return _ConvOfDoubled(self.dtype, name="conv")(x)
+        return _ConvOfDoubled(self.dtype, self.conventions, name="conv")(x)
 
 
 class _ConvOfDoubled(nn.Module):
@@ -120,12 +179,14 @@ class _ConvOfDoubled(nn.Module):
     """
 
     dtype: Any
+    conventions: Conventions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        kernel = self.param("kernel", _init, (3, 3, channels, channels), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros_init(), (channels,), jnp.float32)
+        initial = self.conventions.initial(9 * channels)
+        kernel = self.param("kernel", initial["kernel_init"], (3, 3, channels, channels), jnp.float32)
+        bias = self.param("bias", initial["bias_init"], (channels,), jnp.float32)
         out = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_by_parity, default=_by_doubling)
         return out + bias.astype(self.dtype)
 

@@ -5,9 +5,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ddx.models.unet import UNet
 
@@ -24,6 +22,18 @@ _256 = UNet(multipliers=(1, 1, 2, 2, 4, 4), dropout=0.0)
 _DIGITS = UNet(
     channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), groups=8, dropout=0.0, out_channels=1
 )
+_IMAGENET64 = UNet(
+    family="iddpm",
+    multipliers=(1, 2, 3, 4),
+    num_blocks=3,
+    attention_resolutions=(16, 8),
+    num_heads=4,
+    scale_shift=True,
+    dropout=0.0,
+    out_channels=6,
+)
+_IMAGENET64_CLASS = _IMAGENET64.clone(channels=192, num_classes=1000)
+_IDDPM_256: dict[str, Any] = {"multipliers": (1, 1, 2, 2, 4, 4), "num_blocks": 2}
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -33,11 +43,20 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "ddpm_lsun": Preset(_256, (256, 256, 3), 113_673_219),
         "ddpm_lsun_large": Preset(_256.clone(channels=192), (256, 256, 3), 255_677_955),
         "ddim_celeba64": Preset(UNet(multipliers=(1, 2, 2, 2, 4)), (64, 64, 3), 78_700_803),
+        "iddpm_cifar10": Preset(_IMAGENET64.clone(multipliers=(1, 2, 2, 2), dropout=0.3), (32, 32, 3), 52_546_438),
+        "iddpm_imagenet64": Preset(_IMAGENET64, (64, 64, 3), 121_063_942),
+        "iddpm_imagenet64_class": Preset(_IMAGENET64_CLASS, (64, 64, 3), 273_049_350),
+        "iddpm_upsampler256": Preset(_IMAGENET64_CLASS.clone(**_IDDPM_256, low_res=64), (256, 256, 3), 279_792_390),
+        "iddpm_lsun": Preset(
+            _IMAGENET64.clone(**_IDDPM_256, attention_resolutions=(16,), num_heads=1, scale_shift=False),
+            (256, 256, 3),
+            113_676_678,
+        ),
     }
 )
 
 
-def create(name: str, **overrides: Any) -> nn.Module:
+def create(name: str, **overrides: Any) -> UNet:
     """Make a preset's network, with some arguments changed: ddpm_cifar10 with dtype=jnp.bfloat16, say.
 
     Raises:
@@ -48,8 +67,7 @@ def create(name: str, **overrides: Any) -> nn.Module:
     return PRESETS[name].model.clone(**overrides)
 
 
-def num_params(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def num_params(model: UNet, image_shape: tuple[int, int, int]) -> int:
     """The number of parameters of a network for (H, W, C) images, without allocating them."""
-    x, t = jnp.zeros((1, *image_shape)), jnp.zeros((1,), jnp.int32)
-    shapes = jax.eval_shape(lambda key: model.init(key, x, t), jax.random.key(0))["params"]
+    shapes = jax.eval_shape(lambda key: model.init(key, *model.inputs(image_shape)), jax.random.key(0))["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -1,7 +1,7 @@
-"""DDPM's U-Net (Ho et al. 2020, appendix B), with the wiring, numerics and initial weights of its original code.
+"""The U-Nets of DDPM (Ho et al. 2020, appendix B) and Improved DDPM (Nichol & Dhariwal 2021).
 
-Module names are flat and follow that code ("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a
-rule on strings.
+Each has the wiring, numerics and initial weights of its original code. Module names are flat and follow DDPM's
+("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a rule on strings.
 """
 
 from typing import Any
@@ -10,16 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddx.models.blocks import (
-    AttentionBlock,
-    Conv3x3,
-    Conv3x3Zero,
-    Dense,
-    Downsample,
-    GroupNorm,
-    ResnetBlock,
-    Upsample,
-)
+from ddx.models.blocks import AttentionBlock, Downsample, GroupNorm, ResnetBlock, Upsample, conv3x3, dense, enlarge
+from ddx.models.conventions import FAMILIES
 from ddx.models.embeddings import time_embedding
 
 # Eight images of 32 x 32: activations of a part stay in a CPU's caches, which makes a batch of 64 a quarter faster.
@@ -42,6 +34,11 @@ class UNet(nn.Module):
         of the time (Improved DDPM's class-conditional networks).
       dtype: type of the computation, float32 or bfloat16; parameters and output are float32.
       remat: recompute the blocks' activations in the backward pass; same parameters, same numbers, less memory.
+      family: "ddpm" or "iddpm", the original code whose conventions are followed where the two differ: the
+        normalisations' epsilon, the time embedding, padding, initial weights.
+      scale_shift: the time scales and shifts after the second norm of a residual block, instead of being added before.
+      num_heads: heads of every attention block; they share its channels evenly.
+      low_res: 0, or the height of the low-resolution images that are to be enlarged to x's size (super-resolution).
     """
 
     channels: int = 128
@@ -54,27 +51,42 @@ class UNet(nn.Module):
     num_classes: int = 0
     dtype: Any = jnp.float32
     remat: bool = False
+    family: str = "ddpm"
+    scale_shift: bool = False
+    num_heads: int = 1
+    low_res: int = 0
 
-    def __call__(self, x: jax.Array, t: jax.Array, label: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        label: jax.Array | None = None,
+        low_res: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> jax.Array:
         """The raw output for images x at network times t.
 
         Args:
           x: (B, H, W, C).
           t: (B,) 0-based time indices, int or float.
           label: (B,) classes, 0 .. num_classes - 1; None for a network without classes.
+          low_res: (B, h, h * W / H, C) with h the attribute low_res, what x is to agree with; None where that is 0.
           train: apply dropout, from the "dropout" random stream.
 
         Returns:
           (B, H, W, out_channels) float32.
 
         Raises:
-          ValueError: x, t or label has the wrong shape, a label is missing or unknown to the network, the images cannot
-            be halved often enough, channels cannot be grouped, or an attention resolution is never reached.
+          ValueError: x, t, label or low_res has the wrong shape, a label or low_res is missing or unknown to the
+            network, the family is unknown, the images cannot be halved often enough, channels cannot be grouped or
+            shared by the heads, or an attention resolution is never reached.
         """
-        self._check(x, t, label)
+        self._check_inputs(x, t, label, low_res)
+        self._check_settings(*x.shape[1:3])
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
         if train or self.is_initializing() or x.shape[0] <= part:
-            return self._network(x, t, label, train)
+            return self._network(x, t, label, low_res, train)
         variables, network = self.variables, self.clone(parent=None)
 
         def whole(*inputs: Any) -> jax.Array:
@@ -87,60 +99,91 @@ class UNet(nn.Module):
             rest = jax.tree.map(lambda a: a[even:], inputs)
             return out if even == x.shape[0] else jnp.concatenate([out, whole(*rest)])
 
-        out: jax.Array = jax.lax.platform_dependent(x, t, label, cpu=in_parts, default=whole)
+        out: jax.Array = jax.lax.platform_dependent(x, t, label, low_res, cpu=in_parts, default=whole)
         return out
 
+    @nn.nowrap
+    def inputs(
+        self, image_shape: tuple[int, int, int], batch: int = 1
+    ) -> tuple[jax.Array, jax.Array, jax.Array | None, jax.Array | None]:
+        """Zeros (x, t, label, low_res) for images (H, W, C), what `init` takes; None stands for what is not taken."""
+        height, width, channels = image_shape
+        t = jnp.zeros((batch,), jnp.int32)
+        low_res = jnp.zeros(self._low_res_shape((batch, height, width, channels))) if self.low_res else None
+        return jnp.zeros((batch, *image_shape)), t, t if self.num_classes else None, low_res
+
     @nn.compact
-    def _network(self, x: jax.Array, t: jax.Array, label: jax.Array | None, train: bool) -> jax.Array:
+    def _network(
+        self, x: jax.Array, t: jax.Array, label: jax.Array | None, low_res: jax.Array | None, train: bool
+    ) -> jax.Array:
+        like = FAMILIES[self.family]
         block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
 
         def residual(h: jax.Array, name: str, multiplier: int) -> jax.Array:
-            return block(self.channels * multiplier, self.groups, self.dropout, self.dtype, name=name)(h, temb, train)
+            settings = (self.channels * multiplier, self.groups, self.dropout, self.dtype, self.scale_shift, like)
+            return block(*settings, name=name)(h, temb, train)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(self.groups, self.dtype, name=name)(h) if h.shape[1] in self.attention_resolutions else h
+            return attention(self.groups, self.dtype, self.num_heads, like, name=name)(h)
 
-        temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense0")(time_embedding(t, self.channels))
-        temb = Dense(4 * self.channels, dtype=self.dtype, name="temb_dense1")(nn.swish(temb))
+        def attend_here(h: jax.Array, name: str) -> jax.Array:
+            return attend(h, name) if h.shape[1] in self.attention_resolutions else h
+
+        temb = time_embedding(t, self.channels, like.cosine_first)
+        temb = dense(temb, 4 * self.channels, like, self.dtype, "temb_dense0")
+        temb = dense(nn.swish(temb), 4 * self.channels, like, self.dtype, "temb_dense1")
         if label is not None:
             init = nn.initializers.normal(1.0)
             temb += nn.Embed(self.num_classes, temb.shape[-1], self.dtype, embedding_init=init, name="label")(label)
 
-        h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(x)
+        if low_res is not None:
+            x = jnp.concatenate([x, enlarge(low_res, *x.shape[1:3])], axis=-1)
+        h = conv3x3(x, self.channels, like, self.dtype, "conv_in")
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.num_blocks):
                 h = residual(h, f"down_{level}_block_{i}", multiplier)
-                h = attend(h, f"down_{level}_attn_{i}")
+                h = attend_here(h, f"down_{level}_attn_{i}")
                 skips.append(h)
             if level != last:
-                h = Downsample(self.dtype, name=f"down_{level}_downsample")(h)
+                h = Downsample(self.dtype, like, name=f"down_{level}_downsample")(h)
                 skips.append(h)
 
         h = residual(h, "mid_block_1", self.multipliers[-1])
-        h = attention(self.groups, self.dtype, name="mid_attn_1")(h)
+        h = attend(h, "mid_attn_1")
         h = residual(h, "mid_block_2", self.multipliers[-1])
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for i in range(self.num_blocks + 1):
                 h = residual(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{level}_block_{i}", multiplier)
-                h = attend(h, f"up_{level}_attn_{i}")
+                h = attend_here(h, f"up_{level}_attn_{i}")
             if level != 0:
-                h = Upsample(self.dtype, name=f"up_{level}_upsample")(h)
+                h = Upsample(self.dtype, like, name=f"up_{level}_upsample")(h)
 
-        h = nn.swish(GroupNorm(self.groups, name="norm_out")(h))
-        return Conv3x3Zero(self.out_channels, dtype=self.dtype, name="conv_out")(h).astype(jnp.float32)
+        h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm_out")(h))
+        return conv3x3(h, self.out_channels, like, self.dtype, "conv_out", last=True).astype(jnp.float32)
 
-    def _check(self, x: jax.Array, t: jax.Array, label: jax.Array | None) -> None:
+    def _low_res_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the low-resolution images that belong to images of this one."""
+        batch, height, width, channels = shape
+        return (batch, self.low_res, self.low_res * width // height, channels)
+
+    def _check_inputs(self, x: jax.Array, t: jax.Array, label: jax.Array | None, low_res: jax.Array | None) -> None:
         if x.ndim != 4 or t.shape != x.shape[:1]:
             raise ValueError(f"expected images (B, H, W, C) and times (B,); got shapes {x.shape} and {t.shape}")
         if (label is None) != (self.num_classes == 0) or (label is not None and label.shape != t.shape):
             wanted = "labels (B,)" if self.num_classes else "no labels"
-            given = "none" if label is None else f"shape {label.shape}"
-            raise ValueError(f"a network of {self.num_classes} classes takes {wanted}; got {given}")
-        height, width = x.shape[1:3]
+            raise ValueError(f"a network of {self.num_classes} classes takes {wanted}; got {_given(label)}")
+        shape = self._low_res_shape(x.shape) if self.low_res else None
+        if shape != (None if low_res is None else low_res.shape):
+            wanted = f"low-resolution images {shape}" if shape else "no low-resolution images"
+            raise ValueError(f"a network of low_res={self.low_res} takes {wanted}; got {_given(low_res)}")
+
+    def _check_settings(self, height: int, width: int) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family {self.family!r} is unknown; choose one of: {', '.join(FAMILIES)}")
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             raise ValueError(
@@ -159,3 +202,14 @@ class UNet(nn.Module):
                     f"attention resolution {resolution} is never reached by images of {height} x {width};"
                     f" choose from {reached}"
                 )
+        attending = [m for m, h in zip(self.multipliers, reached, strict=True) if h in self.attention_resolutions]
+        for multiplier in (*attending, self.multipliers[-1]):  # the middle attends too
+            if self.channels * multiplier % self.num_heads:
+                raise ValueError(
+                    f"channels={self.channels} times multiplier {multiplier} is not a multiple of"
+                    f" num_heads={self.num_heads}"
+                )
+
+
+def _given(array: jax.Array | None) -> str:
+    return "none" if array is None else f"shape {array.shape}"

@@ -1,4 +1,4 @@
-"""DDPM's U-Net: its size, its numbers, its limits."""
+"""The U-Net, above all DDPM's: its size, its numbers, its limits."""
 
 import re
 
@@ -11,6 +11,7 @@ import ddx
 from ddx.models import PRESETS, UNet, create, num_params, unet
 from ddx.models.embeddings import time_embedding
 from tests import golden
+from tests.models import weights
 
 TINY = UNet(channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), dropout=0.0)
 
@@ -19,45 +20,7 @@ TINY = UNet(channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions
 def tiny():
     """The reference's tiny network with its random weights: (module, params, x, t, expected output)."""
     data = golden.load("tf_unet")
-    return TINY, params_of_tf(data), jnp.asarray(data["x_nhwc"]), jnp.asarray(data["t"]), data["out_nhwc"]
-
-
-def params_of_tf(data):
-    """TensorFlow's variables "model/down_1/block_0/conv1/W" as {"down_1_block_0": {"conv1": {"kernel"}}}."""
-    leaf = {"W": "kernel", "b": "bias", "gamma": "scale", "beta": "bias"}
-    params = {}
-    for key in data:
-        if key.startswith("var/"):
-            *path, name = key.removeprefix("var/model/").split("/")
-            insert(params, path, leaf[name], data[key])
-    return params
-
-
-def params_of_torch(data):
-    """PyTorch's "up.1.block.0.conv1.weight" (OIHW) as the same tree."""
-    params = {}
-    for key in data:
-        if key.startswith("param/"):
-            *path, name = key.removeprefix("param/").split(".")
-            value = data[key]
-            if name == "weight":
-                name = "scale" if value.ndim == 1 else "kernel"
-                if value.ndim == 4:
-                    value = value.transpose(2, 3, 1, 0)
-                    value = value[0, 0] if value.shape[:2] == (1, 1) else value
-                elif value.ndim == 2:
-                    value = value.T
-            insert(params, path, name, value)
-    return params
-
-
-def insert(params, path, leaf, value):
-    """temb.dense.0 -> temb_dense0; down.1.block.0.conv1 -> down_1_block_0 / conv1; conv_in stays."""
-    flat = re.sub(r"dense_(\d)", r"dense\1", "_".join(path))
-    match = re.fullmatch(r"(\w*(?:block_\d|attn_\d|sample))_(\w+)", flat)
-    for part in match.groups() if match else (flat,):
-        params = params.setdefault(part, {})
-    params[leaf] = jnp.asarray(value)
+    return TINY, weights.of_tf(data), jnp.asarray(data["x_nhwc"]), jnp.asarray(data["t"]), data["out_nhwc"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -76,7 +39,7 @@ def test_the_forward_pass_is_that_of_the_tensorflow_original(tiny):
 def test_the_forward_pass_is_that_of_the_pytorch_port():
     data = golden.load("ddim_unet")
     with jax.default_matmul_precision("highest"):
-        out = jax.jit(TINY.apply)({"params": params_of_torch(data)}, golden.nhwc(data["x"]), jnp.asarray(data["t"]))
+        out = jax.jit(TINY.apply)({"params": weights.of_ddim(data)}, golden.nhwc(data["x"]), jnp.asarray(data["t"]))
     expected = golden.nhwc(data["out"])
     np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 
@@ -88,19 +51,34 @@ def test_the_references_weights_fill_the_tree_exactly(tiny):
 
 
 @pytest.mark.parametrize(
-    "key", [f"emb/{d}" for d in (32, 33, 64, 128)] + [f"ddim_emb_int/{d}" for d in (32, 33, 64, 128)]
+    "key", [f"{kind}/{d}" for kind in ("emb", "ddim_emb_int", "id_emb_int", "id_emb_float") for d in (32, 33, 64, 128)]
 )
 def test_the_time_embedding_is_the_originals(key):
     data = golden.load("embeddings")
-    t = data["emb_t"] if key.startswith("emb") else data["t_int"]
+    kind, dim = key.split("/")
+    t = data[{"emb": "emb_t", "id_emb_float": "t_float"}.get(kind, "t_int")]
     # sin(1000 x) in float32: the angle is rounded at 6e-5 before the sine.
-    np.testing.assert_allclose(time_embedding(jnp.asarray(t), int(key.split("/")[1])), data[key], atol=3e-4)
-    exact = np.asarray(t)[:, None] * np.exp(-np.log(1e4) * np.arange(16) / 15)
-    np.testing.assert_allclose(time_embedding(jnp.asarray(t, float), 32)[:, :16], np.sin(exact), atol=3e-4)
+    embedding = time_embedding(jnp.asarray(t), int(dim), cosine_first=kind.startswith("id_"))
+    np.testing.assert_allclose(embedding, data[key], atol=3e-4)
 
 
-def test_remat_changes_neither_parameters_nor_numbers(tiny):
+@pytest.mark.parametrize(("cosine_first", "intervals"), [(False, 15), (True, 16)])
+def test_the_time_embedding_takes_times_between_indices(cosine_first, intervals):
+    t = np.array([0, 0.25, 12.75, 999.75])
+    angles = t[:, None] * np.exp(-np.log(1e4) * np.arange(16) / intervals)
+    parts = [np.cos(angles), np.sin(angles)] if cosine_first else [np.sin(angles), np.cos(angles)]
+    np.testing.assert_allclose(
+        time_embedding(jnp.asarray(t), 32, cosine_first), np.concatenate(parts, axis=1), atol=3e-4
+    )
+
+
+@pytest.mark.parametrize("family", ["ddpm", "iddpm"])
+def test_remat_changes_neither_parameters_nor_numbers(family, tiny):
     module, params, x, t, _ = tiny
+    if family == "iddpm":
+        module = module.clone(family="iddpm", scale_shift=True, num_heads=4)
+        params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t))["params"]
+        params = jax.tree.map(lambda p: 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
     again = module.clone(remat=True)
     shapes = [jax.eval_shape(lambda m=m: m.init(jax.random.key(0), x, t)) for m in (module, again)]
     assert shapes[0] == shapes[1]
@@ -144,6 +122,8 @@ def test_a_new_network_outputs_almost_nothing_and_a_block_starts_as_the_identity
     kernel = variables["params"]["conv_in"]["kernel"]
     limit = np.sqrt(3.0 / ((27 + 288) / 2))  # uniform with variance 1 / fan_avg
     assert 0.9 * limit < float(jnp.abs(kernel).max()) <= limit
+    biases = [leaf for path, leaf in jax.tree.leaves_with_path(variables) if path[-1].key == "bias"]
+    assert len(biases) > 50 and not any(leaf.any() for leaf in biases)
 
 
 def test_dropout_acts_in_training_only_and_needs_its_stream(tiny):
@@ -193,21 +173,24 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         ddx.models.create("ddpm_cifar")
 
 
-@pytest.mark.parametrize("classes", [0, 5])
+@pytest.mark.parametrize(("classes", "low_res"), [(0, 0), (5, 4)])
 @pytest.mark.parametrize("batch", [3, 8, 19])
-def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, monkeypatch):
+def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, low_res, monkeypatch):
     monkeypatch.setattr(unet, "_PIXELS_A_PART", 4 * 8 * 8)
     settings = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (), "groups": 4}
-    model = UNet(**settings, out_channels=1, num_classes=classes)
-    x = jax.random.normal(jax.random.key(0), (batch, 8, 8, 1))
-    t, label = jnp.arange(batch), jnp.arange(batch) % 5 if classes else None
-    params = model.init(jax.random.key(1), x, t, label)
-    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+    model = UNet(**settings, out_channels=1, num_classes=classes, low_res=low_res)
+    x, _, label, small = model.inputs((8, 8, 1), batch)
+    x, t = jax.random.normal(jax.random.key(0), x.shape), jnp.arange(batch)
+    label = t % 5 if classes else label
+    small = jax.random.normal(jax.random.key(3), small.shape) if low_res else small
+    inputs = (x, t, label, small)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(1), *inputs))
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(2), p.shape), params)
     apply = jax.jit(model.apply)
-    one = [jax.tree.map(lambda a, i=i: a[i : i + 1], (x, t, label)) for i in range(batch)]
-    apart = jnp.concatenate([apply(params, *inputs) for inputs in one])
-    np.testing.assert_allclose(apply(params, x, t, label), apart, rtol=1e-5, atol=1e-5)
-    assert ("while" in jax.jit(model.apply).lower(params, x, t, label).as_text()) == (batch > 4)
+    one = [jax.tree.map(lambda a, i=i: a[i : i + 1], inputs) for i in range(batch)]
+    apart = jnp.concatenate([apply(params, *each) for each in one])
+    np.testing.assert_allclose(apply(params, *inputs), apart, rtol=1e-5, atol=1e-5)
+    assert ("while" in jax.jit(model.apply).lower(params, *inputs).as_text()) == (batch > 4)
 
 
 def test_a_network_with_classes_is_told_them():

@@ -22,6 +22,10 @@ _HOME = {
     "denoiser": "ddx.diffusion.prediction",
     "Denoised": "ddx.diffusion.prediction",
     "simple_loss": "ddx.diffusion.losses",
+    "kl_loss": "ddx.diffusion.losses",
+    "hybrid_loss": "ddx.diffusion.losses",
+    "bits_per_dim": "ddx.diffusion.likelihood",
+    "rate_distortion": "ddx.diffusion.likelihood",
     "trajectory": "ddx.diffusion.trajectory",
     "sample": "ddx.diffusion.sampling",
     "progressive": "ddx.diffusion.sampling",
@@ -33,7 +37,7 @@ _HOME = {
     "coarse_to_fine": "ddx.diffusion.interpolation",
     "share_latent": "ddx.diffusion.interpolation",
 }
-_MODULES = ("build", "data", "diffusion", "models", "parallel", "training")
+_MODULES = ("build", "data", "diffusion", "evaluation", "models", "parallel", "training")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from ddx import build as build
     from ddx import data as data
     from ddx import diffusion as diffusion
+    from ddx import evaluation as evaluation
     from ddx import models as models
     from ddx import parallel as parallel
     from ddx import training as training
@@ -56,6 +61,10 @@ if TYPE_CHECKING:
     from ddx.diffusion.interpolation import share_latent as share_latent
     from ddx.diffusion.interpolation import slerp as slerp
     from ddx.diffusion.kernels import Kernel as Kernel
+    from ddx.diffusion.likelihood import bits_per_dim as bits_per_dim
+    from ddx.diffusion.likelihood import rate_distortion as rate_distortion
+    from ddx.diffusion.losses import hybrid_loss as hybrid_loss
+    from ddx.diffusion.losses import kl_loss as kl_loss
     from ddx.diffusion.losses import simple_loss as simple_loss
     from ddx.diffusion.prediction import Denoised as Denoised
     from ddx.diffusion.prediction import denoiser as denoiser

@@ -33,6 +33,7 @@ import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -52,9 +53,9 @@ class Step(NamedTuple):
 
     `h` is the half log-SNR that a step gains, the natural length of a step; 0 where it is infinite.
 
-    `small` and `large` are the two fixed reverse variances of DDPM (section 3.2): lambda2 of (3) and the forward
-    variance of (1). On a step to noise-free data lambda2 is 0; there both hold the `small` of the row before, which
-    Improved DDPM's decoder uses.
+    `small` and `upper` limit the reverse variances that are of use (DDPM section 3.2): lambda2 of (3) and the forward
+    variance of (1). On a step to noise-free data lambda2 is 0; there `small` is that of the row before, which Improved
+    DDPM's decoder uses.
     """
 
     level: Level  # of t
@@ -63,7 +64,7 @@ class Step(NamedTuple):
     gamma: Any
     lambda2: Any
     small: Any
-    large: Any
+    upper: Any
     h: Any
     noise: Any  # 1, and 0 on the last row: a sample is the mean of its last step
 
@@ -137,13 +138,17 @@ def step_table(
     if len(times) < 2 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
         raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {_brief(times)}")
     steps = _table(process, times, eta, shape)
-    forward = steps.large
-    first = steps.lambda2[-2] if len(times) > 2 else forward[-1]
-    noise_free = np.broadcast_to(steps.target.marginal.sigma == 0, steps.lambda2.shape)
-    small, large = np.where(noise_free, first, steps.lambda2), np.where(noise_free, first, forward)
+    first = steps.lambda2[-2] if len(times) > 2 else steps.upper[-1]
+    small = np.where(steps.target.marginal.sigma == 0, first, steps.lambda2)
     noise = steps.noise.copy()
     noise[-1] = 0.0
-    return steps._replace(small=small, large=large, noise=noise)
+    return steps._replace(small=small, noise=noise)
+
+
+def chain_rows(process: Process, t: Any, shape: tuple[int, ...] | None = None) -> Step:
+    """The rows of the steps from t to t - 1 at eta = 1, one an example, for t (B,) that may be traced."""
+    table = step_table(process, tuple(range(process.num_steps, -1, -1)), 1.0, shape)
+    return jax.tree.map(lambda x: jnp.asarray(x)[process.num_steps - t], table)
 
 
 def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Step:
@@ -218,12 +223,12 @@ def gaussian_kl(mean_1: Any, variance_1: Any, mean_2: Any, variance_2: Any) -> A
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_1 - mean_2) / variance_2)
 
 
-def prior_kl(process: Process, x_0: Any) -> Any:
-    """KL(q(u_T | u_0) || N(0, 1)) per basis coordinate, in nats, like x_0 (the L_T of DDPM eq. 5).
+def prior_kl(process: Process, x_0: Any, t: int | None = None) -> Any:
+    """KL(q(u_t | u_0) || N(0, 1)) per basis coordinate, in nats, like x_0 (the L_T of DDPM eq. 5); t is T by default.
 
     Zero up to rounding means that sampling may start from pure noise. Bits per dimension are its mean over log 2.
     """
-    m = process.marginal(process.num_steps, x_0.shape[-3:-1])
+    m = process.marginal(process.num_steps if t is None else t, x_0.shape[-3:-1])
     u_0 = process.basis.analysis(x_0)
     # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier.
     excess = m.sigma**2 - 1.0

@@ -1,12 +1,23 @@
 """Training objectives, one value per example; nothing is reduced over the batch."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import q_sample
-from ddx.diffusion.prediction import ModelFn, split_output, target
+from ddx.diffusion.gaussian import chain_rows, q_sample
+from ddx.diffusion.likelihood import bound_term
+from ddx.diffusion.prediction import ModelFn, denoiser, split_output, target
 from ddx.diffusion.process import Process
+from ddx.diffusion.variance import VarianceFn, variance_fn
+
+
+class HybridLoss(NamedTuple):
+    """L_hybrid of each example and its two parts, (B,) each."""
+
+    loss: Any
+    mse: Any  # L_simple
+    vb: Any  # the term of the bound, bits/dim
 
 
 def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: Any, prediction: str = "eps") -> Any:
@@ -25,4 +36,90 @@ def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: An
     """
     x_t = q_sample(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
+    return _squared_error(process, output, x_0, x_t, t, noise, prediction)
+
+
+def kl_loss(
+    process: Process,
+    model_fn: ModelFn,
+    x_0: Any,
+    t: Any,
+    noise: Any,
+    prediction: str = "eps",
+    variance: str | VarianceFn = "range",
+    rescaled: bool = True,
+    cdf: str = "exact",
+) -> Any:
+    """L_vlb: the bound's term at t (Improved DDPM eq. 4), with gradients for the mean and for the variance.
+
+    Args:
+      process: the process.
+      model_fn: model_fn(x_t, model_time) -> raw output, 2 C channels if the variance is learned; nothing is clipped.
+      x_0: (B, H, W, C) grey levels k / 127.5 - 1.
+      t: (B,) times in 1..T.
+      noise: like x_0, standard normal.
+      prediction: what the first C channels are.
+      variance: "small", "large", "learned", "range", or a function (d, step) -> variance.
+      rescaled: times T, which makes its mean over uniform t the bound in bits/dim, but for the prior.
+      cdf: of the decoder, "exact" or "tanh"; see `ddx.diffusion.decoder`.
+
+    Returns:
+      (B,) bits/dim.
+    """
+    x_t = q_sample(process, x_0, t, noise)
+    output = model_fn(x_t, process.model_time(t))
+    vb = _bound(process, output, x_0, x_t, t, prediction, variance, cdf)
+    return process.num_steps * vb if rescaled else vb
+
+
+def hybrid_loss(
+    process: Process,
+    model_fn: ModelFn,
+    x_0: Any,
+    t: Any,
+    noise: Any,
+    prediction: str = "eps",
+    variance: str | VarianceFn = "range",
+    vlb_weight: float = 1e-3,
+    cdf: str = "exact",
+) -> HybridLoss:
+    """L_hybrid = L_simple + vlb_weight L_vlb, the second for the variance alone (Improved DDPM eq. 16).
+
+    The bound's gradient for the network's first C channels is stopped. Its code's RESCALED_MSE is this with a weight of
+    1e-3, its MSE with a weight of 1 / T.
+
+    Args:
+      process: here and below, all but `vlb_weight` are as `kl_loss`'s.
+      model_fn: the network.
+      x_0: the data.
+      t: the times.
+      noise: the noise.
+      prediction: what the first C channels are.
+      variance: of the reverse steps.
+      vlb_weight: of L_vlb in bits/dim, that is of T times the term at t.
+      cdf: of the decoder.
+
+    Returns:
+      The loss and its parts, (B,) each.
+    """
+    x_t = q_sample(process, x_0, t, noise)
+    output = model_fn(x_t, process.model_time(t))
+    mean, extra = split_output(output, x_0.shape[-1])
+    mse = _squared_error(process, mean, x_0, x_t, t, noise, prediction)
+    mean = jax.lax.stop_gradient(mean)
+    frozen = mean if extra is None else jnp.concatenate([mean, extra], axis=-1)
+    vb = _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf)
+    return HybridLoss(mse + vlb_weight * process.num_steps * vb, mse, vb)
+
+
+def _squared_error(process: Process, output: Any, x_0: Any, x_t: Any, t: Any, noise: Any, prediction: str) -> Any:
     return jnp.mean(jnp.square(output - target(process, prediction, x_0, x_t, t, noise)), axis=(1, 2, 3))
+
+
+def _bound(
+    process: Process, output: Any, x_0: Any, x_t: Any, t: Any, prediction: str, variance: str | VarianceFn, cdf: str
+) -> Any:
+    rows = chain_rows(process, t, x_0.shape[-3:-1])
+    u_t = process.basis.analysis(x_t)
+    d = denoiser(process, lambda *_: output, prediction, clip=False).at(u_t, rows.level)
+    return bound_term(process.basis, x_0, u_t, d, rows, variance_fn(variance), cdf)

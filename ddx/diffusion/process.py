@@ -56,12 +56,14 @@ class Process:
       num_steps: T.
       log_alpha: (T + 1,) float64, log alpha_t; entry 0 is the data, 0.
       logsnr: (T + 1,) float64, strictly decreasing; entry 0 is +inf, the last may be -inf.
+      rescale_time: tell the network times as if T were 1000 (Improved DDPM's code with rescale_timesteps).
     """
 
     basis: Basis
     num_steps: int
     log_alpha: np.ndarray
     logsnr: np.ndarray
+    rescale_time: bool = False
 
     def marginal(self, t: Any, shape: tuple[int, ...] | None = None) -> Marginal:
         """alpha, sigma and logsnr of q(u_t | u_0) at integer times t, () or (B,), in [0, T].
@@ -89,7 +91,7 @@ class Process:
 
     def model_time(self, t: Any) -> Any:
         """What the network is told for time t: the 0-based index t - 1 of the reference implementations."""
-        return t - 1
+        return (t - 1) * (1000.0 / self.num_steps) if self.rescale_time else t - 1
 
     def level(self, t: Any, shape: tuple[int, ...] | None = None) -> Level:
         """The `Level` of times t, () or (B,)."""
@@ -122,11 +124,12 @@ class Process:
         return index
 
 
-def process_from_betas(betas: Any) -> Process:
+def process_from_betas(betas: Any, rescale_time: bool = False) -> Process:
     """The variance-preserving process alpha_t^2 = prod_{i <= t} (1 - beta_i), sigma_t^2 = 1 - alpha_t^2 (DDPM eq. 4).
 
     Args:
       betas: (T,) host array; 0 < beta < 1, and the last may be 1 (then x_T is pure noise).
+      rescale_time: tell the network times as if T were 1000.
 
     Raises:
       ValueError: wrong shape or a beta out of range.
@@ -136,20 +139,24 @@ def process_from_betas(betas: Any) -> Process:
     with np.errstate(divide="ignore"):  # log 0 at t = 0 (no noise) and, if beta_T = 1, at T (no signal) are meant
         log_alpha = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
         logsnr = 2.0 * log_alpha - np.log(-np.expm1(2.0 * log_alpha))
-    return Process(PIXEL, len(betas), log_alpha, logsnr)
+    return Process(PIXEL, len(betas), log_alpha, logsnr, rescale_time)
 
 
-def ddpm(num_steps: int = 1000, schedule: str = "linear") -> Process:
+def ddpm(num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = False) -> Process:
     """DDPM's process (Ho et al. 2020, section 4): linear betas from 1e-4 to 0.02, scaled by 1000 / num_steps.
 
-    `schedule` is any name of `ddx.diffusion.schedules.SCHEDULES`.
+    `schedule` is any name of `ddx.diffusion.schedules.SCHEDULES`; `rescale_time` tells the network times as if T were
+    1000.
 
     Raises:
       ValueError: the schedule is unknown or has no valid betas for num_steps.
     """
-    return process_from_betas(schedules.betas(schedule, num_steps))
+    return process_from_betas(schedules.betas(schedule, num_steps), rescale_time)
 
 
-def iddpm(num_steps: int = 4000) -> Process:
-    """Improved DDPM's process (Nichol & Dhariwal 2021, eq. 17): cosine alpha_bar, betas clipped at 0.999."""
-    return ddpm(num_steps, "cosine")
+def iddpm(num_steps: int = 4000, rescale_time: bool = False) -> Process:
+    """Improved DDPM's process (Nichol & Dhariwal 2021, eq. 17): cosine alpha_bar, betas clipped at 0.999.
+
+    Most of its released networks were trained with `rescale_time`: they are told times as if T were 1000.
+    """
+    return ddpm(num_steps, "cosine", rescale_time)

@@ -167,7 +167,7 @@ def walk(
       kernel: what to do at a row.
       draw: draw(entry) -> standard normal noise like u_t.
     """
-    steps = jax.tree.map(lambda x: _cast(x, walking.u_t.dtype), steps)
+    steps = jax.tree.map(lambda x: cast(x, walking.u_t.dtype), steps)
 
     def step(walking: Walking, row: tuple[Step, Any]) -> tuple[Walking, None]:
         u_s, memory, _ = kernel.step(at, walking.u_t, walking.memory, row[0], draw(row[1]))
@@ -253,5 +253,6 @@ def _given(noise: Any) -> Any:
     return noise
 
 
-def _cast(x: Any, dtype: Any) -> jax.Array:
+def cast(x: Any, dtype: Any) -> jax.Array:
+    """Floats as dtype, integers as they are."""
     return jnp.asarray(x, dtype) if jnp.issubdtype(jnp.asarray(x).dtype, jnp.floating) else jnp.asarray(x)

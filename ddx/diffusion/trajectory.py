@@ -14,6 +14,7 @@ The papers and their code choose them in many ways, and scores depend on it:
 | linspace | K even numbers from 1 to T, rounded; 1 visit is T | diffusers |
 | power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)) for even y in [0, 1]: denser at the data | Analytic-DPM's code |
 | sections | K even numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |
+| nll | those of sections and all up to T // K: more than K | Improved DDPM's strided bounds |
 | "250", "10,20,30" | that many even numbers in each of 1, 3, ... equal sections of 1..T | Improved DDPM's code |
 | ddim50 | 1, 1 + c, ... with the first c that gives just 50 | Improved DDPM's code |
 | times:1000,500,1 | these | |
@@ -93,6 +94,11 @@ def _sections(num_steps: int, counts: list[int]) -> Iterable[int]:
         start += size
 
 
+def _nll(num_steps: int, num_visits: int) -> Iterable[int]:
+    # The bound's large terms are those near the data; there no time may be left out.
+    return {*_sections(num_steps, [num_visits]), *range(1, num_steps // num_visits + 1)}
+
+
 SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
     "full": _full,
     "uniform": _uniform,
@@ -102,6 +108,7 @@ SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
     "trailing": _trailing,
     "linspace": _linspace,
     "sections": lambda num_steps, num_visits: _sections(num_steps, [num_visits]),
+    "nll": _nll,
 }
 
 

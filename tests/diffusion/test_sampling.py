@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import gaussian, kernels, noise, sampling, timesteps
+from ddx.diffusion import gaussian, kernels, noise, sampling
 
 SHAPE = (4, 4, 2)
 
@@ -294,11 +294,3 @@ def test_sampling_differentiates(process):
         step = 1e-6
         numeric = (squared(0.3 + step) - squared(0.3 - step)) / (2 * step)
         np.testing.assert_allclose(jax.grad(squared)(0.3), numeric, rtol=1e-3)
-
-
-def test_training_times_are_uniform_over_1_to_T():
-    t = timesteps.uniform(noise.example_keys(jax.random.key(0), jnp.arange(20_000)), 10)
-    counts = np.bincount(t, minlength=11)
-    assert counts[0] == 0 and t.max() == 10
-    # Each count is binomial(20000, 1/10): six standard deviations are 255.
-    assert np.abs(counts[1:] - 2000).max() < 255

@@ -11,7 +11,7 @@ import ddx
 from ddx.diffusion.trajectory import PAPERS, SPACINGS, counts_itself
 
 NAMES = [name for name in (*SPACINGS, *PAPERS, "power2", "power3.5") if name not in ("full", "ddpm")]
-AT_MOST_K = [name for name in NAMES if name not in ("uniform", "ddim_celeba64", "ddim_lsun")]
+AT_MOST_K = [name for name in NAMES if name not in ("uniform", "ddim_celeba64", "ddim_lsun", "nll")]
 
 
 def quiet(*args):
@@ -112,3 +112,11 @@ def test_mistakes_are_named(args, message):
 def test_which_spacings_count_themselves():
     assert all(map(counts_itself, ("250", "10,20,30", "ddim50", "times:5,1")))
     assert not any(map(counts_itself, ("ddim_cifar10", "uniform", "power2", "ddpm")))
+
+
+def test_the_bounds_trajectory_is_even_and_complete_near_the_data():
+    times = ddx.trajectory(1000, 10, "nll")
+    even = ddx.trajectory(1000, 10, "sections")
+    assert set(even) | set(range(101)) == set(times) and len(times) == 1 + 10 + 99
+    assert ddx.trajectory(10, 10, "nll") == ddx.trajectory(10)
+    assert ddx.trajectory(10, 1, "nll") == ddx.trajectory(10)

@@ -1,0 +1,129 @@
+"""The discretised decoder p(x_0 | x_1): the probability of a grey level under a Gaussian (DDPM section 3.3, eq. 13).
+
+Images are grey levels k / 127.5 - 1, k = 0 .. 255. The probability of a level is that of the interval half a level to
+either side; the intervals of the darkest and of the brightest reach to infinity, so that the 256 sum to 1:
+
+    P(x) = Phi(z + h) - Phi(z - h)        z = (x - mean) / sigma        h = 1 / (255 sigma)                      (1)
+
+Far from the mean this is a difference of two numbers that are equal in float32. There, with a = |z| - h > 0,
+b = |z| + h and the upper tail Q(y) = exp(-y^2 / 2) erfcx(y / sqrt 2) / 2,
+
+    log P = log(Q(a) - Q(b)) = log Q(a) + log(1 - exp(-2 h |z|) erfcx(b / sqrt 2) / erfcx(a / sqrt 2))           (2)
+
+since b^2 - a^2 = 4 h |z|. An interval that is narrow, h (1 + |z|) << 1, is a difference of equals wherever it lies; its
+integral is the density at its middle and the density's curvature:
+
+    log P = log(2 h phi(z)) + log(1 + h^2 (z^2 - 1) / 6)                                                         (3)
+
+So nothing cancels and nothing underflows.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import erf, erfc
+
+CDFS = ("exact", "tanh")
+
+_EDGE = 0.999  # beyond it is the last level
+_FURTHEST = 1e9  # in standard deviations: its square is a float32
+_SHARPEST = -60.0  # log variance of a decoder that is certain of its level
+_NARROW = 0.03  # what (3) leaves out is below 1e-8
+_FLOOR = 1e-12  # of a probability, in the originals' code
+
+
+def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact") -> Any:
+    """The log probability, in nats, of grey levels under a Gaussian; finite, with its gradient, for finite arguments.
+
+    Args:
+      x_0: grey levels k / 127.5 - 1.
+      mean: of the Gaussian, broadcastable to x_0.
+      log_variance: of the Gaussian, broadcastable to x_0; below -60 it counts as -60.
+      cdf: "exact", or "tanh" for the approximation of DDPM's and Improved DDPM's code, whose probabilities are never
+        below 1e-12 and in float32 are rounding noise in the tails.
+
+    Returns:
+      An array like x_0.
+
+    Raises:
+      ValueError: the cdf is unknown.
+    """
+    if cdf not in CDFS:
+        raise ValueError(f"cdf {cdf!r} is unknown; choose one of: {', '.join(CDFS)}")
+    log_sigma = 0.5 * jnp.maximum(log_variance, _SHARPEST)
+    z = jnp.clip((x_0 - mean) * jnp.exp(-log_sigma), -_FURTHEST, _FURTHEST)
+    log_prob = _exact if cdf == "exact" else _tanh
+    return log_prob(z, -log_sigma - math.log(255), x_0 < -_EDGE, x_0 > _EDGE)
+
+
+def _exact(z: Any, log_h: Any, darkest: Any, brightest: Any) -> Any:
+    # The interval is half-infinite at the ends: P = Phi(h + z) for the darkest, Phi(h - z) for the brightest.
+    end = _log_phi(jnp.exp(log_h) + jnp.where(darkest, z, -z))
+    return jnp.where(darkest | brightest, end, _log_interval(jnp.abs(z), log_h))
+
+
+def _log_interval(z: Any, log_h: Any) -> Any:
+    """log(Phi(z + h) - Phi(z - h)) for z >= 0, by equation (3), (2), or, around the mean, a sum of two positive parts.
+
+    A branch that is not taken is given harmless numbers, lest its gradient be NaN.
+    """
+    h = jnp.exp(log_h)
+    narrow = h * (1.0 + z) < _NARROW
+    z_narrow, h_narrow = jnp.where(narrow, z, 0.0), jnp.where(narrow, h, 0.0)
+    curvature = jnp.square(h_narrow) * (jnp.square(z_narrow) - 1.0) / 6.0
+    in_narrow = math.log(2) + log_h - 0.5 * (jnp.square(z_narrow) + math.log(2 * math.pi)) + jnp.log1p(curvature)
+    a, b = z - h, z + h
+    tail = (a > 0) & ~narrow
+    a_tail, b_tail = (jnp.where(tail, y, y_0) / math.sqrt(2) for y, y_0 in ((a, 1.0), (b, 2.0)))
+    log_ratio = -2 * jnp.where(tail, h * z, 1.0) + _log_erfcx(b_tail) - _log_erfcx(a_tail)
+    in_tail = _log_q(a_tail) + jnp.log(-jnp.expm1(log_ratio))
+    a_middle, b_middle = (jnp.where(tail | narrow, y_0, y) / math.sqrt(2) for y, y_0 in ((a, -1.0), (b, 1.0)))
+    around = jnp.log(0.5 * (erf(b_middle) + erf(-a_middle)))
+    return jnp.where(narrow, in_narrow, jnp.where(tail, in_tail, around))
+
+
+def _log_phi(y: Any) -> Any:
+    """The logarithm of Phi(y)."""
+    lower = y < 0
+    below = jnp.where(lower, -y, 1.0) / math.sqrt(2)
+    above = jnp.where(lower, 1.0, y) / math.sqrt(2)
+    return jnp.where(lower, _log_q(below), jnp.log1p(-0.5 * erfc(above)))
+
+
+def _log_q(x: Any) -> Any:
+    """The logarithm of Q(sqrt(2) x) for x >= 0."""
+    return -jnp.square(x) + _log_erfcx(x) - math.log(2)
+
+
+@jax.custom_jvp
+def _log_erfcx(x: Any) -> Any:
+    """log(exp(x^2) erfc(x)) for x >= 0, beyond 4 by its continued fraction (DLMF 7.9.2).
+
+    `jax.scipy.special.erfcx` is NaN in float32 between 9.2 and 9.4.
+    """
+    far = x > 4.0
+    large, small = jnp.where(far, x, 4.0), jnp.where(far, 0.0, x)
+    fraction = large
+    for k in range(24, 0, -1):
+        fraction = large + 0.5 * k / fraction
+    return jnp.where(far, -jnp.log(math.sqrt(math.pi) * fraction), jnp.square(small) + jnp.log(erfc(small)))
+
+
+@_log_erfcx.defjvp
+def _log_erfcx_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
+    (x,), (dx,) = primals, tangents
+    y = _log_erfcx(x)
+    return y, (2.0 * x - 2.0 / math.sqrt(math.pi) * jnp.exp(-y)) * dx
+
+
+def _tanh(z: Any, log_h: Any, darkest: Any, brightest: Any) -> Any:
+    h = jnp.exp(log_h)
+    below_upper, below_lower = _tanh_cdf(z + h), _tanh_cdf(z - h)
+    prob = jnp.where(darkest, below_upper, jnp.where(brightest, 1.0 - below_lower, below_upper - below_lower))
+    return jnp.log(jnp.maximum(prob, _FLOOR))
+
+
+def _tanh_cdf(y: Any) -> Any:
+    return 0.5 * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))

@@ -1,0 +1,177 @@
+"""The variational bound on -log p(x_0), in bits per dimension, term by term (DDPM eq. 5; Improved DDPM eq. 4 to 7).
+
+    bound = KL(q(u_T | u_0) || N(0, 1)) + sum over steps t -> s of E KL(q(u_s | u_t, u_0) || p(u_s | u_t))       (1)
+
+and the step to the data, s = 0, counts -log p(x_0 | x_t) of the discretised decoder instead. Both Gaussians of a KL
+have the mean k u_t + gamma (.), of u_0 and of the network's estimate of it, so u_t cancels exactly:
+
+    KL = 0.5 [v_q / v_p - 1 - log(v_q / v_p) + gamma^2 (u_0 - E u_0)^2 / v_p]                                     (2)
+
+At eta = 1 and v_p = v_q it is 0.5 (SNR_s - SNR_t) (u_0 - E u_0)^2 (Kingma et al. 2021, eq. 14). A basis is orthonormal,
+so the sum over coordinates is that over pixels. Any sequence of times has its own bound.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.basis import Basis
+from ddx.diffusion.decoder import decoder_log_prob
+from ddx.diffusion.gaussian import Step, gaussian_kl, prior_kl, step_table
+from ddx.diffusion.kernels import DenoiseAt
+from ddx.diffusion.noise import batch_keys, fold_in, white_noise
+from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
+from ddx.diffusion.process import Process
+from ddx.diffusion.sampling import cast, denoise_at, visited
+from ddx.diffusion.variance import VarianceFn, variance_fn
+
+_BIT = float(np.log(2.0))  # in nats
+
+
+class Terms(NamedTuple):
+    """What the bound says of each example at each time, from the data to the noise: (B, K) each."""
+
+    terms: Any  # bits/dim of the step that starts at t
+    mse: Any  # mean (x_0 - its estimate)^2, of pixels in [-1, 1]
+    eps_mse: Any  # mean (eps - its estimate)^2
+
+
+class BitsPerDim(NamedTuple):
+    """A bound on -log p(x_0) of each example, in bits per dimension, and its parts."""
+
+    total: Any  # (B,): prior and all terms
+    prior: Any  # (B,)
+    terms: Any  # (B, K), as in `Terms`, which also tells of mse and eps_mse
+    mse: Any  # (B, K)
+    eps_mse: Any  # (B, K)
+    times: np.ndarray  # (K,): terms[:, j] is the step from times[j]; ascending
+
+
+class RateDistortion(NamedTuple):
+    """Progressive coding: what a receiver who has paid for x_t knows of x_0 (DDPM section 4.3, table 4, figure 5)."""
+
+    times: np.ndarray  # (K,), ascending
+    rate: np.ndarray  # (K,): bits per dimension paid to hold x_t
+    distortion: np.ndarray  # (K,): root mean squared error of the estimate of x_0, in grey levels 0..255
+
+
+def bits_per_dim(
+    process: Process,
+    denoise: Denoiser | DenoiseFn,
+    x_0: Any,
+    key: Any,
+    times: tuple[int, ...] | None = None,
+    variance: str | VarianceFn = "small",
+    noise: Any = None,
+    cdf: str = "exact",
+) -> BitsPerDim:
+    """A bound on the bits per dimension of images, one noise draw a term (DDPM table 1, Improved DDPM table 2).
+
+    Args:
+      process: the process.
+      denoise: a `ddx.denoiser`, which should clip, or any function (x_t, t) -> `Denoised` in pixels.
+      x_0: (B, H, W, C) images exactly on the grid k / 127.5 - 1: not dequantised, not resampled after rounding.
+      key: one key (example i of the batch then uses fold_in(key, i)), or keys of shape (B,), one for each example; the
+        noise of a term depends on its time and not on which others are visited. May be None when `noise` is given.
+      times: strictly decreasing, ending in 0 (`ddx.trajectory`); None for all T, the bound that papers report. The
+        prior is that of the first: a trajectory that leaves T out pays for it.
+      variance: of the reverse steps: "small", "large", "learned", "range", or a function (d, step) -> variance.
+      noise: (K, B, H, W, C), in the coordinates of the basis; noise[j] belongs to terms[:, j]; None draws it.
+      cdf: of the decoder, "exact" or "tanh"; see `ddx.diffusion.decoder`. "tanh" is what the papers' numbers are.
+
+    Returns:
+      `BitsPerDim`: totals, prior, and terms by ascending time.
+
+    Raises:
+      ValueError: times, variance or cdf are invalid, or noise has not one draw a term.
+    """
+    rows = bound_table(process, visited(process, times), x_0.shape[-3:-1])
+    if noise is None:
+        draws, draw = rows.level.t, noise_at(key, x_0)
+    elif noise.shape == (len(rows.level.t), *x_0.shape):
+        draws, draw = noise, lambda given: given
+    else:
+        raise ValueError(f"noise must have the shape {(len(rows.level.t), *x_0.shape)}, one draw a term")
+    at = denoise_at(process, denoise)
+    found = bound_terms(at, process.basis, x_0, rows, draws, variance_fn(variance, 1.0), draw, cdf)
+    prior = prior_bits(process, x_0, int(rows.level.t[-1]))
+    return BitsPerDim(prior + found.terms.sum(-1), prior, *found, times=np.asarray(rows.level.t))
+
+
+def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any) -> RateDistortion:
+    """Rate and distortion by time, averaged over examples.
+
+    Args:
+      times: (K,) ascending.
+      prior: (B,) or () bits/dim.
+      terms: (B, K), or (K,) if averaged already.
+      mse: like terms.
+
+    Returns:
+      rate[j] is what is paid before the step that starts at times[j]: the prior and all later steps. The distortion is
+      the root of the mean of the squared errors of all images.
+    """
+    terms, mse = (np.asarray(x, np.float64).reshape(-1, len(times)).mean(0) for x in (terms, mse))
+    paid = np.cumsum([0.0, *terms[:0:-1]])[::-1]
+    return RateDistortion(np.asarray(times), np.mean(prior) + paid, 127.5 * np.sqrt(mse))
+
+
+def bound_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...]) -> Step:
+    """The rows of `step_table` at eta = 1 from the data to the noise."""
+    return jax.tree.map(lambda x: x[::-1], step_table(process, times, 1.0, shape))
+
+
+def bound_terms(
+    at: DenoiseAt,
+    basis: Basis,
+    x_0: Any,
+    rows: Step,
+    draws: Any,
+    variance: VarianceFn,
+    draw: Callable[[Any], Any],
+    cdf: str,
+) -> Terms:
+    """The terms of some rows of `bound_table`, each with its own draw(entry) of noise; `draws` has one entry a row."""
+
+    def one(_: None, row: tuple[Step, Any]) -> tuple[None, Terms]:
+        step, z = row[0], draw(row[1])
+        u_0 = basis.analysis(x_0)
+        u_t = step.level.marginal.alpha * u_0 + step.level.marginal.sigma * z
+        d = at(u_t, step.level)
+        term = bound_term(basis, x_0, u_t, d, step, variance, cdf)
+        return None, Terms(term, *(_mean(jnp.square(x - y)) for x, y in ((u_0, d.x_0), (z, d.eps))))
+
+    rows = jax.tree.map(lambda x: cast(x, x_0.dtype), rows)
+    return jax.tree.map(lambda x: x.T, jax.lax.scan(one, None, (rows, draws))[1])
+
+
+def bound_term(
+    basis: Basis, x_0: Any, u_t: Any, d: Denoised, step: Step, variance: VarianceFn, cdf: str = "exact"
+) -> Any:
+    """The bits/dim of one step, (B,), for the estimate d of the data from u_t (equations 1 and 2).
+
+    The decoder takes pixels to be independent: the variance of a step to the data must not differ between coordinates.
+    """
+    v = variance(d, step)
+    kl = gaussian_kl(step.gamma * basis.analysis(x_0), step.small, step.gamma * d.x_0, v)
+    mean = basis.synthesis(step.k * u_t + step.gamma * d.x_0)
+    log_prob = decoder_log_prob(x_0, mean, jnp.log(v), cdf)
+    return _mean(jnp.where(step.target.marginal.sigma == 0, -log_prob, kl)) / _BIT
+
+
+def prior_bits(process: Process, x_0: Any, t: int) -> Any:
+    """The bits/dim of a chain that starts with pure noise at t, (B,)."""
+    return _mean(prior_kl(process, x_0, t)) / _BIT
+
+
+def noise_at(key: Any, x_0: Any) -> Callable[[Any], Any]:
+    """The noise of each example at a time as a function of it: white, like x_0, from fold_in(its key, t)."""
+    keys = batch_keys(key, x_0.shape[0])
+    return lambda t: white_noise(fold_in(keys, t), x_0.shape[1:], x_0.dtype)
+
+
+def _mean(x: Any) -> Any:
+    return x.mean((1, 2, 3))

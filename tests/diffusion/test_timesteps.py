@@ -1,0 +1,89 @@
+"""The times that training draws: their law, their independence of devices, and what a sampler learns from losses."""
+
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddx.diffusion.timesteps import TIME_SAMPLERS, History, loss_second_moment
+
+T = 20
+
+
+def learned_state():
+    """A history in which the losses of time t are about t."""
+    losses = jnp.arange(1.0, T + 1)[:, None] * jnp.ones((T, 10))
+    return History(losses, jnp.full((T,), 10, jnp.int32))
+
+
+def states(name):
+    sampler = TIME_SAMPLERS[name](T)
+    return [sampler.init()] + [learned_state()] * (name == "loss_second_moment")
+
+
+@pytest.mark.parametrize("name", TIME_SAMPLERS)
+def test_weighted_means_are_those_of_uniform_times(name):
+    sampler = TIME_SAMPLERS[name](T)
+    for state in states(name):
+        draw = jax.jit(lambda key, s=state: sampler.draw(s, key, jnp.arange(64), 64))
+        t, weight = jax.vmap(draw)(jax.random.split(jax.random.key(0), 2000))
+        assert t.dtype == jnp.int32 and int(t.min()) == 1 and int(t.max()) == T
+        for f in (lambda t: 1.0 + 0 * t, lambda t: t, lambda t: (t == 1) * 20.0, lambda t: jnp.cos(t)):
+            exact = np.mean(f(np.arange(1, T + 1)))
+            np.testing.assert_allclose(np.mean(weight * f(t)), exact, atol=0.02 * (1 + abs(exact)))
+
+
+@pytest.mark.parametrize("name", TIME_SAMPLERS)
+def test_a_time_depends_on_the_place_in_the_batch_alone(name):
+    sampler = TIME_SAMPLERS[name](T)
+    for state in states(name):
+        t, weight = sampler.draw(state, jax.random.key(3), jnp.arange(10), 10)
+        for places in ([7, 2], [9], [0, 1, 2, 3, 4]):
+            part, part_weight = sampler.draw(state, jax.random.key(3), jnp.asarray(places), 10)
+            np.testing.assert_array_equal(part, t[np.asarray(places)])
+            np.testing.assert_array_equal(part_weight, weight[np.asarray(places)])
+
+
+def test_uniform_times_are_uniform():
+    t, _ = TIME_SAMPLERS["uniform"](10).draw((), jax.random.key(0), jnp.arange(20_000), 20_000)
+    counts = np.bincount(t, minlength=11)
+    # Each count is binomial(20000, 1/10): six standard deviations are 255.
+    assert counts[0] == 0 and t.max() == 10 and np.abs(counts[1:] - 2000).max() < 255
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 8])
+def test_antithetic_times_come_in_pairs(batch):
+    t, _ = TIME_SAMPLERS["antithetic"](T).draw((), jax.random.key(0), jnp.arange(batch), batch)
+    first = batch // 2 + 1
+    np.testing.assert_array_equal(t[first:], T + 1 - t[: batch - first])
+
+
+def test_low_discrepancy_times_fill_every_part_evenly():
+    sampler = TIME_SAMPLERS["low_discrepancy"](T)
+    for seed in range(50):
+        t, _ = sampler.draw((), jax.random.key(seed), jnp.arange(40), 40)
+        counts = np.bincount(t, minlength=T + 1)[1:]
+        assert counts.sum() == 40 and counts.min() >= 1 and counts.max() <= 3
+
+
+def test_losses_queue_up_in_order_whatever_the_batch():
+    """Against a queue a time, with many duplicates in a batch, also more than the history holds."""
+    sampler = loss_second_moment(3, history=4)
+    state, queues = sampler.init(), [collections.deque(maxlen=4) for _ in range(3)]
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 30, 2, 8, 5):
+        t, loss = rng.integers(1, 4, size), rng.uniform(0.5, 2.0, size).astype(np.float32)
+        state = jax.jit(sampler.update)(state, jnp.asarray(t), jnp.asarray(loss))
+        for time, value in zip(t, loss, strict=True):
+            queues[time - 1].append(value)
+        for i, queue in enumerate(queues):
+            oldest = int(state.counts[i]) % 4 if len(queue) == 4 else 0
+            np.testing.assert_array_equal(np.roll(state.losses[i], -oldest)[: len(queue)], np.asarray(queue))
+
+
+def test_losses_of_zero_leave_uniform_times():
+    state = History(jnp.zeros((T, 10)), jnp.full((T,), 10, jnp.int32))
+    _, weight = loss_second_moment(T).draw(state, jax.random.key(0), jnp.arange(16), 16)
+    np.testing.assert_allclose(weight, 1.0, rtol=1e-5)

@@ -3,24 +3,30 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 import ddx.data
 from ddx.config import check_image_size, validate
+from ddx.data.augment import shrink
 from ddx.diffusion import losses
 from ddx.diffusion.gaussian import Step, step_table
 from ddx.diffusion.kernels import Kernel, make_kernel
 from ddx.diffusion.prediction import Denoiser, denoiser
 from ddx.diffusion.process import Process, ddpm
+from ddx.diffusion.timesteps import TIME_SAMPLERS, TimeSampler
 from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
+from ddx.keys import LEARNED_VARIANCES
 from ddx.models import UNet
 
-LossFn = Callable[[Any, Any, Any, Any, Any, Any], Any]
-"""loss(params, x_0, label, t, noise, dropout_key) -> (B,)."""
+LossFn = Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
+"""loss(params, x_0, label, t, noise, dropout_key) -> the loss of each example, (B,), and its named parts, (B,) each."""
+
+
+Told = dict[str, Any]
+"""What a network is told of each image besides the time: "label" (B,), "low_res" (B, h, w, C), or neither."""
 
 
 class System(NamedTuple):
@@ -28,36 +34,48 @@ class System(NamedTuple):
 
     config: ConfigDict
     process: Process
-    model: nn.Module
+    model: UNet
     image_shape: tuple[int, int, int]
 
     @property
-    def num_classes(self) -> int:
-        """Classes that the network is told, 0 for none."""
-        count: int = self.model.num_classes
-        return count
+    def low_res_shape(self) -> tuple[int, int, int] | None:
+        """(h, w, C) of the images that a super-resolution network enlarges; None for other networks."""
+        height, width, channels = self.image_shape
+        h = self.model.low_res
+        return (h, h * width // height, channels) if h else None
 
     def init(self, key: Any) -> Any:
         """Initial parameters."""
-        x, zero = jnp.zeros((1, *self.image_shape)), jnp.zeros((1,), jnp.int32)
-        return self.model.init(key, x, zero, zero if self.num_classes else None)["params"]
+        return self.model.init(key, *self.model.inputs(self.image_shape))["params"]
 
-    def loss(self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
-        """The training loss of each example, (B,)."""
-        told = label if self.num_classes else None
+    def told(self, x_0: Any, label: Any) -> Told:
+        """What the network is told of images x_0 with these labels besides the time."""
+        told = {"label": label} if self.model.num_classes else {}
+        return told | ({"low_res": shrink(x_0, self.low_res_shape)} if self.low_res_shape else {})
+
+    def loss(
+        self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The training loss of each example, (B,), and its parts by name, (B,) each."""
+        told, loss = self.told(x_0, label), self.config.loss
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
             rngs = {"dropout": dropout_key}
-            return self.model.apply({"params": params}, x_t, model_time, told, train=True, rngs=rngs)
+            return self.model.apply({"params": params}, x_t, model_time, **told, train=True, rngs=rngs)
 
-        return losses.simple_loss(self.process, model_fn, x_0, t, noise, self.config.loss.prediction)
+        args = (self.process, model_fn, x_0, t, noise, loss.prediction)
+        if loss.objective == "simple":
+            return losses.simple_loss(*args), {}
+        if loss.objective == "hybrid":
+            hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight)
+            return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
+        return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
 
-    def denoiser(self, params: Any, clip: bool, label: Any = None) -> Denoiser:
-        """The network with these parameters, told the classes `label` (B,), as an estimator of (x_0, eps)."""
-        told = label if self.num_classes else None
+    def denoiser(self, params: Any, clip: bool, told: Told | None = None) -> Denoiser:
+        """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`."""
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
-            return self.model.apply({"params": params}, x_t, model_time, told)
+            return self.model.apply({"params": params}, x_t, model_time, **(told or {}))
 
         return denoiser(self.process, model_fn, self.config.loss.prediction, clip)
 
@@ -81,9 +99,12 @@ def dataset(config: ConfigDict) -> ddx.data.Dataset:
       ConfigError: the network cannot take its images.
     """
     d = config.data
-    data = ddx.data.load(d.name, split=d.split, directory=d.dir, image_size=d.image_size, channels=d.channels)
-    levels, resolutions = len(config.model.multipliers), config.model.attention_resolutions
-    check_image_size(*data.image_shape[:2], levels, resolutions, f"images of {d.name},")
+    data = ddx.data.load(
+        d.name, split=d.split, directory=d.dir, image_size=d.image_size, channels=d.channels, crop=d.crop
+    )
+    m, (height, width, _) = config.model, data.image_shape
+    where = f"images of {d.name},"
+    check_image_size(height, width, len(m.multipliers), m.attention_resolutions, m.low_res, where)
     return data
 
 
@@ -98,17 +119,22 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
     config = validate(config)
     if config.model.class_conditional and num_classes < 2:
         raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
-    process = ddpm(config.process.num_steps, config.process.schedule)
-    m = config.model
+    p, m = config.process, config.model
+    process = ddpm(p.num_steps, p.schedule, p.rescale_time)
+    outputs = 2 if config.loss.variance in LEARNED_VARIANCES else 1
     model = UNet(
+        family=m.family,
         channels=m.channels,
         multipliers=m.multipliers,
         num_blocks=m.num_blocks,
         attention_resolutions=m.attention_resolutions,
         groups=m.groups,
         dropout=m.dropout,
-        out_channels=image_shape[-1],
-        num_classes=num_classes if config.model.class_conditional else 0,
+        num_heads=m.num_heads,
+        scale_shift=m.scale_shift,
+        low_res=m.low_res,
+        out_channels=outputs * image_shape[-1],
+        num_classes=num_classes if m.class_conditional else 0,
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
     )
@@ -130,6 +156,11 @@ def sampler(config: ConfigDict, system: System) -> Sampler:
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
     return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size)
+
+
+def time_sampler(config: ConfigDict) -> TimeSampler:
+    """How a config's training draws times."""
+    return TIME_SAMPLERS[config.loss.times](config.process.num_steps)
 
 
 def steps_per_call(config: ConfigDict) -> int:

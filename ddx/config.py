@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ddx.diffusion import schedules
 from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
-from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS
+from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES
 
 
 def default_config() -> ConfigDict:
@@ -162,9 +162,15 @@ def _check_together(c: dict[str, Any]) -> None:
                 f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
+        if c["model.channels"] * multiplier % c["model.num_heads"]:
+            raise ConfigError(
+                f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
+                f" must be a multiple of model.num_heads={c['model.num_heads']}"
+            )
     if c["data.image_size"]:
         size = c["data.image_size"]
-        check_image_size(size, size, levels, c["model.attention_resolutions"], "images of data.image_size")
+        where = "images of data.image_size"
+        check_image_size(size, size, levels, c["model.attention_resolutions"], c["model.low_res"], where)
     if c["data.name"] == "folder" and not c["data.dir"]:
         raise ConfigError("data.name='folder' needs the folder: set data.dir")
     try:
@@ -175,6 +181,10 @@ def _check_together(c: dict[str, Any]) -> None:
         raise ConfigError(
             f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
             " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
+        )
+    if c["loss.objective"] == "simple" and c["loss.variance"] in LEARNED_VARIANCES:
+        raise ConfigError(
+            f"loss.objective='simple' does not train loss.variance={c['loss.variance']!r}; use hybrid or rescaled_kl"
         )
     if c["train.batch_size"] % c["train.accumulation"]:
         raise ConfigError(
@@ -202,17 +212,28 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
             f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
             " sample.eta=0, or use dpmpp_2m"
         )
+    if s["variance"] in LEARNED_VARIANCES and s["variance"] != c["loss.variance"]:
+        raise ConfigError(
+            f"sample.variance={s['variance']!r} needs a network trained with loss.variance={s['variance']!r},"
+            f" not {c['loss.variance']!r}"
+        )
     if s["solver"] != "euler" and s["sampler"] == "ancestral" and s["variance"] != "small":
         raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
 
 
-def check_image_size(height: int, width: int, levels: int, attention_resolutions: tuple[int, ...], where: str) -> None:
-    """Refuse images that the U-Net cannot halve or whose height never reaches an attention resolution."""
+def check_image_size(
+    height: int, width: int, levels: int, attention_resolutions: tuple[int, ...], low_res: int, where: str
+) -> None:
+    """Refuse images that the U-Net cannot halve, shrink to its low resolution, or bring to an attention resolution."""
     factor = 2 ** (levels - 1)
     if height % factor or width % factor:
         raise ConfigError(
             f"{where} {height} x {width}: both must be multiples of {factor}, to be halved {levels - 1} times"
             " (model.multipliers); set data.image_size"
+        )
+    if low_res and (height % low_res or width * low_res % height or low_res == height):
+        raise ConfigError(
+            f"model.low_res={low_res} is no whole fraction of {where} {height} x {width}; use {height // 2}, say"
         )
     reached = [height >> level for level in range(levels)]
     for resolution in attention_resolutions:

@@ -29,14 +29,15 @@ class Generator:
     """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
 
     def __init__(
-        self, system: System, sampler: Sampler, frames: tuple[int, ...] = (), labels: tuple[int, ...] = ()
+        self, system: System, sampler: Sampler, frames: tuple[int, ...] = (), told: dict[str, Any] | None = None
     ) -> None:
         """`system` and `sampler` are `ddx.build`'s.
 
-        `frames` are the times to film, if any. Image i of a network with classes is of class labels[i], or, beyond
-        them, from the first again; by default of class 0, 1, ... in turn.
+        `frames` are the times to film, if any. Of image i the network is told the i-th rows of `told`, or, beyond them,
+        from the first again; of its class, if that is not there, 0, 1, ... in turn.
         """
-        self._labels = np.asarray(labels or range(max(1, system.num_classes)), np.int32)
+        classes = {"label": np.arange(system.model.num_classes, dtype=np.int32)} if system.model.num_classes else {}
+        self._told = jax.tree.map(np.asarray, classes | (told or {}))
         self._shape = system.image_shape
         self._process = system.process
         self._sampler = sampler
@@ -49,8 +50,8 @@ class Generator:
         def begin(x: Any) -> Any:
             return sampling.start(kernel, basis.analysis(x))
 
-        def walk(params: Any, steps: Any, draws: Any, keys: Any, label: Any, walking: Any) -> Any:
-            at = system.denoiser(params, sampler.clip, label).at
+        def walk(params: Any, steps: Any, draws: Any, keys: Any, told: Any, walking: Any) -> Any:
+            at = system.denoiser(params, sampler.clip, told).at
             draw = sampling.no_noise if sampler.deterministic else sampling.noise_from(keys, walking.u_t)
             return sampling.walk(at, walking, steps, draws, kernel, draw)
 
@@ -101,8 +102,8 @@ class Generator:
     ) -> np.ndarray:
         """Images in [-1, 1] from given states x_t, (N, H, W, C) at the `first`-th visited time.
 
-        The steps draw the noise, and the network is told the classes, of the images `examples` of the seed, (N,), by
-        default 0 .. N - 1.
+        The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1, and the network is
+        told what it is told of those.
         """
         steps = jax.tree.map(lambda x: x[first:], self._sampler.steps)
         return self._through(params, x_t, steps, "decoding", seed, examples)
@@ -129,13 +130,13 @@ class Generator:
         return np.concatenate(done)[: len(x)]
 
     def _of_examples(self, seed: int, examples: np.ndarray) -> tuple[Any, Any]:
-        """The keys and the labels of images of a seed."""
+        """The keys of images of a seed, and what the network is told of them."""
         keys = example_keys(jax.random.key(seed), jnp.asarray(examples))
-        return parallel.split_batch((keys, self._labels[examples % len(self._labels)]))
+        return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
     def _take(self, params: Any, walking: Any, of_examples: tuple[Any, Any], steps: Step, progress: Progress) -> Any:
         num_steps = len(steps.h)
-        piece = _rows_a_call(num_steps)
+        piece = rows_a_call(num_steps)
         for first in range(0, num_steps, piece):
             rows = slice(first, min(first + piece, num_steps))
             part = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], steps)
@@ -151,7 +152,7 @@ def _join_film(x: Any) -> np.ndarray:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def _rows_a_call(num_steps: int) -> int:
+def rows_a_call(num_steps: int) -> int:
     """Steps between two looks at the progress bar: at most 20, in equal parts if possible (each length compiles)."""
     parts = [n for n in range(5, 21) if num_steps % n == 0]
     return min(num_steps, max(parts, default=20))

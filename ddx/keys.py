@@ -8,7 +8,12 @@ from typing import Any
 from ddx.diffusion import schedules
 
 PREDICTIONS = ("eps", "x0", "v", "mean")
-VARIANCES = ("small", "large")
+FIXED_VARIANCES = ("small", "large")
+LEARNED_VARIANCES = ("learned", "range")
+VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES)
+FAMILIES = ("ddpm", "iddpm")
+OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid")
+TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 SAMPLERS = ("ddim", "ancestral")
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
 
@@ -31,6 +36,7 @@ SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
     "ddim_celeba64": _ddim("ddim_celeba64"),
     "ddim_celeba64_sigma_hat": _ancestral("ddim_celeba64", "large"),
     "ddim_lsun": _ddim("ddim_lsun"),
+    "iddpm": _ancestral("iddpm", "range"),
 }
 
 
@@ -69,9 +75,19 @@ KEYS: dict[str, Key] = {
     "data.channels": Key(
         0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
     ),
+    "data.crop": Key(
+        (),
+        "(top, left, height, width) to cut out first, in pixels; empty: all of the image",
+        limit="empty or four numbers, the last two at least 1",
+        holds=lambda crop: not crop or (len(crop) == 4 and min(crop[:2]) >= 0 and min(crop[2:]) >= 1),
+    ),
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
     "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
+    "process.rescale_time": Key(False, "tell the network times as if T were 1000"),
+    "model.family": Key(
+        "ddpm", "whose conventions (embedding, padding, epsilon, initial weights) to follow", **_one_of(*FAMILIES)
+    ),
     "model.channels": Key(128, "channels of the first level", **_at_least(4)),
     "model.multipliers": Key(
         (1, 2, 2, 2),
@@ -83,10 +99,25 @@ KEYS: dict[str, Key] = {
     "model.attention_resolutions": Key((16,), "image heights at which to attend", **_all_at_least(1)),
     "model.groups": Key(32, "groups of the normalisations", **_at_least(1)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **_between(0, 1)),
+    "model.num_heads": Key(1, "heads of each attention block", **_at_least(1)),
+    "model.scale_shift": Key(False, "the time scales and shifts in residual blocks, instead of being added"),
+    "model.low_res": Key(
+        0, "height of low-resolution images to enlarge, for a super-resolution network; 0: none", **_at_least(0)
+    ),
     "model.class_conditional": Key(False, "tell the network the class of each image"),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
     "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
     "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),
+    "loss.objective": Key(
+        "simple", "simple (DDPM), hybrid (Improved DDPM) or a term of the bound", **_one_of(*OBJECTIVES)
+    ),
+    "loss.variance": Key(
+        "small", "reverse variance of the bound; learned and range double the network's outputs", **_one_of(*VARIANCES)
+    ),
+    "loss.vlb_weight": Key(
+        0.001, "weight of the bound, in bits/dim, in hybrid", limit="at least 0", holds=lambda w: 0 <= w < math.inf
+    ),
+    "loss.times": Key("uniform", "how times are drawn", **_one_of(*TIME_SAMPLERS)),
     "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
     "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
     "train.accumulation": Key(
@@ -94,7 +125,9 @@ KEYS: dict[str, Key] = {
     ),
     "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
     "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
-    "train.clip_norm": Key(1.0, "limit of the gradient's global norm", limit="above 0", holds=lambda value: value > 0),
+    "train.clip_norm": Key(
+        1.0, "limit of the gradient's global norm; 0: none", limit="at least 0", holds=lambda value: value >= 0
+    ),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
     "train.ema_warmup": Key(False, "use the smaller decay (1 + step) / (10 + step) while it is smaller"),
     "train.steps_per_call": Key(0, "steps in one compiled call; 0: 1 on CPU, 50 elsewhere", **_at_least(0)),

@@ -1,9 +1,9 @@
 """Several devices of one host: the only module that knows `jax.pmap`, axis names and shardings.
 
-A step is written for one device. It uses two helpers, `mean_over_devices` and `device_key`, which are identities unless
-the step runs inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between
-devices is only their rows of a batch; the state goes in and comes out replicated. Average gradients, not losses: under
-`pmap` the gradient of an averaged loss is the gradient of the local part.
+A step is written for one device. Its helpers, `mean_over_devices`, `gather_over_devices` and `device_key`, are
+identities unless it runs inside a wrapper of this module, so the same function is tested under plain `jit`. What
+differs between devices is only their rows of a batch; the state goes in and comes out replicated. Average gradients,
+not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
 """
 
 import contextlib
@@ -49,6 +49,11 @@ def check_divisible(batch_size: int, accumulation: int = 1) -> None:
 def mean_over_devices(tree: Any) -> Any:
     """The mean of every array over devices; the arrays themselves outside a wrapper."""
     return jax.lax.pmean(tree, _AXIS) if _on_devices.get() else tree
+
+
+def gather_over_devices(tree: Any) -> Any:
+    """Arrays of examples of all devices, in the order of the batch; the arrays themselves outside a wrapper."""
+    return jax.lax.all_gather(tree, _AXIS, tiled=True) if _on_devices.get() else tree
 
 
 def device_key(key: Any) -> Any:

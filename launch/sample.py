@@ -31,6 +31,7 @@ VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Variance of ancestral
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
+LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples drawn at once; by default the run's.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
@@ -68,7 +69,9 @@ def main() -> int:
         message = training.interpolate(cli.workdir(), rows, images=IMAGES.value, seed=SEED.value, **settings)
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
-        message = training.sample(cli.workdir(), count, seed=SEED.value, gif=GIF.value, **settings)
+        message = training.sample(
+            cli.workdir(), count, seed=SEED.value, gif=GIF.value, low_res=LOW_RES.value, **settings
+        )
     print(message)
     return 0
 
@@ -94,6 +97,8 @@ def _check_together() -> None:
         )
     if IMAGES.value and (NUM_SAMPLES.present or CLIP.present):
         raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
+    if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
+        raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")
     if GIF.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--gif films samples. Leave out --interpolate and --reconstruct")
 

@@ -53,3 +53,44 @@ def tiny_config():
         return config_lib.validate(config)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_config, tmp_path_factory):
+    """A run of 12 steps without interruption, that many tests look at."""
+    return run_of(tiny_config(), tmp_path_factory.mktemp("whole"))
+
+
+# Four times, so that every time has ten losses, and the sampler of times learns, before the run ends.
+IMPROVED = {
+    "process__num_steps": 4,
+    "model__family": "iddpm",
+    "model__num_heads": 2,
+    "model__scale_shift": True,
+    "model__class_conditional": True,
+    "loss__objective": "hybrid",
+    "loss__variance": "range",
+    "loss__times": "loss_second_moment",
+    "sample__num_steps": 4,
+    "sample__variance": "range",
+}
+
+
+@pytest.fixture(scope="session")
+def improved_config(tiny_config):
+    """As `tiny_config`, with all that Improved DDPM adds."""
+    return lambda **changes: tiny_config(**(IMPROVED | changes))
+
+
+@pytest.fixture(scope="session")
+def improved(improved_config, tmp_path_factory):
+    """The same of Improved DDPM."""
+    return run_of(improved_config(), tmp_path_factory.mktemp("improved"))
+
+
+def run_of(config, workdir):
+    from ddx.training import train
+
+    outcome = train(config, workdir)
+    assert outcome.step == 12 and outcome.finished
+    return workdir

@@ -29,8 +29,14 @@ def changed(**values):
     return nested
 
 
+ARGUMENTS = {
+    "ddpm_lsun": ("bedroom", "bedroom_large", "church", "cat"),
+    "digits_iddpm": ("simple", "hybrid", "vlb"),
+    "iddpm_cifar10": ("simple,1000,linear", "hybrid,4000", "vlb"),
+    "iddpm_imagenet64": ("uncond", "uncond_vlb", "class", "upsampler"),
+}
 RUNS = [(path, ()) for path in SHIPPED] + [
-    (pathlib.Path("configs/ddpm_lsun.py"), (run,)) for run in ("bedroom", "bedroom_large", "church", "cat")
+    (pathlib.Path(f"configs/{name}.py"), (run,)) for name, runs in ARGUMENTS.items() for run in runs
 ]
 
 
@@ -71,6 +77,24 @@ def test_shipped_configs_are_valid_and_survive_json(path, args):
             {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
             "needs sample.variance",
         ),
+        ({"loss__variance": "range"}, "does not train loss.variance='range'; use hybrid or rescaled_kl"),
+        ({"loss__objective": "vlb"}, "one of: simple, kl, rescaled_kl, hybrid"),
+        ({"loss__vlb_weight": float("inf")}, "at least 0"),
+        ({"sample__variance": "range"}, "loss.variance='range', not 'small'"),
+        (
+            {"loss__objective": "kl", "loss__variance": "range", "sample__variance": "learned"},
+            "loss.variance='learned', not 'range'",
+        ),
+        ({"model__num_heads": 3}, "must be a multiple of model.num_heads=3"),
+        ({"model__num_heads": 0}, "at least 1"),
+        ({"model__family": "adm"}, "one of: ddpm, iddpm"),
+        (
+            {"data__image_size": 64, "model__low_res": 24},
+            "no whole fraction of images of data.image_size 64 x 64; use 32",
+        ),
+        ({"data__crop": (1, 2, 3)}, "empty or four numbers"),
+        ({"data__crop": (0, 0, 0, 8)}, "the last two at least 1"),
+        ({"train__clip_norm": -1.0}, "at least 0"),
         ({"data__name": "folder"}, "set data.dir"),
         ({"data__image_size": 36}, "multiples of 8"),
         ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
@@ -134,3 +158,21 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     assert keys.PREDICTIONS == prediction.PREDICTIONS
     assert tuple(variance.VARIANCES) == keys.VARIANCES
     assert tuple(kernels.SOLVERS) == keys.SOLVERS
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [("iddpm_cifar10", "vlb,10k"), ("iddpm_cifar10", "l2"), ("iddpm_imagenet64", "cond"), ("digits_iddpm", "kl")],
+)
+def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name, arg):
+    with pytest.raises(ConfigError, match=f"configs/{name}.py has no run '{arg}'"):
+        shipped(pathlib.Path(f"configs/{name}.py"), arg)
+
+
+def test_names_of_settings_are_those_of_the_mathematics():
+    from ddx.diffusion import timesteps, variance
+    from ddx.models import conventions
+
+    assert tuple(timesteps.TIME_SAMPLERS) == keys.TIME_SAMPLERS
+    assert tuple(variance.VARIANCES) == keys.VARIANCES
+    assert tuple(conventions.FAMILIES) == keys.FAMILIES

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "build": UTILITIES | {"models", "data", "parallel", "diffusion"},
     "generation": UTILITIES | {"build", "parallel", "diffusion"},
     "training": UTILITIES | {"generation", "build", "models", "data", "parallel", "diffusion"},
-    "launch": UTILITIES | {"training", "build"},
+    "evaluation": UTILITIES | {"training", "generation", "build", "data", "parallel", "diffusion"},
+    "launch": UTILITIES | {"training", "evaluation", "build"},
     "configs": {"config", "errors"},
 }
 
@@ -88,6 +89,7 @@ def test_files_are_one_idea(path):
     [
         ("import ddx", ("jax", "flax", "tensorflow_datasets")),
         ("import ddx.config, launch.cli", ("jax", "flax", "tensorflow_datasets", "orbax")),
+        ("import ddx.evaluation", ("matplotlib",)),
         ("import ddx.training", ("tensorflow", "torch", "tensorflow_datasets", "matplotlib")),
     ],
 )

@@ -13,6 +13,13 @@ def to_float(images: Any) -> jax.Array:
     return (2.0 * images.astype(jnp.float32) - 255.0) / 255.0
 
 
+def shrink(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Images (B, H, W, C) as (B, *shape): each pixel the mean of those it replaces, a whole number a side."""
+    batch, height, width, channels = images.shape
+    blocks = images.reshape(batch, shape[0], height // shape[0], shape[1], width // shape[1], channels)
+    return blocks.mean((2, 4))
+
+
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image left-right with probability 1/2.
 

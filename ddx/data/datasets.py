@@ -63,7 +63,15 @@ class Dataset:
         return {"image": images, "label": labels}
 
 
-def load(name: str, *, split: str = "train", directory: str = "", image_size: int = 0, channels: int = 0) -> Dataset:
+def load(
+    name: str,
+    *,
+    split: str = "train",
+    directory: str = "",
+    image_size: int = 0,
+    channels: int = 0,
+    crop: tuple[int, ...] = (),
+) -> Dataset:
     """Opens a data set.
 
     A set under 1 GiB of pixels is decoded here, once; a larger one whenever it is read, so an unreadable image in it
@@ -77,6 +85,7 @@ def load(name: str, *, split: str = "train", directory: str = "", image_size: in
         directory: of the images, or of all prepared data sets.
         image_size: pixels a side: images are resized and cropped to a square. 0: all have one size, and keep it.
         channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
+        crop: (top, left, height, width) to cut out of each image before it is resized; empty for all of it.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -88,8 +97,8 @@ def load(name: str, *, split: str = "train", directory: str = "", image_size: in
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
     source = _open(name, split, directory)
     image, _ = next(source.examples([0]))
-    shape = _convert(source, 0, image, image_size, channels or source.channels).shape
-    fetch = functools.partial(_decode, source, image_size, shape)
+    shape = _convert(source, 0, image, image_size, channels or source.channels, crop).shape
+    fetch = functools.partial(_decode, source, image_size, crop, shape)
     if source.num_examples * math.prod(shape) < IN_MEMORY_BYTES:
         images, labels = fetch(np.arange(source.num_examples), progress=f"decoding {name} {split}")
         fetch = functools.partial(_gather, images, labels)
@@ -109,7 +118,7 @@ def _gather(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> tupl
 
 
 def _decode(
-    source: Source, image_size: int, shape: Shape, indices: np.ndarray, progress: str = ""
+    source: Source, image_size: int, crop: tuple[int, ...], shape: Shape, indices: np.ndarray, progress: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """(B, H, W, C) uint8 and (B,) int32, by a pool of threads: Pillow lets others run while it decodes.
 
@@ -122,7 +131,7 @@ def _decode(
     def fill(start: int) -> int:
         part = [int(index) for index in indices[start : start + chunk]]
         for row, index, (image, label) in zip(itertools.count(start), part, source.examples(part)):
-            array = _convert(source, index, image, image_size, shape[-1])
+            array = _convert(source, index, image, image_size, shape[-1], crop)
             _check(source, index, array.shape, shape, label)
             images[row], labels[row] = array, label
         return len(part)
@@ -137,9 +146,11 @@ def _decode(
     return images, labels
 
 
-def _convert(source: Source, index: int, image: Image.Image, image_size: int, channels: int) -> np.ndarray:
+def _convert(
+    source: Source, index: int, image: Image.Image, image_size: int, channels: int, crop: tuple[int, ...]
+) -> np.ndarray:
     try:
-        return to_array(image, image_size, channels)
+        return to_array(image, image_size, channels, crop)
     except ValueError as error:
         raise DataError(f"image cannot be used: {error}. {source.where(index)}. {source.remedy}") from error
 

@@ -41,8 +41,8 @@ def open_image(data: bytes, *, upright: bool) -> Image.Image:
         raise ValueError(one_line(error)) from error
 
 
-def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
-    """Converts to grey or RGB and resizes to a square.
+def to_array(image: Image.Image, size: int, channels: int, crop: tuple[int, ...] = ()) -> np.ndarray:
+    """Converts to grey or RGB, cuts out a part, and resizes to a square.
 
     Args:
         image: a decoded image of any mode. Transparency is dropped, 16-bit grey keeps its high byte as Pillow does for
@@ -51,14 +51,23 @@ def to_array(image: Image.Image, size: int, channels: int) -> np.ndarray:
             >= size, then the short side is brought to size with a bicubic filter and the centre is cut out (Improved
             DDPM's recipe).
         channels: 1 or 3.
+        crop: (top, left, height, width) to cut out before it is resized; empty for all.
 
     Returns:
         (H, W, channels) uint8.
 
     Raises:
-        ValueError: the image is so elongated that its resized form has more than MAX_PIXELS.
+        ValueError: the crop reaches beyond the image, or the image is so elongated that its resized form has more than
+            MAX_PIXELS.
     """
     image = _to_channels(image, channels)
+    if crop:
+        top, left, height, width = crop
+        if top + height > image.height or left + width > image.width:
+            raise ValueError(
+                f"data.crop {crop} reaches beyond its {image.height}x{image.width} pixels (height x width)"
+            )
+        image = image.crop((left, top, left + width, top + height))
     if size:
         image = _to_square(image, size)
     array = np.asarray(image, np.uint8)

@@ -65,7 +65,7 @@ def interpolate(
         raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, seed, preset, **given)
-    told = trained.classes(source.system, labels)
+    told = trained.told(source.system, labels)
     between = None if images is None else _pairs(pathlib.Path(images), source.system.image_shape)
     if config.sample.sampler == "ancestral":
         if between is None:
@@ -77,7 +77,7 @@ def interpolate(
         how = _deterministic(config, source.system, "interpolating")
         if between is not None:
             config, how = _unclipped(config, how)
-        generator = Generator(source.system, how, labels=told)
+        generator = Generator(source.system, how, told=told)
         if between is None:
             latents = generator.noise(seed, 2 * num_rows)
         else:
@@ -131,7 +131,7 @@ def reconstruct(
     originals = given_images(pathlib.Path(images), source.system.image_shape)
     x_0 = np.asarray(to_float(originals))
     config, how = _unclipped(config, _deterministic(config, source.system, "reconstructing"))
-    generator = Generator(source.system, how, labels=trained.classes(source.system, labels))
+    generator = Generator(source.system, how, told=trained.told(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
     error = float(np.mean(np.square((decoded - x_0) / 2)))
@@ -173,11 +173,11 @@ def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
     return images[: len(images) // 2 * 2]
 
 
-def _through_noise(source: trained.Trained, config: Any, seed: int, told: tuple[int, ...], ends: Any) -> np.ndarray:
+def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[str, Any], ends: Any) -> np.ndarray:
     """The rows of DDPM's figure 9 for two images (2, H, W, C): `ddx.coarse_to_fine` on all devices."""
     process = source.system.process
     how = build.sampler(config, source.system)
-    generator = Generator(source.system, how, labels=told)
+    generator = Generator(source.system, how, told=told)
     key = example_keys(jax.random.key(seed), np.zeros(1, int))
     noise = np.concatenate(noises_of_ends(key, ends[:1]))
     visited = np.unique(np.linspace(0, len(how.times) - 1, LEVELS).round().astype(int))[::-1]  # from t = 0 up

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import ddx.data
 from ddx import build, parallel
+from ddx.data.augment import to_float
 from ddx.errors import NonFiniteError
 from ddx.files import make_directory
 from ddx.generation import Generator
@@ -88,22 +89,29 @@ class _Run:
         seed = jax.random.key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
         self.system = build.system(config, data.image_shape, data.num_classes)
+        self.times = build.time_sampler(config)
         t = config.train
         self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
         self.step_fn = make_step(
             self.system.loss,
             self.optimizer,
             num_steps=config.process.num_steps,
+            times=self.times,
+            batch_size=t.batch_size,
             flip=config.data.flip,
             ema_decay=t.ema_decay,
             ema_warmup=t.ema_warmup,
             accumulation=t.accumulation,
         )
         self.call = parallel.data_parallel(many_steps(self.step_fn))
-        self.generator = Generator(self.system, build.sampler(config, self.system))
+        shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
+        told = self.system.told(to_float(shown["image"]), shown["label"]) if shown else {}
+        self.generator = Generator(self.system, build.sampler(config, self.system), told=told)
 
     def begin(self) -> TrainState:
-        return jax.jit(lambda key: init_state(self.system.init(key), self.optimizer))(self.init_key)
+        init = jax.jit(lambda key: init_state(self.system.init(key), self.optimizer, self.times.init()))
+        state: TrainState = init(self.init_key)
+        return state
 
     def restore(self, step: int) -> TrainState:
         return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(jax.eval_shape(self.begin))))
@@ -123,9 +131,8 @@ class _Run:
             split += f", in {config.train.accumulation} parts"
         print(f"network  {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {config.model.dtype}")
         print(summary.parameter_table(state.params))
-        print(
-            f"process  {config.process.schedule}, T = {config.process.num_steps}, predicting {config.loss.prediction}"
-        )
+        print(f"process  {config.process.schedule}, T = {config.process.num_steps}")
+        print(f"loss     {summary.describe_loss(config)}")
         print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
         epochs = config.train.num_steps * batch / data.num_examples
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
@@ -200,7 +207,7 @@ class _Run:
     def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
         """Show and write the means of all steps since the last line."""
         values = summarise(metrics)
-        progress.line(loss=values["loss"])
+        progress.line(**{name: values[name] for name in ("loss", "mse", "vb") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
 
@@ -226,7 +233,8 @@ class _Run:
 
 def _items(state: TrainState) -> dict[str, Any]:
     """What a checkpoint holds; the step is its name. Sampling restores "ema" alone."""
-    return {"params": state.params, "ema": state.ema, "opt_state": state.opt_state}
+    items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state, "times": state.times}
+    return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
 def _stack(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:

@@ -1,29 +1,25 @@
 """A sampling job: from the folder of a run to many images, which may be interrupted at any moment.
 
-samples.json     the job: whose weights, which settings; "sha256" of samples.npz when it is finished
-parts/           batches, each written when it is drawn, until the job is finished
+samples.json     the job, see `ddx.training.job`; "sha256" of samples.npz when it is finished
 samples.npz      "samples": (N, H, W, C) uint8
 grid.png         the first images
 film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
-import contextlib
-import json
+import hashlib
 import pathlib
-import warnings
 import zipfile
-import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ddx import build
 from ddx.errors import ConfigError
-from ddx.files import digest, make_directory, remove_temporaries, replacing, sha256, write_json
+from ddx.files import replacing, sha256
 from ddx.generation import Generator
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import trained
+from ddx.training.job import Job, read_record
 from ddx.training.workdir import lock
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
@@ -44,6 +40,7 @@ def sample(
     clip: bool | None = None,
     preset: str | None = None,
     labels: tuple[int, ...] | None = None,
+    low_res: str | pathlib.Path | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     step: int | None = None,
@@ -67,6 +64,8 @@ def sample(
       clip: clip the estimate of x_0.
       preset: a paper's setting, one of `ddx.keys.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
+      low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
+        .npz file, such as the samples.npz of a smaller network.
       seed: names the noise.
       batch_size: images drawn at once.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
@@ -79,12 +78,13 @@ def sample(
     Raises:
       ConfigError: a setting is invalid, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the images to enlarge cannot be read.
     """
     workdir = pathlib.Path(workdir)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     if out is not None and step is None:
-        step = _read_record(pathlib.Path(out)).get("step")
+        step = read_record(pathlib.Path(out) / "samples.json").get("step")
     source = trained.load(workdir, step)
     config = trained.settings(
         source.system.config,
@@ -100,52 +100,42 @@ def sample(
         batch_size=batch_size,
     )
     how = build.sampler(config, source.system)
-    labels = trained.classes(source.system, labels)
-    generator = Generator(source.system, how, labels=labels)
+    told = trained.told(source.system, labels, low_res)
+    generator = Generator(source.system, how, told=told)
     record: dict[str, Any] = {
         "workdir": str(workdir),
         "step": source.step,
         "weights": source.seal,
         "num_samples": num_samples,
         "seed": seed,
-        "labels": list(labels),
+        "labels": list(labels or ()),
         "at_once": generator.batch_size(num_samples),
         "sample": config.sample.to_dict(),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}"
-    name += f"_class{'-'.join(map(str, labels))}" * bool(labels)
+    name += f"_class{'-'.join(map(str, labels))}" if labels else ""
+    if low_res is not None:
+        record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
+        name += f"_of_{pathlib.Path(low_res).stem}"
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
-        before = _read_record(out)
-        _check_same_job(out, before, record)
-        remove_temporaries(out)
-        finished = _is_finished(out, before)
+        job = Job(out, "samples", record, num_samples, record["at_once"])
+        finished = _is_finished(out, job.before)
         if not finished:
-            write_json(out / "samples.json", record)
-            _draw(generator, source.params, record, out / "parts")
-            _finish(out, record, source.system.image_shape)
-        _remove_parts(out / "parts", record)
+            for batch in generator.batches(source.params, seed, num_samples, job.begin()):
+                job.write(batch.start, samples=batch.images)
+            _finish(out, job, (num_samples, *source.system.image_shape))
+        job.remove_parts()
         filmed = not gif or all((out / name).exists() for name in FILM)
         if not filmed:
-            _film(Generator(source.system, how, _frames(how.times), labels), source.params, record, out)
+            _film(Generator(source.system, how, _frames(how.times), told), source.params, record, out)
     said = "already there:" if finished and filmed else "wrote"
     written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
 
 
-def _draw(generator: Generator, params: Any, record: dict[str, Any], parts: pathlib.Path) -> None:
-    """Draw the batches that are not in the folder yet."""
-    make_directory(parts, "--out")
-    remove_temporaries(parts)
-    done = frozenset(start for start in _starts(record) if _read_part(parts, start, record) is not None)
-    for batch in generator.batches(params, record["seed"], record["num_samples"], done):
-        with replacing(_part(parts, batch.start)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, samples=batch.images, job=np.array(_job(record)))
-
-
-def _finish(out: pathlib.Path, record: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
+def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
     """Put the batches together. Only one is in memory at a time."""
-    shape = (record["num_samples"], *image_shape)
     shown: list[np.ndarray] = []
     with replacing(out / "samples.npz") as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -154,12 +144,12 @@ def _finish(out: pathlib.Path, record: dict[str, Any], image_shape: tuple[int, i
             with archive.open(entry, "w", force_zip64=True) as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_2_0(file, header)
-                for images in _images(out / "parts", record):
-                    file.write(images.tobytes())
+                for part in job.parts():
+                    file.write(part["samples"].tobytes())
                     if sum(map(len, shown)) < GRID_IMAGES:
-                        shown.append(images)
+                        shown.append(part["samples"])
     save_png(out / "grid.png", grid(np.concatenate(shown)[:GRID_IMAGES]))
-    write_json(out / "samples.json", record | {"sha256": sha256(out / "samples.npz")})
+    job.finish(sha256=sha256(out / "samples.npz"))
 
 
 def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
@@ -173,81 +163,6 @@ def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathli
     assert batch.film is not None
     save_png(out / "film.png", film_strip(batch.film.x_t, batch.film.x_0, batch.images))
     save_gif(out / "film.gif", film_frames(batch.film.x_t, batch.film.x_0, batch.images))
-
-
-def _remove_parts(parts: pathlib.Path, record: dict[str, Any]) -> None:
-    for start in _starts(record):
-        _part(parts, start).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
-        parts.rmdir()
-
-
-def _starts(record: dict[str, Any]) -> range:
-    return range(0, record["num_samples"], record["at_once"])
-
-
-def _job(record: dict[str, Any]) -> str:
-    """Tells the batches of one job from those of another; where the run's folder lies does not matter."""
-    return digest({key: value for key, value in record.items() if key != "workdir"})
-
-
-def _images(parts: pathlib.Path, record: dict[str, Any]) -> Iterator[np.ndarray]:
-    for start in _starts(record):
-        images = _read_part(parts, start, record)
-        assert images is not None
-        yield images
-
-
-def _part(parts: pathlib.Path, start: int) -> pathlib.Path:
-    return parts / f"{start:08d}.npz"
-
-
-def _read_part(parts: pathlib.Path, start: int, record: dict[str, Any]) -> np.ndarray | None:
-    """A batch, or None if it is not there; one that is damaged or of another job is not there."""
-    path = _part(parts, start)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            images, job = file["samples"], str(file["job"])
-        if job == _job(record):
-            return images
-        problem = "it belongs to another job"
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        problem = str(error)
-    warnings.warn(f"{path} cannot be used ({problem}); drawing it again", stacklevel=2)
-    return None
-
-
-def _read_record(out: pathlib.Path) -> dict[str, Any]:
-    """samples.json, empty if there is none."""
-    path = out / "samples.json"
-    try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path} ({error}). Remove it, or use another --out") from None
-    if not isinstance(record, dict) or not isinstance(record.get("sample"), dict):
-        raise ConfigError(f"{path} describes no sampling job. Remove it, or use another --out")
-    return record
-
-
-def _check_same_job(out: pathlib.Path, before: dict[str, Any], record: dict[str, Any]) -> None:
-    """Refuse to mix the batches of two jobs."""
-    if not before:
-        return
-
-    def flat(job: dict[str, Any]) -> dict[str, Any]:
-        given = {key: value for key, value in job.items() if key not in ("workdir", "sha256", "sample")}
-        return given | {f"sample.{key}": value for key, value in job.get("sample", {}).items() if key != "num_images"}
-
-    old, new = flat(before), flat(json.loads(json.dumps(record)))
-    different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
-    if different:
-        raise ConfigError(
-            f"{out} holds samples of another job ({'; '.join(different[:5])}). Use another --out, or remove it"
-        )
 
 
 def _frames(times: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,21 +14,24 @@ class TrainState(NamedTuple):
     params: Any
     ema: Any  # like params: their exponential moving average, used for sampling
     opt_state: Any
+    times: Any = ()  # what the sampler of times has learned
 
 
 def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
     """DDPM's optimiser: Adam behind a clip of the gradient's global norm, its learning rate rising linearly from 0.
 
     At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The clip acts
-    on the gradient averaged over all devices, where that code clips each device's own.
+    on the gradient averaged over all devices, where that code clips each device's own; a clip_norm of 0 is none.
     """
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule))
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    return optax.chain(clip, optax.adam(schedule))
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Any, optimizer: optax.GradientTransformation, times: Any = ()) -> TrainState:
     """The state at step 0; the average starts as a copy, since an alias could not be donated."""
-    return TrainState(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), times)
 
 
 def update_ema(ema: Any, params: Any, step: Any, decay: float, warmup: bool) -> Any:

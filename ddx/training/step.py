@@ -15,8 +15,8 @@ import optax
 from ddx import parallel
 from ddx.build import LossFn
 from ddx.data import augment
-from ddx.diffusion import timesteps
 from ddx.diffusion.noise import example_keys, white_noise
+from ddx.diffusion.timesteps import TimeSampler
 from ddx.training.state import TrainState, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
@@ -29,6 +29,8 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     num_steps: int,
+    times: TimeSampler,
+    batch_size: int,
     flip: bool,
     ema_decay: float,
     ema_warmup: bool,
@@ -37,9 +39,11 @@ def make_step(
     """step(state, key, batch) -> (state, metrics).
 
     Args:
-      loss: loss(params, x_0, label, t, noise, dropout_key) -> (B,).
+      loss: loss(params, x_0, label, t, noise, dropout_key) -> (B,), and its parts {name: (B,)}.
       optimizer: an optax transformation.
-      num_steps: T; times are drawn from 1..T.
+      num_steps: T, for the quartiles.
+      times: draws the times, and weights with which losses count.
+      batch_size: of the global batch.
       flip: mirror each image with probability 1/2.
       ema_decay: see `update_ema`.
       ema_warmup: see `update_ema`.
@@ -47,20 +51,21 @@ def make_step(
 
     Returns:
       A step over batch = {"image": (B, H, W, C) uint8, "label": (B,), "example": (B,) the examples' places in the
-      global batch}. Its metrics are scalars, but for the sums and counts of losses by quartile of t, (4,). An update
-      whose loss or gradient is not finite is not applied (metrics["finite"] is False); the step still counts.
+      global batch}. Its metrics are scalars, means with the weights of the times, but for the sums and counts of losses
+      by quartile of t, (4,). An update whose loss or gradient is not finite is not applied (metrics["finite"] is
+      False); the step still counts.
     """
 
-    def objective(params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
-        each = loss(params, x_0, label, t, noise, dropout_key)
-        return each.mean(), each
+    def objective(params: Any, weight: Any, *of_examples: Any) -> tuple[Any, Any]:
+        each, parts = loss(params, *of_examples)
+        return (weight * each).mean(), (each, parts)
 
-    def gradient(params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> tuple[Any, Any]:
-        """The gradient of the mean loss, and the loss of each example."""
+    def gradient(params: Any, weight: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
+        """The gradient of the mean weighted loss, and the loss of each example and its parts."""
         grad = jax.grad(objective, has_aux=True)
         if accumulation == 1:
-            return grad(params, x_0, label, t, noise, dropout_key)
-        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (x_0, label, t, noise))
+            return grad(params, weight, x_0, label, t, noise, dropout_key)
+        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (weight, x_0, label, t, noise))
         keys = jax.random.split(dropout_key, accumulation)
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
@@ -70,7 +75,7 @@ def make_step(
         # Unrolled on CPU, where gradients of convolutions inside a loop are 24 times slower.
         zeros = jax.tree.map(jnp.zeros_like, params)
         total, each = jax.lax.scan(add, zeros, (parts, keys), unroll=jax.default_backend() == "cpu")
-        return jax.tree.map(lambda g: g / accumulation, total), each.reshape(-1)
+        return jax.tree.map(lambda g: g / accumulation, total), jax.tree.map(lambda x: x.reshape(-1), each)
 
     def step(state: TrainState, key: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(key, state.step)
@@ -81,28 +86,30 @@ def make_step(
         x_0 = augment.to_float(batch["image"])
         if flip:
             x_0 = augment.random_flip(keys(_FLIP), x_0)
-        t = timesteps.uniform(keys(_TIME), num_steps)
+        t, weight = times.draw(state.times, jax.random.fold_in(key, _TIME), batch["example"], batch_size)
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
         dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
 
-        grad, each = gradient(state.params, x_0, batch["label"], t, noise, dropout_key)
-        quartile = jax.nn.one_hot((t - 1) * 4 // num_steps, 4)
-        grad, mean, quartile_sum, quartile_count = parallel.mean_over_devices(
-            (grad, each.mean(), each @ quartile, quartile.sum(0))
+        grad, (each, parts) = gradient(state.params, weight, x_0, batch["label"], t, noise, dropout_key)
+        quartile = weight[:, None] * jax.nn.one_hot((t - 1) * 4 // num_steps, 4)
+        means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **parts})
+        grad, means, quartile_sum, quartile_count = parallel.mean_over_devices(
+            (grad, means, each @ quartile, quartile.sum(0))
         )
+        learned = times.update(state.times, *parallel.gather_over_devices((t, each)))
         norm = optax.tree.norm(grad)
-        finite = jnp.isfinite(mean) & jnp.isfinite(norm)
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
 
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, state.step, ema_decay, ema_warmup)
         kept = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
-            (params, ema, opt_state),
-            (state.params, state.ema, state.opt_state),
+            (params, ema, opt_state, learned),
+            (state.params, state.ema, state.opt_state, state.times),
         )
         metrics = {
-            "loss": mean,
+            **means,
             "grad_norm": norm,
             "quartile_sum": quartile_sum,
             "quartile_count": quartile_count,

@@ -42,6 +42,15 @@ def describe_devices() -> str:
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
+def describe_loss(config: Any) -> str:
+    """Such as 'hybrid of eps, variance range, times loss_second_moment'."""
+    loss = config.loss
+    parts = [f"{loss.objective} of {loss.prediction}"]
+    parts += [f"variance {loss.variance}"] * (loss.objective != "simple")
+    parts += [f"times {loss.times}"] * (loss.times != "uniform")
+    return ", ".join(parts)
+
+
 def flops_per_step(step: Any, state: Any, key: Any, batch: Any) -> float | None:
     """Floating-point operations of one step on one device before optimisation, by XLA's count; None if it has none."""
     cost = jax.jit(step).lower(state, key, batch).cost_analysis()

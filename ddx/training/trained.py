@@ -4,10 +4,13 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.config import completed, validate
+from ddx.data import given_images
+from ddx.data.augment import to_float
 from ddx.diffusion.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.keys import SAMPLING_PRESETS
@@ -84,20 +87,32 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
     return validate(changed)
 
 
-def classes(system: build.System, labels: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The classes to draw, () for all in turn.
+def told(
+    system: build.System, labels: tuple[int, ...] | None, low_res: str | pathlib.Path | None = None
+) -> dict[str, np.ndarray]:
+    """What to tell the network of the images to draw, each for one image after the other: classes, small images.
 
     Raises:
-      ConfigError: the network knows no classes, or not these.
+      ConfigError: the network knows no classes, or not these; or it does not enlarge images, or does and has none.
+      DataError: the small images cannot be read.
     """
-    if not labels:
-        return ()
-    if not system.num_classes:
-        raise ConfigError("labels: the network was trained without classes. Leave out --labels")
-    wrong = [label for label in labels if not 0 <= label < system.num_classes]
-    if wrong:
-        raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{system.num_classes - 1}")
-    return tuple(labels)
+    given: dict[str, np.ndarray] = {}
+    if labels:
+        num_classes = system.model.num_classes
+        if not num_classes:
+            raise ConfigError("labels: the network was trained without classes. Leave out --labels")
+        wrong = [label for label in labels if not 0 <= label < num_classes]
+        if wrong:
+            raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{num_classes - 1}")
+        given["label"] = np.asarray(labels, np.int32)
+    if system.low_res_shape is None and low_res is not None:
+        raise ConfigError("low_res: the network does not enlarge images. Leave out --low_res")
+    if system.low_res_shape is not None:
+        if low_res is None:
+            shape = " x ".join(map(str, system.low_res_shape))
+            raise ConfigError(f"the network enlarges images of {shape}. Name some: launch.sample --low_res=IMAGES")
+        given["low_res"] = np.asarray(to_float(given_images(pathlib.Path(low_res), system.low_res_shape)))
+    return given
 
 
 def describe(config: ConfigDict) -> str:

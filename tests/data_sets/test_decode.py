@@ -178,3 +178,13 @@ def test_an_image_too_elongated_to_resize_is_refused(tmp_path):
     Image.new("L", (width, 1)).save(tmp_path / "thread.png")
     with pytest.raises(DataError, match=r"too elongated.*thread\.png"):
         load("folder", directory=str(tmp_path), image_size=64)
+
+
+def test_a_crop_is_cut_out_before_resizing():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(to_array(image, 0, 3, (7, 3, 12, 20)), pixels[7:19, 3:23])
+    cut = Image.fromarray(pixels[4:20, 6:22])
+    np.testing.assert_array_equal(to_array(image, 8, 3, (4, 6, 16, 16)), to_array(cut, 8, 3))
+    with pytest.raises(ValueError, match=r"data.crop \(30, 0, 11, 5\) reaches beyond its 40x30 pixels"):
+        to_array(image, 0, 3, (30, 0, 11, 5))

@@ -1,5 +1,7 @@
 """Every shipped config becomes a TPU and a GPU program at full size, without such a device or any allocation."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,38 +11,41 @@ from ddx import build
 from ddx.diffusion import sampling
 from ddx.training.state import init_state, make_optimizer
 from ddx.training.step import make_step, many_steps
-from tests.test_config import RUNS, shipped
+from tests.test_config import shipped
 
-SHAPES = {
-    "digits": (8, 8, 1),
-    "ddpm_cifar10": (32, 32, 3),
-    "ddpm_celebahq256": (256, 256, 3),
-    "ddpm_lsun": (256, 256, 3),
+# One of each network, with each objective and each thing that a network is told: images, parameters.
+DISTINCT = {
+    "digits": ((8, 8, 1), 701_345),
+    "digits_iddpm:vlb": ((8, 8, 1), 755_298),
+    "ddpm_cifar10": ((32, 32, 3), 35_746_307),
+    "ddpm_lsun:bedroom_large": ((256, 256, 3), 255_677_955),
+    "ddim_celeba64": ((64, 64, 3), 78_700_803),
+    "iddpm_cifar10:hybrid": ((32, 32, 3), 52_546_438),
+    "iddpm_imagenet64:upsampler": ((256, 256, 3), 279_792_390),
 }
-PARAMETERS = {"digits": 701_345, "ddpm_cifar10": 35_746_307, "bedroom_large": 255_677_955}
 
 
-# LSUN's other runs have CelebA-HQ's network.
-DISTINCT = [run for run in RUNS if run[0].stem != "ddpm_lsun" or run[1] == ("bedroom_large",)]
-
-
-@pytest.mark.parametrize(("path", "args"), DISTINCT, ids=[":".join((path.stem, *args)) for path, args in DISTINCT])
-def test_training_and_sampling_lower_for_tpu_and_gpu(path, args):
-    shape = SHAPES[path.stem]
-    config = shipped(path, *args)
+@pytest.mark.parametrize("run", DISTINCT)
+def test_training_and_sampling_lower_for_tpu_and_gpu(run):
+    shape, num_params = DISTINCT[run]
+    name, *args = run.split(":")
+    config = shipped(pathlib.Path(f"configs/{name}.py"), *args)
     config.model.dtype = "bfloat16"
-    system = build.system(config, shape)
+    system = build.system(config, shape, 1000 if config.model.class_conditional else 1)
     t = config.train
     optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
+    times = build.time_sampler(config)
     key = jax.random.key(0)
-    state = jax.eval_shape(lambda key: init_state(system.init(key), optimizer), key)
+    state = jax.eval_shape(lambda key: init_state(system.init(key), optimizer, times.init()), key)
     sizes = [np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(state.params)]
-    assert sum(sizes) == PARAMETERS.get((path.stem, *args)[-1], 113_673_219)
+    assert sum(sizes) == num_params
 
     step = make_step(
         system.loss,
         optimizer,
         num_steps=config.process.num_steps,
+        times=times,
+        batch_size=t.batch_size,
         flip=config.data.flip,
         ema_decay=t.ema_decay,
         ema_warmup=t.ema_warmup,
@@ -58,7 +63,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(path, args):
     sampler = build.sampler(config, system)
 
     def walk(params, steps, draws, u_t):
-        at = system.denoiser(params, sampler.clip).at
+        at = system.denoiser(params, sampler.clip, system.told(u_t, jnp.zeros(2, jnp.int32))).at
         walking = sampling.start(sampler.kernel, u_t)
         return sampling.walk(at, walking, steps, draws, sampler.kernel, sampling.noise_from(key, u_t))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import ddx
 from ddx.errors import CheckpointError, ConfigError, DataError
-from ddx.training import interpolate, reconstruct, sample, sampling_job, train
+from ddx.training import interpolate, job, reconstruct, sample, train
 from ddx.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -123,7 +123,7 @@ def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypa
     """Stopped after every single batch, and with one batch damaged: nothing is missing, nothing drawn twice."""
     kwargs = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
     sample(whole, out=tmp_path / "whole", **kwargs)
-    drawn, save = [], sampling_job.np.savez_compressed
+    drawn, save = [], job.np.savez_compressed
 
     class Stop(Exception):
         pass
@@ -136,13 +136,13 @@ def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypa
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling_job.np, "savez_compressed", one)
+        patch.setattr(job.np, "savez_compressed", one)
         for _ in range(4):
             with pytest.raises((Stop, FileNotFoundError)):
                 sample(whole, out=tmp_path / "cut", **kwargs)
     assert drawn == [3, 3, 3, 1]
     (tmp_path / "cut" / "parts" / "00000003.npz").write_bytes(b"PK")
-    with pytest.warns(UserWarning, match=r"00000003.npz cannot be used .* drawing it again"):
+    with pytest.warns(UserWarning, match=r"00000003.npz cannot be used .* doing it again"):
         sample(whole, out=tmp_path / "cut", **kwargs)
     np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
 
@@ -161,7 +161,7 @@ def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):
 def test_two_jobs_are_not_mixed(whole, tmp_path, change):
     sample(whole, 4, out=tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="holds samples of another job"):
+    with pytest.raises(ConfigError, match="holds another job"):
         sample(whole, **{"num_samples": 4, "out": tmp_path, **change})
     assert contents(tmp_path) == before
 

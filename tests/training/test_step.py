@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from ddx.diffusion import timesteps
 from ddx.diffusion.noise import example_keys
 from ddx.training.state import init_state
 from ddx.training.step import make_step, many_steps
@@ -20,16 +21,17 @@ def recorder(log):
 
     def loss(params, x_0, label, t, noise, dropout_key):
         jax.debug.callback(lambda *args: log.append(jax.tree.map(np.asarray, args)), x_0, t, noise, ordered=False)
-        return (params["w"] * noise).mean((1, 2, 3)) + 0 * t
+        return (params["w"] * noise).mean((1, 2, 3)) + 0 * t, {}
 
     return loss
 
 
 def make(loss, **changes):
     options = {"num_steps": T, "flip": False, "ema_decay": 0.9, "ema_warmup": False, "accumulation": 1} | changes
+    options = {"times": timesteps.uniform(T), "batch_size": 8} | options
     optimizer = optax.sgd(1.0)
     step = make_step(loss, optimizer, **options)
-    return step, init_state({"w": jnp.zeros(())}, optimizer)
+    return step, init_state({"w": jnp.zeros(())}, optimizer, options["times"].init())
 
 
 def batch(places=range(8)):
@@ -82,9 +84,10 @@ def test_no_two_purposes_share_a_key(monkeypatch):
 
     def loss(params, x_0, label, t, noise, dropout_key):
         used.append(tuple(jax.random.key_data(dropout_key).tolist()))
-        return params["w"] + jnp.zeros(t.shape)
+        return params["w"] + jnp.zeros(t.shape), {}
 
     monkeypatch.setattr("ddx.training.step.example_keys", spy)
+    monkeypatch.setattr("ddx.diffusion.timesteps.example_keys", spy)
     step, state = make(loss, flip=True)
     for _ in range(2):
         state, _ = step(state, jax.random.key(0), batch())
@@ -122,7 +125,7 @@ def test_quartiles_of_the_loss_follow_the_times():
 
     def loss(params, x_0, label, t, noise, dropout_key):
         jax.debug.callback(lambda t: log.append(np.asarray(t)), t)
-        return t.astype(jnp.float32) + 0 * params["w"]
+        return t.astype(jnp.float32) + 0 * params["w"], {}
 
     step, state = make(loss)
     _, metrics = jax.jit(step)(state, jax.random.key(3), batch())
@@ -136,7 +139,7 @@ def test_quartiles_of_the_loss_follow_the_times():
 def test_an_update_that_is_not_finite_is_not_applied(bad):
     def loss(params, x_0, label, t, noise, dropout_key):
         value = {"loss": params["w"] + jnp.nan, "gradient": jnp.sqrt(params["w"])}[bad]  # sqrt'(0) is infinite
-        return value + jnp.zeros(t.shape)
+        return value + jnp.zeros(t.shape), {}
 
     step, state = make(loss)
     after, metrics = jax.jit(step)(state, jax.random.key(0), batch())
@@ -145,10 +148,11 @@ def test_an_update_that_is_not_finite_is_not_applied(bad):
 
 
 def test_the_average_follows_the_weights_and_its_warm_up_counts_steps():
-    step, state = make(lambda params, x_0, label, t, noise, key: -params["w"] + jnp.zeros(t.shape))
-    warm, warm_state = make(
-        lambda params, x_0, label, t, noise, key: -params["w"] + jnp.zeros(t.shape), ema_warmup=True
-    )
+    def loss(params, x_0, label, t, noise, key):
+        return -params["w"] + jnp.zeros(t.shape), {}
+
+    step, state = make(loss)
+    warm, warm_state = make(loss, ema_warmup=True)
     expected, warm_expected = 0.0, 0.0
     for n in range(5):
         state, _ = jax.jit(step)(state, jax.random.key(0), batch())
@@ -179,3 +183,28 @@ def test_many_steps_are_the_steps_one_by_one_and_a_short_call_uses_the_first():
     for count in (1, 2):
         again, _ = call(again, key, (count, batches))
     chex.assert_trees_all_equal(again, found)
+
+
+def test_weights_and_parts_of_the_loss_are_averaged_and_what_was_learned_is_kept():
+    """A sampler of times that gives place i the time i + 1 and the weight i, and remembers the losses."""
+
+    def draw(state, key, examples, batch_size):
+        assert batch_size == 8
+        return examples + 1, examples.astype(jnp.float32)
+
+    times = timesteps.TimeSampler(lambda: jnp.zeros(8), draw, lambda state, t, loss: state.at[t - 1].set(loss))
+
+    def loss(params, x_0, label, t, noise, dropout_key):
+        each = t.astype(jnp.float32)
+        return each * (1 + params["w"]), {"square": each**2}
+
+    for accumulation in (1, 4):
+        step, state = make(loss, times=times, accumulation=accumulation, num_steps=8)
+        after, metrics = jax.jit(step)(state, jax.random.key(0), batch())
+        i = np.arange(8)
+        np.testing.assert_allclose(metrics["loss"], np.mean(i * (i + 1)), rtol=1e-6)
+        np.testing.assert_allclose(metrics["square"], np.mean(i * (i + 1) ** 2), rtol=1e-6)
+        np.testing.assert_allclose(after.params["w"], -np.mean(i * (i + 1)), rtol=1e-6)
+        np.testing.assert_allclose(after.times, i + 1)
+        np.testing.assert_allclose(metrics["quartile_count"], [1, 5, 9, 13])
+        np.testing.assert_allclose(metrics["quartile_sum"], [2, 18, 50, 98])

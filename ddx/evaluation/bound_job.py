@@ -1,0 +1,217 @@
+"""Evaluation of a trained network on a data set: a job that may be interrupted at any moment.
+
+bpd.json                   the protocol and, when it is finished, the result: bits/dim and its standard error
+bpd.npz                    "total", "prior": each example's bits/dim; "example": its index; by "times": "terms", "mse"
+rate_distortion.csv, .png  if asked for
+"""
+
+import csv
+import io
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ddx import build, parallel
+from ddx.config import validate
+from ddx.data import Dataset
+from ddx.data.order import batch_indices
+from ddx.diffusion import trajectory as trajectories
+from ddx.diffusion.decoder import CDFS
+from ddx.diffusion.likelihood import rate_distortion
+from ddx.errors import ConfigError
+from ddx.evaluation.bound import Bound
+from ddx.files import replacing, sha256, write_text
+from ddx.keys import FIXED_VARIANCES
+from ddx.training import trained
+from ddx.training.job import Job, read_record
+from ddx.training.workdir import lock
+
+METRICS = ("bpd", "rate_distortion")
+CURVES = ("rate_distortion.csv", "rate_distortion.png")
+
+
+def evaluate(
+    workdir: str | pathlib.Path,
+    metrics: tuple[str, ...] = ("bpd",),
+    *,
+    split: str = "test",
+    num_steps: int | None = None,
+    trajectory: str | None = None,
+    variance: str | None = None,
+    clip: bool = True,
+    cdf: str = "exact",
+    max_examples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    data_dir: str | None = None,
+    out: str | pathlib.Path | None = None,
+) -> str:
+    """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
+
+    Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. An
+    interrupted evaluation goes on after the last batch when it is called again; a finished one changes nothing.
+
+    Args:
+      workdir: folder of a training run.
+      metrics: "bpd", "rate_distortion".
+      split: of the run's data set.
+      num_steps: steps of the bound; None for all T, which is what papers report.
+      trajectory: the times to visit, as `ddx.trajectory` names them; None for even ones that include 1 and T.
+      variance: of the reverse steps; None for the run's sample.variance.
+      clip: clip the estimate of x_0.
+      cdf: of the decoder: "exact", or "tanh" as in the papers' code.
+      max_examples: a random part of the split of this size, the same for every network; None for all.
+      batch_size: examples at once; None for the run's sample.batch_size.
+      seed: names the noise and the part.
+      step: of the checkpoint; None for the newest, or for that of the evaluation to go on with in `out`.
+      data_dir: where the data set lies, if not where the run found it.
+      out: folder to write to; None for one in the workdir named after the protocol.
+
+    Returns:
+      A line with the result that says what was written.
+
+    Raises:
+      ConfigError: a setting is invalid, or `out` holds another job.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the data set cannot be read, or its images are not the network's.
+    """
+    workdir = pathlib.Path(workdir)
+    _check(metrics, cdf, max_examples, batch_size)
+    if out is not None and step is None:
+        step = read_record(pathlib.Path(out) / "bpd.json").get("step")
+    source = trained.load(workdir, step)
+    config = source.system.config
+    variance = variance or config.sample.variance
+    if variance not in (*FIXED_VARIANCES, config.loss.variance):
+        choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
+        raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
+    times = _times(config.process.num_steps, num_steps, trajectory)
+    data = _dataset(source, split, data_dir)
+    count = min(max_examples or data.num_examples, data.num_examples)
+    examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
+    devices = parallel.num_devices()
+    size = -(-min(batch_size or config.sample.batch_size, count) // devices) * devices
+    record = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "weights": source.seal,
+        "at_once": size,
+        "protocol": {
+            "data": data.name,
+            "split": split,
+            "num_examples": count,
+            "of_examples": data.num_examples,
+            "weights": "averaged",
+            "num_steps": len(times) - 1,
+            "trajectory": trajectory or "sections",
+            "variance": variance,
+            "clip": clip,
+            "cdf": cdf,
+            "noise_draws_per_term": 1,
+            "seed": seed,
+        },
+    }
+    spacing = f"{len(times) - 1}{trajectory or ''}".replace(":", "").replace(",", "-")[:40]
+    name = f"step{source.step}_{split}_n{count}_{spacing}_{variance}_seed{seed}"
+    name += "_unclipped" * (not clip) + f"_{cdf}" * (cdf != "exact")
+    out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
+    with lock(out, "--out"):
+        job = Job(out, "bpd", record, count, size)
+        result: dict[str, Any] = job.before.get("result", {})
+        arrays = out / "bpd.npz"
+        finished = bool(result) and arrays.is_file() and sha256(arrays) == result["sha256"]
+        if not finished:
+            bound = Bound(source.system, times, variance, clip, cdf)
+            for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
+                job.write(start, **part._asdict())
+            result = _finish(out, job, examples, np.asarray(times[-2::-1]))
+        job.remove_parts()
+        drawn = "rate_distortion" not in metrics or all((out / curve).exists() for curve in CURVES)
+        if not drawn:
+            _draw(out, config.process.num_steps)
+    said = "already there:" if finished and drawn else "wrote"
+    written = ", ".join(("bpd.json", "bpd.npz", *(CURVES if "rate_distortion" in metrics else ())))
+    error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.4f}"
+    score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {count} examples of {split}"
+    return f"{score}, {len(times) - 1} steps, variance {variance}; {said} {out}/{written}"
+
+
+def _check(metrics: tuple[str, ...], cdf: str, max_examples: int | None, batch_size: int | None) -> None:
+    unknown = [metric for metric in metrics if metric not in METRICS]
+    if unknown or not metrics:
+        raise ConfigError(f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)}")
+    if cdf not in CDFS:
+        raise ConfigError(f"cdf={cdf!r} is unknown. Choose one of: {', '.join(CDFS)}")
+    for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
+
+
+def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[int, ...]:
+    try:
+        if spacing is not None and (num_steps or trajectories.counts_itself(spacing)):
+            return trajectories.trajectory(T, num_steps or None, spacing)
+        if spacing is not None:
+            raise ValueError(f"{spacing!r} needs a number of steps: add num_steps, such as 50")
+        return trajectories.trajectory(T, num_steps or T, "sections")
+    except ValueError as error:
+        raise ConfigError(f"trajectory: {error}") from None
+
+
+def _dataset(source: trained.Trained, split: str, data_dir: str | None) -> Dataset:
+    changed = source.system.config.to_dict()
+    changed["data"] |= {"split": split} | ({} if data_dir is None else {"dir": data_dir})
+    data = build.dataset(validate(changed))
+    if data.image_shape != source.system.image_shape:
+        raise ConfigError(
+            f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
+            f" {source.system.image_shape}. Use the run's own data set"
+        )
+    return data
+
+
+def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray) -> dict[str, Any]:
+    """Put the batches together."""
+    parts = list(job.parts())
+    total, prior = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior"))
+    terms, mse = (np.sum([part[name] for part in parts], axis=0) / len(total) for name in ("terms", "mse"))
+    arrays = {"example": examples, "total": total, "prior": prior, "times": times, "terms": terms, "mse": mse}
+    with replacing(out / "bpd.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+    coding = rate_distortion(times, prior, terms, mse)
+    result = {
+        "bits_per_dim": float(total.mean()),
+        # Of the mean over examples: their spread and that of the noise. One example tells nothing of it.
+        "standard_error": float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else None,
+        "prior": float(prior.mean()),
+        "rate": float(coding.rate[0]),
+        "decoder": float(terms[0]),
+        "distortion": float(coding.distortion[0]),
+        "sha256": sha256(out / "bpd.npz"),
+    }
+    job.finish(result=result)
+    return result
+
+
+def _draw(out: pathlib.Path, num_steps: int) -> None:
+    """Rate and distortion by time, as numbers and as a picture."""
+    from ddx.evaluation.plots import rate_distortion_png  # matplotlib takes a second to import
+
+    with np.load(out / "bpd.npz", allow_pickle=False) as file:
+        times, prior, terms, mse = (file[name] for name in ("times", "prior", "terms", "mse"))
+    coding = rate_distortion(times, prior, terms, mse)
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["t", "reverse_step", "rate_bits_per_dim", "distortion_rmse_255", "term_bits_per_dim"])
+    for t, rate, distortion, term in zip(*coding, terms, strict=True):
+        rows.writerow([t, num_steps - t + 1, *(f"{value:.8g}" for value in (rate, distortion, term))])
+    write_text(out / CURVES[0], text.getvalue())
+    rate_distortion_png(out / CURVES[1], num_steps, *coding, terms)
+
+
+def _file_name(name: str) -> str:
+    """A split may be an expression such as test[:100]."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

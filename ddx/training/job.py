@@ -1,0 +1,129 @@
+"""A long job that may be interrupted at any moment: what is to be done, and a file for each part of it that is done.
+
+NAME.json   the record: whose weights, which settings, and, when the job is finished, its result
+parts/      each written when it is done, until the job is finished
+
+The same job goes on after the last part that was written; another one is refused.
+"""
+
+import contextlib
+import json
+import pathlib
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ddx.errors import ConfigError
+from ddx.files import digest, make_directory, remove_temporaries, replacing, write_json
+
+# Where the run's folder lies changes no result, nor does the size of the grids of its training.
+_FREE = ("workdir", "sample.num_images")
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """A job's record, empty if there is none.
+
+    Raises:
+      ConfigError: the file is unreadable, or no record.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Remove it, or use another --out") from None
+    if not isinstance(record, dict) or "weights" not in record:
+        raise ConfigError(f"{path} describes no job. Remove it, or use another --out")
+    return record
+
+
+class Job:
+    """A job of `total` examples in parts of `size`. Only the process that holds the folder's lock may have one."""
+
+    def __init__(self, out: pathlib.Path, name: str, record: dict[str, Any], total: int, size: int) -> None:
+        """Open the folder for the job of this record.
+
+        Raises:
+          ConfigError: the folder holds another job.
+        """
+        self._out, self._path, self._record = out, out / f"{name}.json", record
+        self._parts, self._total = out / "parts", total
+        self.starts = range(0, total, size)
+        self.before = read_record(self._path)  # the record that was there
+        self._check_same()
+        remove_temporaries(out)
+
+    def begin(self) -> frozenset[int]:
+        """Write the record; the starts of the parts that are there already."""
+        write_json(self._path, self._record)
+        make_directory(self._parts, "--out")
+        remove_temporaries(self._parts)
+        return frozenset(start for start in self.starts if self._read(start) is not None)
+
+    def write(self, start: int, **arrays: Any) -> None:
+        """Write the part that begins at example `start`."""
+        with replacing(self._file(start)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays, job=np.array(self._seal()))
+
+    def parts(self) -> Iterator[dict[str, np.ndarray]]:
+        """All parts in order, one at a time; only when all are there."""
+        for start in self.starts:
+            part = self._read(start)
+            assert part is not None
+            yield part
+
+    def finish(self, **result: Any) -> None:
+        """Write the record with the result."""
+        write_json(self._path, self._record | result)
+
+    def remove_parts(self) -> None:
+        """Remove what `finish` made superfluous."""
+        for start in self.starts:
+            self._file(start).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
+            self._parts.rmdir()
+
+    def _file(self, start: int) -> pathlib.Path:
+        return self._parts / f"{start:08d}.npz"
+
+    def _seal(self) -> str:
+        """Tells the parts of one job from those of another."""
+        return digest(_flat(self._record))
+
+    def _read(self, start: int) -> dict[str, np.ndarray] | None:
+        """A part, or None if it is not there; one that is damaged or of another job is not there."""
+        path = self._file(start)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            if str(arrays.pop("job")) == self._seal():
+                return arrays
+            problem = "it belongs to another job"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            problem = str(error)
+        warnings.warn(f"{path} cannot be used ({problem}); doing it again", stacklevel=2)
+        return None
+
+    def _check_same(self) -> None:
+        """Refuse to mix the parts of two jobs."""
+        if not self.before:
+            return
+        old, new = _flat(self.before), _flat(json.loads(json.dumps(self._record)))
+        different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
+        if different:
+            raise ConfigError(
+                f"{self._out} holds another job ({'; '.join(different[:5])}). Use another --out, or remove it"
+            )
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in flat.items() if key not in _FREE}

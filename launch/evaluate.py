@@ -1,0 +1,56 @@
+"""Score a trained network on a data set.
+
+python -m launch.evaluate --workdir=runs/digits --metrics=bpd,rate_distortion [--split=test] [--num_steps=...]
+
+Everything else comes from the folder of the run. An evaluation that was interrupted goes on when the same command is
+run again.
+"""
+
+from absl import flags
+
+from ddx.keys import VARIANCES
+from launch import cli
+
+METRICS = flags.DEFINE_list("metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion.")
+SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the bound; by default all T.")
+TRAJECTORY = flags.DEFINE_string("trajectory", None, "Times to visit, as launch.sample names them; by default even.")
+VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Of the reverse steps; by default the run's.")
+CLIP = flags.DEFINE_bool("clip", True, "Clip the estimate of x_0.")
+CDF = flags.DEFINE_string("cdf", "exact", "Of the decoder: exact, or tanh as in the papers' code.")
+MAX_EXAMPLES = flags.DEFINE_integer("max_examples", None, "A random part of the split; by default all of it.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Examples at once; by default the run's sample.batch_size.")
+SEED = flags.DEFINE_integer("seed", 0, "Names the noise, and the part of the split.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; by default the newest.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies, if not where the run found it.")
+OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in the workdir.")
+flags.adopt_module_key_flags(cli)
+
+
+def main() -> int:
+    """Evaluate, say the result and what was written."""
+    from ddx.evaluation import evaluate
+
+    print(
+        evaluate(
+            cli.workdir(),
+            tuple(METRICS.value),
+            split=SPLIT.value,
+            num_steps=NUM_STEPS.value,
+            trajectory=TRAJECTORY.value,
+            variance=VARIANCE.value,
+            clip=CLIP.value,
+            cdf=CDF.value,
+            max_examples=MAX_EXAMPLES.value,
+            batch_size=BATCH_SIZE.value,
+            seed=SEED.value,
+            step=STEP.value,
+            data_dir=DATA_DIR.value,
+            out=OUT.value,
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,215 @@
+"""Evaluations: exact for any batch and any number of devices, resumable, and what they write."""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import ddx
+from ddx.data import order
+from ddx.errors import ConfigError, DataError
+from ddx.evaluation import bound_job, evaluate
+from ddx.training import job, trained
+
+ROOT = pathlib.Path(__file__).parents[2]
+FEW = {"max_examples": 10, "batch_size": 4}
+
+
+def result(out):
+    return json.loads((out / "bpd.json").read_text())["result"]
+
+
+def numbers(out):
+    with np.load(out / "bpd.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def few(improved, tmp_path_factory):
+    out = tmp_path_factory.mktemp("few")
+    evaluate(improved, out=out, **FEW)
+    return out
+
+
+def test_the_result_is_that_of_bits_per_dim(improved, few):
+    """By hand: the checkpoint's EMA and classes, noise from fold_in(key(seed), example)."""
+    source = trained.load(improved)
+    data = ddx.data.load("digits", split="test")
+    examples = order.batch_indices(0, 0, data.num_examples, 10)
+    batch = data.read(examples)
+    x_0 = batch["image"].astype(np.float32) / 127.5 - 1
+    model = source.system.model
+    denoise = ddx.denoiser(
+        source.system.process,
+        lambda x, t: model.apply({"params": source.params}, x, t, jnp.asarray(batch["label"])),
+    )
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), examples)
+    bits = ddx.bits_per_dim(source.system.process, denoise, x_0, keys, variance="range")
+    ours = numbers(few)
+    np.testing.assert_array_equal(ours["example"], examples)
+    np.testing.assert_array_equal(ours["times"], [1, 2, 3, 4])
+    np.testing.assert_allclose(ours["total"], bits.total, rtol=1e-4)
+    np.testing.assert_allclose(ours["prior"], bits.prior, rtol=1e-4)
+    np.testing.assert_allclose(ours["terms"], bits.terms.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(ours["mse"], bits.mse.mean(0), rtol=1e-4)
+    told = result(few)
+    np.testing.assert_allclose(told["bits_per_dim"], bits.total.mean(), rtol=1e-4)
+    np.testing.assert_allclose(told["standard_error"], np.std(bits.total, ddof=1) / np.sqrt(10), rtol=1e-3)
+    np.testing.assert_allclose(told["rate"] + told["decoder"], told["bits_per_dim"], rtol=1e-6)
+
+
+def test_the_protocol_is_written_beside_the_result(few):
+    protocol = json.loads((few / "bpd.json").read_text())["protocol"]
+    assert protocol == {
+        "data": "digits",
+        "split": "test",
+        "num_examples": 10,
+        "of_examples": 297,
+        "weights": "averaged",
+        "num_steps": 4,
+        "trajectory": "sections",
+        "variance": "range",
+        "clip": True,
+        "cdf": "exact",
+        "noise_draws_per_term": 1,
+        "seed": 0,
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+def test_the_batch_size_changes_only_rounding(improved, few, tmp_path, batch_size):
+    evaluate(improved, max_examples=10, batch_size=batch_size, out=tmp_path)
+    for name, expected in numbers(few).items():
+        np.testing.assert_allclose(numbers(tmp_path)[name], expected, rtol=2e-5, err_msg=name)
+
+
+def test_an_example_has_the_same_bound_whatever_else_is_evaluated(improved, few, tmp_path):
+    evaluate(improved, max_examples=4, out=tmp_path)
+    np.testing.assert_allclose(numbers(tmp_path)["total"], numbers(few)["total"][:4], rtol=2e-5)
+
+
+def test_eight_devices_find_what_one_does(improved, few, tmp_path):
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-m", "launch.evaluate", f"--workdir={improved}", f"--out={tmp_path}"]
+    done = subprocess.run(
+        [*command, "--max_examples=10", "--batch_size=4", "--metrics=bpd,rate_distortion"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert " bits/dim of 10 examples of test, 4 steps, variance range; wrote " in done.stdout
+    assert (tmp_path / "rate_distortion.png").exists()
+    for name, expected in numbers(few).items():
+        np.testing.assert_allclose(numbers(tmp_path)[name], expected, rtol=2e-5, err_msg=name)
+
+
+def test_an_interrupted_evaluation_goes_on_after_its_last_batch(improved, few, tmp_path, monkeypatch):
+    written, write = [], job.Job.write
+
+    class Stop(Exception):
+        pass
+
+    def one(self, start, **arrays):
+        write(self, start, **arrays)
+        written.append(start)
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Job, "write", one)
+        for _ in range(3):
+            with pytest.raises(Stop):
+                evaluate(improved, out=tmp_path, **FEW)
+    assert written == [0, 4, 8]
+    (tmp_path / "parts" / "00000004.npz").write_bytes(b"PK")
+    with pytest.warns(UserWarning, match=r"00000004.npz cannot be used .* doing it again"):
+        evaluate(improved, out=tmp_path, **FEW)
+    for name, expected in numbers(few).items():
+        np.testing.assert_array_equal(numbers(tmp_path)[name], expected)
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_finished_evaluation_changes_nothing_and_curves_can_be_added(improved, tmp_path, monkeypatch):
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+    before = contents(tmp_path)
+    monkeypatch.setattr(bound_job, "Bound", None)  # nothing is evaluated again
+    assert "; already there: " in evaluate(improved, out=tmp_path, **FEW)
+    assert contents(tmp_path) == before
+    assert "; wrote " in evaluate(improved, ("bpd", "rate_distortion"), out=tmp_path, **FEW)
+    rows = list(csv.DictReader((tmp_path / "rate_distortion.csv").open()))
+    expected = numbers(tmp_path)
+    coding = ddx.rate_distortion(expected["times"], expected["prior"], expected["terms"], expected["mse"])
+    assert [(row["t"], row["reverse_step"]) for row in rows] == [("1", "4"), ("2", "3"), ("3", "2"), ("4", "1")]
+    np.testing.assert_allclose([float(row["rate_bits_per_dim"]) for row in rows], coding.rate, rtol=1e-6)
+    np.testing.assert_allclose([float(row["distortion_rmse_255"]) for row in rows], coding.distortion, rtol=1e-6)
+    picture = np.asarray(Image.open(tmp_path / "rate_distortion.png").convert("RGB"))
+    assert picture.shape == (960, 1320, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+    monkeypatch.undo()
+    (tmp_path / "bpd.npz").unlink()
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+
+
+def test_another_number_of_steps_variance_and_decoder(improved, tmp_path):
+    scores = {}
+    for name, kwargs in {
+        "range": {},
+        "small": {"variance": "small"},
+        "strided": {"num_steps": 2},
+        "listed": {"trajectory": "times:4,1"},
+        "tanh": {"cdf": "tanh"},
+        "unclipped": {"clip": False},
+        "seed": {"seed": 1},
+    }.items():
+        evaluate(improved, out=tmp_path / name, **FEW, **kwargs)
+        scores[name] = result(tmp_path / name)["bits_per_dim"]
+    assert scores["strided"] == scores["listed"]
+    del scores["listed"]
+    assert len(set(scores.values())) == len(scores)
+
+
+def test_a_single_example_has_no_standard_error(improved, tmp_path):
+    message = evaluate(improved, out=tmp_path, max_examples=1)
+    assert result(tmp_path)["standard_error"] is None and "+-" not in message
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "message"),
+    [
+        ({"metrics": ("fod",)}, ConfigError, "metrics: 'fod' is unknown. Choose of: bpd, rate_distortion"),
+        ({"metrics": ()}, ConfigError, "metrics: 'none' is unknown"),
+        ({"variance": "learned"}, ConfigError, "was not learned by the network. Choose one of: small, large, range"),
+        ({"cdf": "erf"}, ConfigError, "cdf='erf' is unknown"),
+        ({"max_examples": 0}, ConfigError, "max_examples=0 must be at least 1"),
+        ({"batch_size": -1}, ConfigError, "batch_size=-1 must be at least 1"),
+        ({"num_steps": 5}, ConfigError, "trajectory"),
+        ({"trajectory": "quad"}, ConfigError, "needs a number of steps"),
+        ({"split": "validation"}, (ConfigError, DataError), "validation"),
+        ({"step": 7}, Exception, "no checkpoint of step 7"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(improved, tmp_path, kwargs, error, message):
+    with pytest.raises(error, match=message) as caught:
+        evaluate(improved, **{"out": tmp_path / "out"} | kwargs)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "bpd.json").exists()
+
+
+def test_two_evaluations_are_not_mixed(improved, few):
+    before = contents(few)
+    with pytest.raises(ConfigError, match=r"holds another job \(protocol.seed 0 -> 1\)"):
+        evaluate(improved, out=few, seed=1, **FEW)
+    assert contents(few) == before

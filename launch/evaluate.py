@@ -14,7 +14,7 @@ from launch import cli
 METRICS = flags.DEFINE_list("metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion.")
 SPLIT = flags.DEFINE_string("split", "test", "Split of the run's data set.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the bound; by default all T.")
-TRAJECTORY = flags.DEFINE_string("trajectory", None, "Times to visit, as launch.sample names them; by default even.")
+TRAJECTORY = flags.DEFINE_string("trajectory", None, "Times to visit, as launch.sample names them; power2 by default.")
 VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Of the reverse steps; by default the run's.")
 CLIP = flags.DEFINE_bool("clip", True, "Clip the estimate of x_0.")
 CDF = flags.DEFINE_string("cdf", "exact", "Of the decoder: exact, or tanh as in the papers' code.")

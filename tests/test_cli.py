@@ -17,7 +17,7 @@ def run(command, *args):
     )
 
 
-@pytest.mark.parametrize("command", ["train", "sample"])
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate"])
 def test_help_is_quick_and_lists_the_flags(command):
     start = time.perf_counter()
     done = run(command, "--help")
@@ -52,6 +52,12 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["sample", "--interpolate", "--gif"], 2, "--gif films samples"),
         (["sample", "--images=x"], 2, "Add --interpolate"),
         (["sample", "--interpolate", "--reconstruct=x"], 2, "two jobs"),
+        (["sample", "--interpolate", "--low_res=x"], 2, "--low_res are images to enlarge"),
+        (["evaluate"], 3, "has no trained network"),
+        (["evaluate", "--metrics=fod"], 2, "Choose of: bpd, rate_distortion"),
+        (["evaluate", "--variance=tiny"], 2, "variance"),
+        (["evaluate", "--max_examples=0"], 2, "max_examples=0 must be at least 1"),
+        (["train", "--config=configs/iddpm_cifar10.py:l2"], 2, "write simple, hybrid or vlb"),
     ],
 )
 def test_mistakes_are_one_line_with_an_exit_code(args, code, message, tmp_path):

@@ -59,7 +59,8 @@ def evaluate(
       metrics: "bpd", "rate_distortion".
       split: of the run's data set.
       num_steps: steps of the bound; None for all T, which is what papers report.
-      trajectory: the times to visit, as `ddx.trajectory` names them; None for even ones that include 1 and T.
+      trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
+        where the large terms are: even times give a much looser bound in few steps.
       variance: of the reverse steps; None for the run's sample.variance.
       clip: clip the estimate of x_0.
       cdf: of the decoder: "exact", or "tanh" as in the papers' code.
@@ -88,7 +89,7 @@ def evaluate(
     if variance not in (*FIXED_VARIANCES, config.loss.variance):
         choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
-    times = _times(config.process.num_steps, num_steps, trajectory)
+    times, spacing = _times(config.process.num_steps, num_steps, trajectory)
     data = _dataset(source, split, data_dir)
     count = min(max_examples or data.num_examples, data.num_examples)
     examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
@@ -106,7 +107,7 @@ def evaluate(
             "of_examples": data.num_examples,
             "weights": "averaged",
             "num_steps": len(times) - 1,
-            "trajectory": trajectory or "sections",
+            "trajectory": spacing,
             "variance": variance,
             "clip": clip,
             "cdf": cdf,
@@ -114,8 +115,7 @@ def evaluate(
             "seed": seed,
         },
     }
-    spacing = f"{len(times) - 1}{trajectory or ''}".replace(":", "").replace(",", "-")[:40]
-    name = f"step{source.step}_{split}_n{count}_{spacing}_{variance}_seed{seed}"
+    name = f"step{source.step}_{split}_n{count}_{len(times) - 1}{spacing[:40]}_{variance}_seed{seed}"
     name += "_unclipped" * (not clip) + f"_{cdf}" * (cdf != "exact")
     out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
     with lock(out, "--out"):
@@ -150,13 +150,14 @@ def _check(metrics: tuple[str, ...], cdf: str, max_examples: int | None, batch_s
             raise ConfigError(f"{name}={value} must be at least 1")
 
 
-def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[int, ...]:
+def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:
+    """The times to visit, and the name of their spacing."""
+    if spacing is None:
+        spacing = "full" if num_steps in (None, T) else "power2"
     try:
-        if spacing is not None and (num_steps or trajectories.counts_itself(spacing)):
-            return trajectories.trajectory(T, num_steps or None, spacing)
-        if spacing is not None:
+        if num_steps is None and spacing != "full" and not trajectories.counts_itself(spacing):
             raise ValueError(f"{spacing!r} needs a number of steps: add num_steps, such as 50")
-        return trajectories.trajectory(T, num_steps or T, "sections")
+        return trajectories.trajectory(T, num_steps, spacing), spacing
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None
 

@@ -1,7 +1,9 @@
 """What all tests share: one compilation cache for the whole run, its subprocesses included, and a tiny training run."""
 
+import gc
 import os
 import shutil
+import sys
 import tempfile
 
 # Before jax is imported. A cache of this run alone: compiled CPU code is not portable between machines.
@@ -17,6 +19,15 @@ from ddx import config as config_lib  # noqa: E402
 
 def pytest_unconfigure(config):
     shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """After each module, drop its compiled programs: a process may have 65,530 memory maps, and each program has some."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ OBJECTIVES = {"simple": "simple", "hybrid": "hybrid", "vlb": "rescaled_kl"}
 
 def get_config(arg=""):
     given = [part for part in arg.split(",") if part]
-    objective, num_steps, schedule = given + ["hybrid", "4000", "cosine"][len(given) :]
-    if objective not in OBJECTIVES or not num_steps.isdigit() or schedule not in ("linear", "cosine"):
+    objective, num_steps, schedule = (given + ["hybrid", "4000", "cosine"][len(given) :])[:3]
+    if len(given) > 3 or objective not in OBJECTIVES or not num_steps.isdigit() or schedule not in ("linear", "cosine"):
         raise ConfigError(
             f"configs/iddpm_cifar10.py has no run {arg!r}; write simple, hybrid or vlb, then T, then linear or cosine,"
             " as iddpm_cifar10.py:hybrid,4000,cosine"

@@ -5,7 +5,7 @@
 | uncond | 64 x 64, van den Oord et al.'s | 1,500,000 at 128 | 121,063,942 | NLL 3.57, FID 19.2 |
 | uncond_vlb | the same, trained on the bound | 1,500,000 at 128 | 121,063,942 | NLL 3.53, FID 40.1 |
 | class | 64 x 64, of ILSVRC 2012 | 250,000 at 2048 | 273,049,350 | FID 2.92 in 250 steps |
-| upsampler | 64 -> 256, of ILSVRC 2012 | not said, at 256 | 279,792,390 | FID 12.3 with "class" |
+| upsampler | 64 -> 256, of ILSVRC 2012, linear | 500,000 at 256 | 279,792,390 | FID 12.3 with "class" |
 
     python -m launch.train  --config=configs/iddpm_imagenet64.py:class --workdir=runs/class64
     --config.data.dir=TFDS_DATA_DIR
@@ -14,6 +14,7 @@
     --config.data.dir=TFDS_DATA_DIR
     python -m launch.sample --workdir=runs/upsampler --num_samples=50000 --preset=iddpm --num_steps=250
     --low_res=runs/small/samples.npz
+    python -m launch.evaluate --workdir=runs/class64 --split=validation
 """
 
 from ddx.config import default_config
@@ -66,9 +67,11 @@ def get_config(arg="uncond"):
     config.train.learning_rate = 3e-4
     if arg == "upsampler":
         config.data.image_size = 256
+        config.process.schedule = "linear"
         config.model.low_res = 64
         config.model.multipliers = (1, 1, 2, 2, 4, 4)
         config.model.num_blocks = 2
+        config.train.num_steps = 500_000
         config.train.batch_size = 256
         config.sample.batch_size = 16
     return config

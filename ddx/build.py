@@ -102,9 +102,7 @@ def dataset(config: ConfigDict) -> ddx.data.Dataset:
     data = ddx.data.load(
         d.name, split=d.split, directory=d.dir, image_size=d.image_size, channels=d.channels, crop=d.crop
     )
-    m, (height, width, _) = config.model, data.image_shape
-    where = f"images of {d.name},"
-    check_image_size(height, width, len(m.multipliers), m.attention_resolutions, m.low_res, where)
+    check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
     return data
 
 

@@ -155,22 +155,15 @@ _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or Fals
 
 def _check_together(c: dict[str, Any]) -> None:
     """Values that are fine alone and impossible together."""
-    levels = len(c["model.multipliers"])
     for multiplier in (1, *c["model.multipliers"]):
         if c["model.channels"] * multiplier % c["model.groups"]:
             raise ConfigError(
                 f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
-        if c["model.channels"] * multiplier % c["model.num_heads"]:
-            raise ConfigError(
-                f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
-                f" must be a multiple of model.num_heads={c['model.num_heads']}"
-            )
     if c["data.image_size"]:
-        size = c["data.image_size"]
-        where = "images of data.image_size"
-        check_image_size(size, size, levels, c["model.attention_resolutions"], c["model.low_res"], where)
+        model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
+        check_image_size(c["data.image_size"], c["data.image_size"], model, "images of data.image_size")
     if c["data.name"] == "folder" and not c["data.dir"]:
         raise ConfigError("data.name='folder' needs the folder: set data.dir")
     try:
@@ -181,6 +174,11 @@ def _check_together(c: dict[str, Any]) -> None:
         raise ConfigError(
             f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
             " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
+        )
+    if c["loss.objective"] == "hybrid" and c["loss.variance"] not in LEARNED_VARIANCES:
+        raise ConfigError(
+            f"loss.objective='hybrid' trains a learned variance, and loss.variance={c['loss.variance']!r} is fixed; set"
+            " loss.variance='range', or use simple"
         )
     if c["loss.objective"] == "simple" and c["loss.variance"] in LEARNED_VARIANCES:
         raise ConfigError(
@@ -221,10 +219,9 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
         raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
 
 
-def check_image_size(
-    height: int, width: int, levels: int, attention_resolutions: tuple[int, ...], low_res: int, where: str
-) -> None:
-    """Refuse images that the U-Net cannot halve, shrink to its low resolution, or bring to an attention resolution."""
+def check_image_size(height: int, width: int, model: dict[str, Any], where: str) -> None:
+    """Refuse images that a U-Net cannot halve, shrink to its low resolution, or attend to as its settings say."""
+    levels, low_res = len(model["multipliers"]), model["low_res"]
     factor = 2 ** (levels - 1)
     if height % factor or width % factor:
         raise ConfigError(
@@ -236,9 +233,16 @@ def check_image_size(
             f"model.low_res={low_res} is no whole fraction of {where} {height} x {width}; use {height // 2}, say"
         )
     reached = [height >> level for level in range(levels)]
-    for resolution in attention_resolutions:
+    for resolution in model["attention_resolutions"]:
         if resolution not in reached:
             raise ConfigError(
                 f"model.attention_resolutions has {resolution}, which {where} {height} x {width} never reach;"
                 f" choose from {reached}"
+            )
+    for resolution in (*model["attention_resolutions"], reached[-1]):  # the middle attends too
+        channels = model["channels"] * model["multipliers"][reached.index(resolution)]
+        if channels % model["num_heads"]:
+            raise ConfigError(
+                f"model.num_heads={model['num_heads']} does not divide the {channels} channels at the attention"
+                f" resolution {resolution}; use another number of heads"
             )

@@ -27,7 +27,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Replace a file by a value as JSON for people."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def sha256(path: pathlib.Path) -> str:

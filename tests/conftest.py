@@ -23,7 +23,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def forget_programs():
-    """After each module, drop its compiled programs: a process may have 65,530 memory maps, and each program has some."""
+    """Drop a module's compiled programs after it: a process may have 65,530 memory maps, and each program has some."""
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()

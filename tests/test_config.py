@@ -85,7 +85,11 @@ def test_shipped_configs_are_valid_and_survive_json(path, args):
             {"loss__objective": "kl", "loss__variance": "range", "sample__variance": "learned"},
             "loss.variance='learned', not 'range'",
         ),
-        ({"model__num_heads": 3}, "must be a multiple of model.num_heads=3"),
+        ({"loss__objective": "hybrid"}, "loss.variance='small' is fixed; set loss.variance='range'"),
+        (
+            {"model__num_heads": 3, "data__image_size": 32},
+            "does not divide the 256 channels at the attention",
+        ),
         ({"model__num_heads": 0}, "at least 1"),
         ({"model__family": "adm"}, "one of: ddpm, iddpm"),
         (
@@ -153,26 +157,26 @@ def test_a_broken_config_json_is_named(text):
 
 
 def test_the_names_a_config_may_use_are_those_the_library_has():
-    from ddx.diffusion import kernels, prediction, variance
+    from ddx.diffusion import kernels, prediction, timesteps, variance
+    from ddx.models import conventions
 
     assert keys.PREDICTIONS == prediction.PREDICTIONS
     assert tuple(variance.VARIANCES) == keys.VARIANCES
     assert tuple(kernels.SOLVERS) == keys.SOLVERS
+    assert tuple(timesteps.TIME_SAMPLERS) == keys.TIME_SAMPLERS
+    assert tuple(conventions.FAMILIES) == keys.FAMILIES
 
 
 @pytest.mark.parametrize(
     ("name", "arg"),
-    [("iddpm_cifar10", "vlb,10k"), ("iddpm_cifar10", "l2"), ("iddpm_imagenet64", "cond"), ("digits_iddpm", "kl")],
+    [
+        ("iddpm_cifar10", "vlb,10k"),
+        ("iddpm_cifar10", "l2"),
+        ("iddpm_cifar10", "vlb,10,linear,x"),
+        ("iddpm_imagenet64", "cond"),
+        ("digits_iddpm", "kl"),
+    ],
 )
 def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name, arg):
     with pytest.raises(ConfigError, match=f"configs/{name}.py has no run '{arg}'"):
         shipped(pathlib.Path(f"configs/{name}.py"), arg)
-
-
-def test_names_of_settings_are_those_of_the_mathematics():
-    from ddx.diffusion import timesteps, variance
-    from ddx.models import conventions
-
-    assert tuple(timesteps.TIME_SAMPLERS) == keys.TIME_SAMPLERS
-    assert tuple(variance.VARIANCES) == keys.VARIANCES
-    assert tuple(conventions.FAMILIES) == keys.FAMILIES

@@ -149,6 +149,11 @@ def _decode(
 def _convert(
     source: Source, index: int, image: Image.Image, image_size: int, channels: int, crop: tuple[int, ...]
 ) -> np.ndarray:
+    if crop and (crop[0] + crop[2] > image.height or crop[1] + crop[3] > image.width):
+        raise ConfigError(
+            f"data.crop={crop} reaches beyond the {image.height}x{image.width} pixels (height x width) of an image."
+            f" {source.where(index)}. Set data.crop to a part of it"
+        )
     try:
         return to_array(image, image_size, channels, crop)
     except ValueError as error:

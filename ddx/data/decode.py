@@ -51,22 +51,17 @@ def to_array(image: Image.Image, size: int, channels: int, crop: tuple[int, ...]
             >= size, then the short side is brought to size with a bicubic filter and the centre is cut out (Improved
             DDPM's recipe).
         channels: 1 or 3.
-        crop: (top, left, height, width) to cut out before it is resized; empty for all.
+        crop: (top, left, height, width), within the image, to cut out before it is resized; empty for all.
 
     Returns:
         (H, W, channels) uint8.
 
     Raises:
-        ValueError: the crop reaches beyond the image, or the image is so elongated that its resized form has more than
-            MAX_PIXELS.
+        ValueError: the image is so elongated that its resized form has more than MAX_PIXELS.
     """
     image = _to_channels(image, channels)
     if crop:
         top, left, height, width = crop
-        if top + height > image.height or left + width > image.width:
-            raise ValueError(
-                f"data.crop {crop} reaches beyond its {image.height}x{image.width} pixels (height x width)"
-            )
         image = image.crop((left, top, left + width, top + height))
     if size:
         image = _to_square(image, size)

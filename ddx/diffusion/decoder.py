@@ -28,7 +28,7 @@ from jax.scipy.special import erf, erfc
 CDFS = ("exact", "tanh")
 
 _EDGE = 0.999  # beyond it is the last level
-_FURTHEST = 1e9  # in standard deviations: its square is a float32
+_FURTHEST = 1e15  # in standard deviations: beyond all levels at the sharpest, and its square is a float32
 _SHARPEST = -60.0  # log variance of a decoder that is certain of its level
 _NARROW = 0.03  # what (3) leaves out is below 1e-8
 _FLOOR = 1e-12  # of a probability, in the originals' code
@@ -126,4 +126,5 @@ def _tanh(z: Any, log_h: Any, darkest: Any, brightest: Any) -> Any:
 
 
 def _tanh_cdf(y: Any) -> Any:
+    y = jnp.clip(y, -100.0, 100.0)  # where it is 0 and 1, and its cube a float32
     return 0.5 * (1.0 + jnp.tanh(math.sqrt(2.0 / math.pi) * (y + 0.044715 * y**3)))

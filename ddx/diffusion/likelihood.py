@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.basis import Basis
+from ddx.diffusion.basis import PIXEL, Basis
 from ddx.diffusion.decoder import decoder_log_prob
 from ddx.diffusion.gaussian import Step, gaussian_kl, prior_kl, step_table
 from ddx.diffusion.kernels import DenoiseAt
@@ -86,8 +86,11 @@ def bits_per_dim(
       `BitsPerDim`: totals, prior, and terms by ascending time.
 
     Raises:
-      ValueError: times, variance or cdf are invalid, or noise has not one draw a term.
+      ValueError: times, variance or cdf are invalid, noise has not one draw a term, or x_0 are no floats.
     """
+    if not jnp.issubdtype(x_0.dtype, jnp.floating):
+        raise ValueError(f"x_0 must be floats, k / 127.5 - 1 for a grey level k; got {x_0.dtype}")
+    x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
     rows = bound_table(process, visited(process, times), x_0.shape[-3:-1])
     if noise is None:
         draws, draw = rows.level.t, noise_at(key, x_0)
@@ -153,12 +156,14 @@ def bound_term(
 ) -> Any:
     """The bits/dim of one step, (B,), for the estimate d of the data from u_t (equations 1 and 2).
 
-    The decoder takes pixels to be independent: the variance of a step to the data must not differ between coordinates.
+    The decoder takes pixels to be independent. Variances of other coordinates than pixels are given to it as their
+    mean, which is that of the pixels' variances.
     """
     v = variance(d, step)
+    v_pixel = v if basis is PIXEL else jnp.mean(v, axis=(-3, -2, -1), keepdims=True)
     kl = gaussian_kl(step.gamma * basis.analysis(x_0), step.small, step.gamma * d.x_0, v)
     mean = basis.synthesis(step.k * u_t + step.gamma * d.x_0)
-    log_prob = decoder_log_prob(x_0, mean, jnp.log(v), cdf)
+    log_prob = decoder_log_prob(x_0, mean, jnp.log(v_pixel), cdf)
     return _mean(jnp.where(step.target.marginal.sigma == 0, -log_prob, kl)) / _BIT
 
 

@@ -8,7 +8,8 @@
 | range | between the two in the logarithm: f = (v + 1) / 2 of large, v the further channels | Improved DDPM eq. 15 |
 
 All but "small" belong to eta = 1. The two ends of "range" are those of the step that is taken, so it holds for every
-trajectory, and per coordinate, so it holds for every process; v is per coordinate, too.
+trajectory, and per coordinate, so it holds for every process; v is per coordinate, too. On a step to the data they are
+the clipped lambda2 and sigma_t^2.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from ddx.diffusion.prediction import Denoised
 VarianceFn = Callable[[Denoised, Step], Any]
 """variance(d, step) -> per basis coordinate, broadcastable to u_t; d and step are those of one row."""
 
-_LOG_LIMIT = 80.0  # keeps exp and its inverse within float32
+# Of log variances: within it a variance's inverse square, which the bound's gradient has, is a float32. A schedule's
+# smallest variances are about exp(-20).
+_LOG_LIMIT = 36.0
 
 
 def small(d: Denoised, step: Step) -> Any:

@@ -57,12 +57,14 @@ class Bound:
         """
         starts = range(0, len(examples), size)
         left = [start for start in starts if start not in done]
+        devices = parallel.num_devices()
+        batch_size = -(-size // devices) * devices
         num_steps = len(self._rows.h)
         params = parallel.replicate(params)
         with Progress("evaluating", len(starts) * num_steps, (len(starts) - len(left)) * num_steps) as progress:
             for start in left:
                 here = examples[start : start + size]
-                filled = np.resize(here, size)  # the last batch repeats its own, which do not count
+                filled = np.resize(here, batch_size)  # what a batch lacks it repeats, and that does not count
                 batch = data.read(filled)
                 keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, batch["image"], batch["label"]))

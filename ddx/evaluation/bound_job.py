@@ -6,6 +6,7 @@ rate_distortion.csv, .png  if asked for
 """
 
 import csv
+import hashlib
 import io
 import math
 import pathlib
@@ -13,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ddx import build, parallel
+from ddx import build
 from ddx.config import validate
 from ddx.data import Dataset
 from ddx.data.order import batch_indices
 from ddx.diffusion import trajectory as trajectories
 from ddx.diffusion.decoder import CDFS
 from ddx.diffusion.likelihood import rate_distortion
-from ddx.errors import ConfigError
+from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
-from ddx.files import replacing, sha256, write_text
-from ddx.keys import FIXED_VARIANCES
+from ddx.files import digest, replacing, sha256, write_text
+from ddx.keys import FIXED_VARIANCES, LEARNED_VARIANCES
 from ddx.training import trained
 from ddx.training.job import Job, read_record
 from ddx.training.workdir import lock
@@ -61,7 +62,7 @@ def evaluate(
       num_steps: steps of the bound; None for all T, which is what papers report.
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps.
-      variance: of the reverse steps; None for the run's sample.variance.
+      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance.
       clip: clip the estimate of x_0.
       cdf: of the decoder: "exact", or "tanh" as in the papers' code.
       max_examples: a random part of the split of this size, the same for every network; None for all.
@@ -75,9 +76,10 @@ def evaluate(
       A line with the result that says what was written.
 
     Raises:
-      ConfigError: a setting is invalid, or `out` holds another job.
+      ConfigError: a setting is invalid, the data are not the network's, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
-      DataError: the data set cannot be read, or its images are not the network's.
+      DataError: the data set cannot be read.
+      NonFiniteError: a bound is not finite.
     """
     workdir = pathlib.Path(workdir)
     _check(metrics, cdf, max_examples, batch_size)
@@ -85,21 +87,24 @@ def evaluate(
         step = read_record(pathlib.Path(out) / "bpd.json").get("step")
     source = trained.load(workdir, step)
     config = source.system.config
-    variance = variance or config.sample.variance
+    learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
+    variance = variance or learned or config.sample.variance
     if variance not in (*FIXED_VARIANCES, config.loss.variance):
         choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
     times, spacing = _times(config.process.num_steps, num_steps, trajectory)
-    data = _dataset(source, split, data_dir)
+    data = _dataset(source, split, data_dir, seed)
     count = min(max_examples or data.num_examples, data.num_examples)
     examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
-    devices = parallel.num_devices()
-    size = -(-min(batch_size or config.sample.batch_size, count) // devices) * devices
+    name = f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{variance}_seed{seed}"
+    name += "_unclipped" * (not clip) + f"_{cdf}" * (cdf != "exact")
+    out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
     record = {
         "workdir": str(workdir),
         "step": source.step,
         "weights": source.seal,
-        "at_once": size,
+        "images": _fingerprint(data, examples),
+        "times": digest(list(times)),
         "protocol": {
             "data": data.name,
             "split": split,
@@ -115,15 +120,14 @@ def evaluate(
             "seed": seed,
         },
     }
-    name = f"step{source.step}_{split}_n{count}_{len(times) - 1}{spacing[:40]}_{variance}_seed{seed}"
-    name += "_unclipped" * (not clip) + f"_{cdf}" * (cdf != "exact")
-    out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
     with lock(out, "--out"):
-        job = Job(out, "bpd", record, count, size)
-        result: dict[str, Any] = job.before.get("result", {})
-        arrays = out / "bpd.npz"
-        finished = bool(result) and arrays.is_file() and sha256(arrays) == result["sha256"]
-        if not finished:
+        # Parts that are there already keep their size; what a part says does not depend on it.
+        before = read_record(out / "bpd.json").get("at_once")
+        size = before if isinstance(before, int) and before > 0 else min(batch_size or config.sample.batch_size, count)
+        job = Job(out, "bpd", record | {"at_once": size}, count, size)
+        result = _finished(out, job.before)
+        finished = result is not None
+        if result is None:
             bound = Bound(source.system, times, variance, clip, cdf)
             for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
                 job.write(start, **part._asdict())
@@ -162,10 +166,15 @@ def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[in
         raise ConfigError(f"trajectory: {error}") from None
 
 
-def _dataset(source: trained.Trained, split: str, data_dir: str | None) -> Dataset:
-    changed = source.system.config.to_dict()
+def _dataset(source: trained.Trained, split: str, data_dir: str | None, seed: int) -> Dataset:
+    changed = source.system.config.to_dict() | {"seed": seed}
     changed["data"] |= {"split": split} | ({} if data_dir is None else {"dir": data_dir})
     data = build.dataset(validate(changed))
+    if source.system.model.num_classes not in (0, data.num_classes):
+        raise ConfigError(
+            f"{data.name} {split} has {data.num_classes} classes, and the network knows"
+            f" {source.system.model.num_classes}. Use the run's own data set"
+        )
     if data.image_shape != source.system.image_shape:
         raise ConfigError(
             f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
@@ -174,11 +183,31 @@ def _dataset(source: trained.Trained, split: str, data_dir: str | None) -> Datas
     return data
 
 
+def _fingerprint(data: Dataset, examples: np.ndarray) -> str:
+    """A checksum of some of the examples: other data are another job."""
+    some = data.read(examples[np.linspace(0, len(examples) - 1, min(256, len(examples))).astype(int)])
+    return digest([hashlib.sha256(some[name].tobytes()).hexdigest() for name in ("image", "label")])
+
+
+def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:
+    """The result of the job whose record was there, if there is one and its arrays are those that it belongs to."""
+    result, arrays = record.get("result"), out / "bpd.npz"
+    if not isinstance(result, dict) or not {"bits_per_dim", "standard_error", "sha256"} <= result.keys():
+        return None
+    return result if arrays.is_file() and sha256(arrays) == result["sha256"] else None
+
+
 def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray) -> dict[str, Any]:
     """Put the batches together."""
     parts = list(job.parts())
     total, prior = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior"))
     terms, mse = (np.sum([part[name] for part in parts], axis=0) / len(total) for name in ("terms", "mse"))
+    if not np.isfinite(total).all():
+        bad = examples[~np.isfinite(total)]
+        raise NonFiniteError(
+            f"the bound of {len(bad)} examples is not finite, the first of them example {bad[0]}."
+            " Try --clip, or another checkpoint"
+        )
     arrays = {"example": examples, "total": total, "prior": prior, "times": times, "terms": terms, "mse": mse}
     with replacing(out / "bpd.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)

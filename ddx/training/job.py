@@ -22,6 +22,8 @@ from ddx.files import digest, make_directory, remove_temporaries, replacing, wri
 
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
 _FREE = ("workdir", "sample.num_images")
+# What NumPy and zipfile raise for files of which some bytes are wrong.
+_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
@@ -105,7 +107,7 @@ class Job:
             problem = "it belongs to another job"
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             problem = str(error)
         warnings.warn(f"{path} cannot be used ({problem}); doing it again", stacklevel=2)
         return None

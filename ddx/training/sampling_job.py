@@ -116,7 +116,7 @@ def sample(
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:
         record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
-        name += f"_of_{pathlib.Path(low_res).stem}"
+        name += f"_of_{pathlib.Path(low_res).stem}_{record['low_res'][:8]}"
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
         job = Job(out, "samples", record, num_samples, record["at_once"])

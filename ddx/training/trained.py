@@ -110,7 +110,9 @@ def told(
     if system.low_res_shape is not None:
         if low_res is None:
             shape = " x ".join(map(str, system.low_res_shape))
-            raise ConfigError(f"the network enlarges images of {shape}. Name some: launch.sample --low_res=IMAGES")
+            raise ConfigError(
+                f"the network enlarges images of {shape}: it can only be sampled. Use launch.sample --low_res=IMAGES"
+            )
         given["low_res"] = np.asarray(to_float(given_images(pathlib.Path(low_res), system.low_res_shape)))
     return given
 

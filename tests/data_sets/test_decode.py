@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddx.data import load
 from ddx.data.decode import MAX_PIXELS, open_image, to_array
-from ddx.errors import DataError
+from ddx.errors import ConfigError, DataError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 # 4 columns by 2 rows; blocks of 2x2 so that JPEG's colour subsampling loses nothing.
@@ -186,5 +186,6 @@ def test_a_crop_is_cut_out_before_resizing():
     np.testing.assert_array_equal(to_array(image, 0, 3, (7, 3, 12, 20)), pixels[7:19, 3:23])
     cut = Image.fromarray(pixels[4:20, 6:22])
     np.testing.assert_array_equal(to_array(image, 8, 3, (4, 6, 16, 16)), to_array(cut, 8, 3))
-    with pytest.raises(ValueError, match=r"data.crop \(30, 0, 11, 5\) reaches beyond its 40x30 pixels"):
-        to_array(image, 0, 3, (30, 0, 11, 5))
+    with pytest.raises(ConfigError, match=r"data.crop=\(5, 0, 4, 8\) reaches beyond the 8x8 pixels .* Set data.crop"):
+        load("digits", crop=(5, 0, 4, 8))
+    assert load("digits", crop=(4, 0, 4, 8)).image_shape == (4, 8, 1)

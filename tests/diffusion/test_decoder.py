@@ -24,6 +24,19 @@ def test_the_probabilities_of_all_levels_sum_to_one(cdf, x64):
         np.testing.assert_allclose(p.sum(0), 1.0, atol=1e-9 if x64 else 3e-5)
 
 
+@pytest.mark.parametrize("log_variance", [-300.0, -60.0, -52.6, -45.0, -36.0, -25.0])
+@pytest.mark.parametrize("cdf", CDFS)
+def test_a_decoder_that_is_certain_gives_one_level_all_probability(cdf, log_variance):
+    mean = jnp.asarray([-2.0, -0.37, 0.001, 0.77, 2.0])  # none on the border of two levels
+    log_prob = decoder_log_prob(jnp.asarray(LEVELS)[:, None], mean, log_variance, cdf)
+    nearest = np.abs(LEVELS[:, None] - np.asarray(mean)).argmin(0)
+    np.testing.assert_allclose(np.exp(log_prob), np.arange(256)[:, None] == nearest, atol=2e-12)
+    if cdf == "exact":
+        assert np.all(np.isfinite(log_prob))
+        # The further off a level, the less probable, without end.
+        assert np.all(np.diff(np.asarray(log_prob)[130:, 2]) < 0)
+
+
 def exact_log_prob(x, mean, sigma):
     """By the standard library's erfc, for intervals of which one end is not too far out."""
     a, b = (-math.inf if x == 0 else x / 127.5 - 1 - 1 / 255), (math.inf if x == 255 else x / 127.5 - 1 + 1 / 255)

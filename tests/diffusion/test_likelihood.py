@@ -1,5 +1,6 @@
 """The bound, where the truth is known: exact networks for Gaussian data."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,7 @@ import pytest
 
 import ddx
 from ddx.diffusion import likelihood, losses, variance
+from ddx.diffusion.basis import Basis
 from ddx.diffusion.gaussian import chain_rows, step_table
 from ddx.diffusion.prediction import Denoised
 from tests import golden
@@ -121,6 +123,35 @@ def test_the_mean_of_the_rescaled_kl_over_all_times_is_the_bound():
     np.testing.assert_allclose(bits.total, bits.prior + np.mean(every, 0), rtol=1e-5)
 
 
+@pytest.mark.parametrize("prediction", ["x0", "v", "mean"])
+def test_a_loss_is_that_of_the_estimate_however_the_network_says_it(prediction):
+    """One estimator of the data, put into the words of each prediction by the paper's own formulas."""
+    T = 50
+    process, betas = ddx.iddpm(T), ddx.diffusion.schedules.betas("cosine", T)
+    abar = np.concatenate([[1.0], np.cumprod(1 - betas)])
+
+    def says(prediction):
+        def model_fn(x_t, i):
+            a, before, beta = (jnp.asarray(v)[:, None, None, None] for v in (abar[i + 1], abar[i], betas[i]))
+            x_0 = 0.4 * x_t + 0.1
+            eps = (x_t - jnp.sqrt(a) * x_0) / jnp.sqrt(1 - a)
+            mean = (jnp.sqrt(before) * beta * x_0 + jnp.sqrt(1 - beta) * (1 - before) * x_t) / (1 - a)
+            output = {"eps": eps, "x0": x_0, "v": jnp.sqrt(a) * eps - jnp.sqrt(1 - a) * x_0, "mean": mean}[prediction]
+            return jnp.concatenate([output, 0.3 * x_t], -1)
+
+        return model_fn
+
+    with jax.enable_x64(True):
+        x_0, t = grey(jax.random.key(0), (4, 4, 4, 1)).astype(jnp.float64), np.asarray([1, 2, 30, 50])
+        noise = jax.random.normal(jax.random.key(1), x_0.shape)
+        expected = ddx.kl_loss(process, says("eps"), x_0, t, noise)
+        ours = ddx.kl_loss(process, says(prediction), x_0, t, noise, prediction)
+        np.testing.assert_allclose(ours, expected, rtol=1e-6)
+        hybrid = ddx.hybrid_loss(process, says(prediction), x_0, t, noise, prediction)
+        np.testing.assert_allclose(hybrid.vb, expected / T, rtol=1e-6)
+        np.testing.assert_allclose(hybrid.mse, ddx.simple_loss(process, says(prediction), x_0, t, noise, prediction))
+
+
 def test_hybrid_training_moves_the_mean_by_the_simple_loss_and_the_variance_by_the_bound():
     process = ddx.iddpm(100)
     x_0, t = grey(jax.random.key(0), (4, 4, 4, 1)), jnp.asarray([1, 2, 50, 100])
@@ -152,6 +183,71 @@ def test_the_range_ends_at_the_posterior_and_at_the_transition_variance_of_any_s
     np.testing.assert_allclose(ends[0], np.broadcast_to(lower, x.shape), rtol=1e-5)
     np.testing.assert_allclose(ends[2], np.broadcast_to(upper, x.shape), rtol=1e-5)
     np.testing.assert_allclose(ends[1], np.sqrt(ends[0] * ends[2]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("t", [1, 50])
+@pytest.mark.parametrize("log_variance", [-200.0, -60.0, -44.0, -20.0, 20.0, 200.0])
+@pytest.mark.parametrize("variance_name", ["learned", "range"])
+def test_no_learned_variance_makes_the_bound_or_its_gradient_infinite(variance_name, log_variance, t):
+    process = ddx.iddpm(100)
+    x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
+
+    def loss(weights):
+        def model_fn(x, i):
+            return jnp.concatenate([weights[0] * x, weights[1] + 0 * x], -1)
+
+        return ddx.kl_loss(process, model_fn, x_0, jnp.full(2, t), jnp.ones_like(x_0), variance=variance_name).mean()
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray([0.9, log_variance]))
+    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+
+
+def test_a_chain_that_starts_before_T_pays_the_prior_of_its_start():
+    """Two ways to leave out the last levels of a process: not to visit them, and not to have them."""
+    betas = ddx.diffusion.schedules.betas("linear", 100)
+    x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
+    noise = jax.random.normal(jax.random.key(1), (60, *x_0.shape))
+    whole, cut = ddx.process_from_betas(betas), ddx.process_from_betas(betas[:60])
+    times = ddx.trajectory(60)
+    ours, expected = (
+        ddx.bits_per_dim(p, ddx.denoiser(p, golden.fake_model()), x_0, None, times, "large", noise)
+        for p in (whole, cut)
+    )
+    assert float(expected.prior.min()) > 0.001
+    np.testing.assert_allclose(ours.prior, expected.prior, rtol=1e-5)
+    np.testing.assert_allclose(ours.total, expected.total, rtol=1e-5)
+
+
+def test_the_bound_of_white_noise_levels_is_the_same_in_every_basis():
+    """A process that treats all coordinates alike may be read in any: here a random rotation of the pixels."""
+    rotation = jnp.asarray(np.linalg.qr(np.random.default_rng(0).normal(size=(16, 16)))[0])
+
+    def rotated(matrix):
+        return lambda x: (x.reshape(*x.shape[:-3], 16) @ matrix).reshape(x.shape)
+
+    with jax.enable_x64(True):
+        turned = jnp.asarray(rotation, jnp.float64)
+        pixels = ddx.iddpm(20)
+        basis = Basis("rotated", rotated(turned), rotated(turned.T))
+        other = dataclasses.replace(pixels, basis=basis)
+        x_0 = grey(jax.random.key(0), (2, 4, 4, 1)).astype(jnp.float64)
+        noise = jax.random.normal(jax.random.key(1), (20, *x_0.shape))
+        for variance_name in ("small", "large"):
+            bits = [
+                ddx.bits_per_dim(p, ddx.denoiser(p, golden.fake_model()), x_0, None, None, variance_name, n)
+                for p, n in ((pixels, noise), (other, basis.analysis(noise)))
+            ]
+            np.testing.assert_allclose(bits[0].terms, bits[1].terms, rtol=1e-6)
+        # A learned variance differs between coordinates; the decoder still has one of its own.
+        learned = ddx.denoiser(other, golden.fake_model("range"))
+        assert np.all(np.isfinite(ddx.bits_per_dim(other, learned, x_0, None, None, "range", noise).terms))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
+def test_images_that_are_no_floats_are_refused(dtype):
+    process = ddx.iddpm(10)
+    with pytest.raises(ValueError, match="x_0 must be floats"):
+        ddx.bits_per_dim(process, ddx.denoiser(process, golden.fake_model()), jnp.zeros((1, 2, 2, 1), dtype), None)
 
 
 def test_rows_of_the_chain_for_traced_times_are_those_of_the_table():

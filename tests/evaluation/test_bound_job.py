@@ -1,6 +1,7 @@
 """Evaluations: exact for any batch and any number of devices, resumable, and what they write."""
 
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from PIL import Image
 
 import ddx
 from ddx.data import order
-from ddx.errors import ConfigError, DataError
+from ddx.errors import ConfigError, DataError, NonFiniteError
 from ddx.evaluation import bound_job, evaluate
 from ddx.training import job, trained
 
@@ -199,6 +200,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
         ({"num_steps": 0}, ConfigError, "trajectory"),
         ({"trajectory": "quad"}, ConfigError, "needs a number of steps"),
         ({"split": "validation"}, (ConfigError, DataError), "validation"),
+        ({"seed": -1}, ConfigError, "seed=-1 must be at least 0"),
         ({"step": 7}, Exception, "no checkpoint of step 7"),
     ],
 )
@@ -209,8 +211,78 @@ def test_what_cannot_be_is_refused_in_one_line(improved, tmp_path, kwargs, error
     assert not (tmp_path / "out" / "bpd.json").exists()
 
 
-def test_two_evaluations_are_not_mixed(improved, few):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, r"images .* -> .*; protocol.seed 0 -> 1"),
+        ({"trajectory": "times:4,1"}, "times .* -> "),
+        ({"split": "train"}, "images .* -> "),
+    ],
+)
+def test_two_evaluations_are_not_mixed(improved, few, change, message):
     before = contents(few)
-    with pytest.raises(ConfigError, match=r"holds another job \(protocol.seed 0 -> 1\)"):
-        evaluate(improved, out=few, seed=1, **FEW)
+    with pytest.raises(ConfigError, match=f"holds another job .*{message}"):
+        evaluate(improved, out=few, **FEW, **change)
     assert contents(few) == before
+
+
+def test_the_same_steps_at_other_times_are_another_evaluation(improved, tmp_path):
+    evaluate(improved, out=tmp_path, trajectory="times:4,2,1", **FEW)
+    with pytest.raises(ConfigError, match=r"holds another job .*times .* -> "):
+        evaluate(improved, out=tmp_path, trajectory="times:4,3,1", **FEW)
+
+
+def test_a_chain_that_leaves_T_out_pays_the_prior_of_its_start(improved, few, tmp_path):
+    evaluate(improved, out=tmp_path, trajectory="times:2,1", **FEW)
+    assert result(tmp_path)["prior"] > 10 * result(few)["prior"] + 0.01
+
+
+def test_a_rerun_may_have_another_batch_size(improved, few, tmp_path, monkeypatch):
+    before = contents(few)
+    assert "already there" in evaluate(improved, out=few, max_examples=10, batch_size=3)
+    assert contents(few) == before
+    write, done = job.Job.write, []
+
+    def two(self, start, **arrays):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        write(self, start, **arrays)
+        done.append(start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Job, "write", two)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(improved, out=tmp_path, **FEW)
+    evaluate(improved, out=tmp_path, max_examples=10, batch_size=64)
+    for name, expected in numbers(few).items():
+        np.testing.assert_allclose(numbers(tmp_path)[name], expected, rtol=2e-5, err_msg=name)
+
+
+def test_data_with_other_classes_are_refused(improved, monkeypatch):
+    data = ddx.data.load("digits", split="test")
+    monkeypatch.setattr("ddx.build.dataset", lambda config: dataclasses.replace(data, num_classes=7))
+    with pytest.raises(ConfigError, match="has 7 classes, and the network knows 10"):
+        evaluate(improved)
+
+
+def test_a_bound_that_is_not_finite_is_no_result(improved, tmp_path, monkeypatch):
+    load = trained.load
+
+    def broken(*args):
+        source = load(*args)
+        return source._replace(params=jax.tree.map(lambda x: x * np.nan, source.params))
+
+    monkeypatch.setattr(trained, "load", broken)
+    with pytest.raises(NonFiniteError, match="the bound of 10 examples is not finite"):
+        evaluate(improved, out=tmp_path, **FEW)
+    assert "result" not in json.loads((tmp_path / "bpd.json").read_text())
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x93NUMPY"])
+def test_a_record_or_an_array_that_is_damaged_is_made_again(improved, few, tmp_path, content):
+    evaluate(improved, out=tmp_path, **FEW)
+    (tmp_path / "bpd.npz").write_bytes(content)
+    record = json.loads((tmp_path / "bpd.json").read_text())
+    (tmp_path / "bpd.json").write_text(json.dumps(record | {"result": "lost"}))
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+    assert contents(tmp_path)["bpd.npz"] == contents(few)["bpd.npz"]

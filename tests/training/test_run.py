@@ -234,6 +234,9 @@ def test_eight_devices_end_where_one_does(kind, request, tmp_path):
     assert largest_difference(tmp_path / "1", tmp_path / "8") < 1e-6
     losses = [[json.loads(line)["loss"] for line in open(tmp_path / n / "metrics.jsonl")] for n in ("1", "8")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+    one, eight = ({k: v for k, v in arrays(tmp_path / n).items() if k.startswith("['times']")} for n in ("1", "8"))
+    for name in one:
+        np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, err_msg=name)
 
 
 def test_accumulation_and_steps_per_call_change_only_rounding(whole, tiny_config, tmp_path):

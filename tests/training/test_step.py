@@ -185,6 +185,13 @@ def test_many_steps_are_the_steps_one_by_one_and_a_short_call_uses_the_first():
     chex.assert_trees_all_equal(again, found)
 
 
+def test_losses_that_are_not_finite_teach_the_sampler_of_times_nothing():
+    times = timesteps.loss_second_moment(T)
+    step, state = make(lambda params, x_0, label, t, noise, key: (params["w"] + jnp.nan * t, {}), times=times)
+    after, _ = jax.jit(step)(state, jax.random.key(0), batch())
+    chex.assert_trees_all_equal(after.times, times.init())
+
+
 def test_weights_and_parts_of_the_loss_are_averaged_and_what_was_learned_is_kept():
     """A sampler of times that gives place i the time i + 1 and the weight i, and remembers the losses."""
 

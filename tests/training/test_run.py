@@ -224,10 +224,8 @@ def test_kill_9_at_twenty_random_moments(tiny_config, tmp_path, seed):
     check_interrupted(tiny_config, tmp_path, moments, signal.SIGKILL, -signal.SIGKILL)
 
 
-@pytest.mark.parametrize("kind", ["tiny_config", "improved_config"])
-def test_eight_devices_end_where_one_does(kind, request, tmp_path):
-    make = request.getfixturevalue(kind)
-    config = make(data__flip=True, train__num_steps=50, train__checkpoint_every=100)
+def test_eight_devices_end_where_one_does(improved_config, tmp_path):
+    config = improved_config(data__flip=True, train__num_steps=50, train__checkpoint_every=100)
     processes = {n: launch(config, tmp_path / str(n), devices=n) for n in (1, 8)}
     outputs = {n: finish(process) for n, process in processes.items()}
     assert "devices  8 x cpu" in outputs[8] and "16 images = 8 x 2" in outputs[8]

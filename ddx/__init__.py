@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 _HOME = {
     "ddpm": "ddx.diffusion.process",
     "iddpm": "ddx.diffusion.process",
+    "blurring": "ddx.diffusion.process",
+    "ihdm": "ddx.diffusion.process",
     "process_from_betas": "ddx.diffusion.process",
     "q_sample": "ddx.diffusion.gaussian",
     "q_transition": "ddx.diffusion.gaussian",
@@ -31,6 +33,13 @@ _HOME = {
     "progressive": "ddx.diffusion.sampling",
     "encode": "ddx.diffusion.sampling",
     "Kernel": "ddx.diffusion.kernels",
+    "blur": "ddx.diffusion.heat",
+    "heat_sampler": "ddx.diffusion.heat",
+    "heat_prior": "ddx.diffusion.heat",
+    "heat_bits_per_dim": "ddx.diffusion.heat",
+    "interpolate_heat": "ddx.diffusion.heat",
+    "kde_centres": "ddx.diffusion.heat",
+    "probability_flow": "ddx.diffusion.flow",
     "slerp": "ddx.diffusion.interpolation",
     "interpolate": "ddx.diffusion.interpolation",
     "interpolate_diffused": "ddx.diffusion.interpolation",
@@ -49,12 +58,19 @@ if TYPE_CHECKING:
     from ddx import models as models
     from ddx import parallel as parallel
     from ddx import training as training
+    from ddx.diffusion.flow import probability_flow as probability_flow
     from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.gaussian import prior_kl as prior_kl
     from ddx.diffusion.gaussian import q_posterior as q_posterior
     from ddx.diffusion.gaussian import q_sample as q_sample
     from ddx.diffusion.gaussian import q_transition as q_transition
     from ddx.diffusion.gaussian import step_coefficients as step_coefficients
+    from ddx.diffusion.heat import blur as blur
+    from ddx.diffusion.heat import heat_bits_per_dim as heat_bits_per_dim
+    from ddx.diffusion.heat import heat_prior as heat_prior
+    from ddx.diffusion.heat import heat_sampler as heat_sampler
+    from ddx.diffusion.heat import interpolate_heat as interpolate_heat
+    from ddx.diffusion.heat import kde_centres as kde_centres
     from ddx.diffusion.interpolation import coarse_to_fine as coarse_to_fine
     from ddx.diffusion.interpolation import interpolate as interpolate
     from ddx.diffusion.interpolation import interpolate_diffused as interpolate_diffused
@@ -68,8 +84,10 @@ if TYPE_CHECKING:
     from ddx.diffusion.losses import simple_loss as simple_loss
     from ddx.diffusion.prediction import Denoised as Denoised
     from ddx.diffusion.prediction import denoiser as denoiser
+    from ddx.diffusion.process import blurring as blurring
     from ddx.diffusion.process import ddpm as ddpm
     from ddx.diffusion.process import iddpm as iddpm
+    from ddx.diffusion.process import ihdm as ihdm
     from ddx.diffusion.process import process_from_betas as process_from_betas
     from ddx.diffusion.sampling import encode as encode
     from ddx.diffusion.sampling import progressive as progressive

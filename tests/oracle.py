@@ -15,7 +15,7 @@ import numpy as np
 
 
 class Gaussian(NamedTuple):
-    """x_0 ~ N(mean, variance) per pixel; both broadcast to (H, W, C)."""
+    """u_0 ~ N(mean, variance) per coordinate of the process's basis; both broadcast to (H, W, C)."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -33,10 +33,12 @@ class Gaussian(NamedTuple):
         """The optimal network of a process, fed 0-based indices as every network is."""
 
         def model_fn(x_t, model_time):
-            m = process.marginal(model_time + 1)
-            x_0 = self.expectation(m.alpha, m.sigma, x_t)
-            eps = (x_t - m.alpha * x_0) / m.sigma
-            return {"eps": eps, "x0": x_0, "v": m.alpha * eps - m.sigma * x_0}[prediction]
+            t = model_time * process.num_steps / 1000 if process.continuous else model_time + process.time_offset
+            m, a = process.marginal(t, x_t.shape[1:3]), process.scalars(t).a
+            u_t = process.basis.analysis(x_t)
+            u_0 = self.expectation(m.alpha, m.sigma, u_t)
+            eps = (u_t - m.alpha * u_0) / m.sigma
+            return process.basis.synthesis({"eps": eps, "x0": u_0, "v": a * eps - m.sigma * u_0}[prediction])
 
         return model_fn
 

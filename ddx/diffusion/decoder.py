@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf, erfc
 
-CDFS = ("exact", "tanh")
+CDFS = ("exact", "tanh", "softmax")
 
 _EDGE = 0.999  # beyond it is the last level
 _FURTHEST = 1e15  # in standard deviations: beyond all levels at the sharpest, and its square is a float32
@@ -34,7 +34,7 @@ _NARROW = 0.03  # what (3) leaves out is below 1e-8
 _FLOOR = 1e-12  # of a probability, in the originals' code
 
 
-def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact") -> Any:
+def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact", low: float = -1.0) -> Any:
     """The log probability, in nats, of grey levels under a Gaussian; finite, with its gradient, for finite arguments.
 
     Args:
@@ -42,7 +42,10 @@ def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact")
       mean: of the Gaussian, broadcastable to x_0.
       log_variance: of the Gaussian, broadcastable to x_0; below -60 it counts as -60.
       cdf: "exact", or "tanh" for the approximation of DDPM's and Improved DDPM's code, whose probabilities are never
-        below 1e-12 and in float32 are rounding noise in the tails.
+        below 1e-12 and in float32 are rounding noise in the tails. "softmax" gives the 256 levels probabilities in
+        proportion to the Gaussian's density at them (Kingma et al. 2021, eq. 35), "density" is that density times the
+        width of a level, for images that are dequantised.
+      low: the lowest grey level, if it is not -1: then k / 255 of the way from there to 1.
 
     Returns:
       An array like x_0.
@@ -50,10 +53,18 @@ def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact")
     Raises:
       ValueError: the cdf is unknown.
     """
-    if cdf not in CDFS:
+    if cdf not in (*CDFS, "density"):
         raise ValueError(f"cdf {cdf!r} is unknown; choose one of: {', '.join(CDFS)}")
+    if low != -1.0:
+        scale = 2.0 / (1.0 - low)
+        x_0, mean = (scale * (x - low) - 1.0 for x in (x_0, mean))
+        log_variance = log_variance + 2.0 * math.log(scale)
     log_sigma = 0.5 * jnp.maximum(log_variance, _SHARPEST)
     z = jnp.clip((x_0 - mean) * jnp.exp(-log_sigma), -_FURTHEST, _FURTHEST)
+    if cdf == "softmax":
+        return _softmax(x_0, mean, log_sigma)
+    if cdf == "density":
+        return -0.5 * jnp.square(z) - log_sigma - 0.5 * math.log(2 * math.pi) + math.log(2 / 256)
     log_prob = _exact if cdf == "exact" else _tanh
     return log_prob(z, -log_sigma - math.log(255), x_0 < -_EDGE, x_0 > _EDGE)
 
@@ -116,6 +127,21 @@ def _log_erfcx_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]
     (x,), (dx,) = primals, tangents
     y = _log_erfcx(x)
     return y, (2.0 * x - 2.0 / math.sqrt(math.pi) * jnp.exp(-y)) * dx
+
+
+def _softmax(x_0: Any, mean: Any, log_sigma: Any) -> Any:
+    """A sum over all levels, one after the other, of each one's density over that of x_0."""
+
+    def ratio(k: Any) -> Any:
+        level = k / 127.5 - 1.0
+        # The difference of two squares as a product: the mean may be far from both.
+        return 0.5 * (x_0 - level) * (x_0 + level - 2.0 * mean) * jnp.exp(-2.0 * log_sigma)
+
+    def add(total: Any, k: Any) -> tuple[Any, None]:
+        return jnp.logaddexp(total, ratio(k)), None
+
+    levels = jnp.arange(256, dtype=x_0.dtype)
+    return -jax.lax.scan(add, jnp.full_like(x_0, -jnp.inf), levels)[0]
 
 
 def _tanh(z: Any, log_h: Any, darkest: Any, brightest: Any) -> Any:

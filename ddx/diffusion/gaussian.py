@@ -30,14 +30,14 @@ A model replaces u_0 by its expectation, and what it does not know of u_0 adds t
 """
 
 import math
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.process import Level, Process, is_host
+from ddx.diffusion.levels import is_host
+from ddx.diffusion.process import Marginal, Process
 
 
 class StepCoefficients(NamedTuple):
@@ -46,27 +46,6 @@ class StepCoefficients(NamedTuple):
     k: Any
     gamma: Any
     lambda2: Any
-
-
-class Step(NamedTuple):
-    """A table of steps, one row a step from t to the next time s that a sampler visits; `lax.scan` runs over its rows.
-
-    `h` is the half log-SNR that a step gains, the natural length of a step; 0 where it is infinite.
-
-    `small` and `upper` limit the reverse variances that are of use (DDPM section 3.2): lambda2 of (3) and the forward
-    variance of (1). On a step to noise-free data lambda2 is 0; there `small` is that of the row before, which Improved
-    DDPM's decoder uses.
-    """
-
-    level: Level  # of t
-    target: Level  # of s
-    k: Any
-    gamma: Any
-    lambda2: Any
-    small: Any
-    upper: Any
-    h: Any
-    noise: Any  # 1, and 0 on the last row: a sample is the mean of its last step
 
 
 def step_coefficients(
@@ -90,23 +69,45 @@ def step_coefficients(
     host = is_host(s, t, eta)
     if is_host(eta) and not (0.0 <= float(eta) <= 1.0 or (host and 1.0 < float(eta) < math.inf)):
         raise ValueError(f"eta={eta} must be at least 0 (DDIM); 1 is DDPM, and more needs times known on the host")
-    xp: Any = np if host else jnp
     if is_host(s, t) and np.any(np.equal(s, t) if is_host(eta) and eta == 0 else np.greater_equal(s, t)):
         raise ValueError(f"a step must go from t to an earlier s < t; got s={s}, t={t}")
     m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
-    log_r = process.logsnr_difference(s, t, shape)
-    if host and eta == 0 and np.any(log_r > 0):
-        # Upwards sqrt(r) may be infinite: alpha_s (1 - sqrt(r)) = alpha_s - k alpha_t = -k alpha_t (1 - 1 / sqrt(r)).
-        k = m_s.sigma / m_t.sigma
-        return StepCoefficients(k, k * m_t.alpha * np.expm1(-0.5 * log_r), np.zeros_like(k))
-    r, one_minus_r = xp.exp(log_r), -xp.expm1(log_r)
+    if process.paper_delta:
+        return _printed(m_s, m_t, eta, process.paper_delta)
+    return solve(m_s, m_t, process.logsnr_difference(s, t, shape), eta)
+
+
+def solve(m_s: Marginal, m_t: Marginal, log_r: Any, eta: Any) -> StepCoefficients:
+    """Equations (3) to (5) for the marginals at both ends of a step and its log(SNR_t / SNR_s)."""
+    host = not any(isinstance(x, jax.Array) for x in (*m_s, *m_t, log_r, eta))
+    xp: Any = np if host else jnp
+    down, up = xp.minimum(log_r, 0.0), xp.maximum(log_r, 0.0)
+    r, one_minus_r = xp.exp(down), -xp.expm1(down)
     b2 = (1.0 - eta**2) + eta**2 * r
     if host and eta > 1.0:
         b2 = _check_eta(eta, b2, one_minus_r, m_s.sigma)
     b = xp.sqrt(b2)
     k = m_s.sigma / m_t.sigma * b
     gamma = m_s.alpha * one_minus_r * (1.0 + eta**2 * r) / (1.0 + b * xp.sqrt(r))
+    # Upwards sqrt(r) may be infinite: alpha_s (1 - sqrt(r)) = alpha_s - k alpha_t = -k alpha_t (1 - 1 / sqrt(r)).
+    gamma = xp.where(log_r > 0, k * m_t.alpha * xp.expm1(-0.5 * up), gamma)
     return StepCoefficients(k, gamma, eta**2 * m_s.sigma**2 * one_minus_r)
+
+
+def _printed(m_s: Marginal, m_t: Marginal, eta: Any, delta: float) -> StepCoefficients:
+    """The step of Blurring Diffusion's printed algorithm, with its limits, for comparison."""
+    if not (isinstance(eta, int | float) and eta == 1):
+        raise ValueError(f"paper_delta is a limit in the paper's step, which has eta = 1, not {eta}; use paper_delta=0")
+    alpha_ts = m_t.alpha / m_s.alpha
+    xp: Any = jnp if isinstance(alpha_ts, jax.Array) else np
+
+    def precision(variance: Any) -> Any:
+        return 1.0 / xp.maximum(variance, delta)
+
+    forward = m_t.sigma**2 - alpha_ts**2 * m_s.sigma**2
+    variance = precision(precision(m_s.sigma**2) + precision(m_t.sigma**2 / alpha_ts**2 - m_s.sigma**2))
+    k = alpha_ts * variance / (forward + delta)
+    return StepCoefficients(k, m_s.alpha * variance * precision(m_s.sigma**2), variance)
 
 
 def _check_eta(eta: float, b2: np.ndarray, one_minus_r: np.ndarray, sigma_s: np.ndarray) -> np.ndarray:
@@ -119,64 +120,6 @@ def _check_eta(eta: float, b2: np.ndarray, one_minus_r: np.ndarray, sigma_s: np.
             f" may be at most {math.floor(largest * 1e4) / 1e4:g}"
         )
     return np.where(noisy, b2, 0.0)
-
-
-def step_table(
-    process: Process, times: tuple[int, ...], eta: float = 1.0, shape: tuple[int, ...] | None = None
-) -> Step:
-    """The steps of a trajectory as a float64 table with len(times) - 1 rows; it is data: cast it once and scan over it.
-
-    Args:
-      process: the process.
-      times: strictly decreasing, ending in 0; known on the host.
-      eta: stochasticity; see `step_coefficients`.
-      shape: (H, W), for processes whose coefficients differ between coordinates.
-
-    Raises:
-      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta is impossible.
-    """
-    if len(times) < 2 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
-        raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {_brief(times)}")
-    steps = _table(process, times, eta, shape)
-    first = steps.lambda2[-2] if len(times) > 2 else steps.upper[-1]
-    small = np.where(steps.target.marginal.sigma == 0, first, steps.lambda2)
-    noise = steps.noise.copy()
-    noise[-1] = 0.0
-    return steps._replace(small=small, noise=noise)
-
-
-def chain_rows(process: Process, t: Any, shape: tuple[int, ...] | None = None) -> Step:
-    """The rows of the steps from t to t - 1 at eta = 1, one an example, for t (B,) that may be traced."""
-    table = step_table(process, tuple(range(process.num_steps, -1, -1)), 1.0, shape)
-    return jax.tree.map(lambda x: jnp.asarray(x)[process.num_steps - t], table)
-
-
-def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Step:
-    """The steps of DDIM (eta = 0) up through a sampler's times, from 1 on, for which images are taken.
-
-    Args:
-      process: the process.
-      times: those of `step_table`, which go down and end in 0; known on the host.
-      shape: (H, W), for processes whose coefficients differ between coordinates.
-
-    Raises:
-      ValueError: no time is beyond 1: then there is no step.
-    """
-    upwards = tuple(sorted({1, *times[:-1]}))
-    if len(upwards) < 2:
-        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {upwards}")
-    return _table(process, upwards, 0.0, shape)
-
-
-def _table(process: Process, times: tuple[int, ...], eta: float, shape: tuple[int, ...] | None) -> Step:
-    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
-    level, target = process.level(t, shape), process.level(s, shape)
-    k, gamma, lambda2 = step_coefficients(process, s, t, eta, shape)
-    log_r = process.logsnr_difference(s, t, shape)
-    with np.errstate(over="ignore"):
-        forward = level.marginal.sigma**2 * -np.expm1(log_r)  # of no use upwards
-    h = np.where(np.isfinite(log_r), -0.5 * log_r, 0.0)
-    return Step(level, target, k, gamma, lambda2, lambda2, forward, h, np.ones((len(t), 1, 1, 1)))
 
 
 def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
@@ -192,8 +135,8 @@ def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
       x_t in pixels, like x_0.
     """
     m = process.marginal(t, x_0.shape[-3:-1])
-    u_t = m.alpha * process.basis.analysis(x_0) + m.sigma * process.basis.analysis(noise)
-    return process.basis.synthesis(u_t).astype(x_0.dtype)
+    mean = process.basis.synthesis(m.alpha * process.basis.analysis(x_0))
+    return (mean + m.sigma * noise).astype(x_0.dtype)  # sigma is a scalar: its noise is white in every basis
 
 
 def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
@@ -233,7 +176,3 @@ def prior_kl(process: Process, x_0: Any, t: int | None = None) -> Any:
     # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier.
     excess = m.sigma**2 - 1.0
     return 0.5 * (jnp.square(m.alpha * u_0) + (excess - np.log1p(excess)))
-
-
-def _brief(times: tuple[int, ...]) -> str:
-    return str(tuple(times)) if len(times) <= 8 else f"({', '.join(map(str, times[:4]))}, ..., {times[-1]})"

@@ -5,12 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import q_sample, step_table
+from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.kernels import Kernel, euler
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import DenoiseFn, Denoiser
 from ddx.diffusion.process import Process
 from ddx.diffusion.sampling import denoise_at, noise_from, sample, start, visited, walk
+from ddx.diffusion.steps import step_table
 from ddx.diffusion.variance import VarianceFn, variance_fn
 
 

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import Step
 from ddx.diffusion.prediction import Denoised
 from ddx.diffusion.process import Level
+from ddx.diffusion.steps import Step
 from ddx.diffusion.variance import VarianceFn, small, variance_fn
 
 DenoiseAt = Callable[[Any, Level], Denoised]

@@ -9,6 +9,9 @@ have the mean k u_t + gamma (.), of u_0 and of the network's estimate of it, so 
 
 At eta = 1 and v_p = v_q it is 0.5 (SNR_s - SNR_t) (u_0 - E u_0)^2 (Kingma et al. 2021, eq. 14). A basis is orthonormal,
 so the sum over coordinates is that over pixels. Any sequence of times has its own bound.
+
+A process that has noise at t = 0 ends there with a KL like the others, and then counts -log p(x_0 | x_0 + noise), the
+discretised decoder once more: at t = 0 there is no blur, so this noise is independent in pixels, whatever the basis.
 """
 
 from collections.abc import Callable
@@ -18,14 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.basis import PIXEL, Basis
+from ddx.diffusion.basis import PIXEL
 from ddx.diffusion.decoder import decoder_log_prob
-from ddx.diffusion.gaussian import Step, gaussian_kl, prior_kl, step_table
+from ddx.diffusion.gaussian import gaussian_kl, prior_kl
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
 from ddx.diffusion.process import Process
 from ddx.diffusion.sampling import cast, denoise_at, visited
+from ddx.diffusion.steps import Step, Steps, step_table
 from ddx.diffusion.variance import VarianceFn, variance_fn
 
 _BIT = float(np.log(2.0))  # in nats
@@ -42,12 +46,13 @@ class Terms(NamedTuple):
 class BitsPerDim(NamedTuple):
     """A bound on -log p(x_0) of each example, in bits per dimension, and its parts."""
 
-    total: Any  # (B,): prior and all terms
+    total: Any  # (B,): prior, all terms and decoder
     prior: Any  # (B,)
     terms: Any  # (B, K), as in `Terms`, which also tells of mse and eps_mse
     mse: Any  # (B, K)
     eps_mse: Any  # (B, K)
     times: np.ndarray  # (K,): terms[:, j] is the step from times[j]; ascending
+    decoder: Any  # (B,): of a process with noise at t = 0; elsewhere 0, the decoder is the first term
 
 
 class RateDistortion(NamedTuple):
@@ -79,8 +84,10 @@ def bits_per_dim(
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None for all T, the bound that papers report. The
         prior is that of the first: a trajectory that leaves T out pays for it.
       variance: of the reverse steps: "small", "large", "learned", "range", or a function (d, step) -> variance.
-      noise: (K, B, H, W, C), in the coordinates of the basis; noise[j] belongs to terms[:, j]; None draws it.
-      cdf: of the decoder, "exact" or "tanh"; see `ddx.diffusion.decoder`. "tanh" is what the papers' numbers are.
+      noise: (K, B, H, W, C), in the coordinates of the basis; noise[j] belongs to terms[:, j]; None draws it. For a
+        process with noise at t = 0 (K + 1, ...): the decoder's comes first.
+      cdf: of the decoder, "exact", "tanh" or "softmax"; see `ddx.diffusion.decoder`. "tanh" is what the papers' numbers
+        are.
 
     Returns:
       `BitsPerDim`: totals, prior, and terms by ascending time.
@@ -92,19 +99,24 @@ def bits_per_dim(
         raise ValueError(f"x_0 must be floats, k / 127.5 - 1 for a grey level k; got {x_0.dtype}")
     x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
     rows = bound_table(process, visited(process, times), x_0.shape[-3:-1])
+    num_draws = len(rows.level.t) + process.ends_noisy
     if noise is None:
         draws, draw = rows.level.t, noise_at(key, x_0)
-    elif noise.shape == (len(rows.level.t), *x_0.shape):
-        draws, draw = noise, lambda given: given
+        last = draw(0) if process.ends_noisy else None
+    elif noise.shape == (num_draws, *x_0.shape):
+        draws, draw = noise[process.ends_noisy :], lambda given: given
+        last = noise[0]
     else:
-        raise ValueError(f"noise must have the shape {(len(rows.level.t), *x_0.shape)}, one draw a term")
+        raise ValueError(f"noise must have the shape {(num_draws, *x_0.shape)}, one draw a term")
     at = denoise_at(process, denoise)
-    found = bound_terms(at, process.basis, x_0, rows, draws, variance_fn(variance, 1.0), draw, cdf)
-    prior = prior_bits(process, x_0, int(rows.level.t[-1]))
-    return BitsPerDim(prior + found.terms.sum(-1), prior, *found, times=np.asarray(rows.level.t))
+    found = bound_terms(process, at, x_0, rows, draws, variance_fn(variance, 1.0), draw, cdf)
+    prior = prior_bits(process, x_0, rows.level.t[-1])
+    decoder = decoder_bits(process, x_0, last, cdf) if process.ends_noisy else jnp.zeros_like(prior)
+    total = prior + found.terms.sum(-1) + decoder
+    return BitsPerDim(total, prior, *found, times=np.asarray(rows.level.t), decoder=decoder)
 
 
-def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any) -> RateDistortion:
+def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any, low: float = -1.0) -> RateDistortion:
     """Rate and distortion by time, averaged over examples.
 
     Args:
@@ -112,6 +124,7 @@ def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any) -> RateDistort
       prior: (B,) or () bits/dim.
       terms: (B, K), or (K,) if averaged already.
       mse: like terms.
+      low: the lowest value of the data.
 
     Returns:
       rate[j] is what is paid before the step that starts at times[j]: the prior and all later steps. The distortion is
@@ -119,55 +132,84 @@ def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any) -> RateDistort
     """
     terms, mse = (np.asarray(x, np.float64).reshape(-1, len(times)).mean(0) for x in (terms, mse))
     paid = np.cumsum([0.0, *terms[:0:-1]])[::-1]
-    return RateDistortion(np.asarray(times), np.mean(prior) + paid, 127.5 * np.sqrt(mse))
+    return RateDistortion(np.asarray(times), np.mean(prior) + paid, 255.0 / (1.0 - low) * np.sqrt(mse))
 
 
-def bound_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...]) -> Step:
+def bound_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...]) -> Steps:
     """The rows of `step_table` at eta = 1 from the data to the noise."""
     return jax.tree.map(lambda x: x[::-1], step_table(process, times, 1.0, shape))
 
 
 def bound_terms(
+    process: Process,
     at: DenoiseAt,
-    basis: Basis,
     x_0: Any,
-    rows: Step,
+    rows: Any,
     draws: Any,
     variance: VarianceFn,
     draw: Callable[[Any], Any],
     cdf: str,
+    independent: bool = False,
 ) -> Terms:
-    """The terms of some rows of `bound_table`, each with its own draw(entry) of noise; `draws` has one entry a row."""
+    """The terms of some rows of `bound_table`, each with its own draw(entry) of noise; `draws` has one entry a row.
 
-    def one(_: None, row: tuple[Step, Any]) -> tuple[None, Terms]:
-        step, z = row[0], draw(row[1])
-        u_0 = basis.analysis(x_0)
+    `independent` is as in `bound_term`; `mse` is then that of the next image.
+    """
+    u_0 = process.basis.analysis(x_0)
+
+    def one(_: None, row: tuple[Any, Any]) -> tuple[None, Terms]:
+        step, z = row[0].expand(x_0.shape[-3:-1]), draw(row[1])
         u_t = step.level.marginal.alpha * u_0 + step.level.marginal.sigma * z
         d = at(u_t, step.level)
-        term = bound_term(basis, x_0, u_t, d, step, variance, cdf)
-        return None, Terms(term, *(_mean(jnp.square(x - y)) for x, y in ((u_0, d.x_0), (z, d.eps))))
+        term = bound_term(process, x_0, u_t, d, step, variance, cdf, independent)
+        known, found = (step.target.marginal.alpha * u_0, d.mean) if independent else (u_0, d.x_0)
+        return None, Terms(term, _mean(jnp.square(known - found)), _mean(jnp.square(z - d.eps)))
 
     rows = jax.tree.map(lambda x: cast(x, x_0.dtype), rows)
     return jax.tree.map(lambda x: x.T, jax.lax.scan(one, None, (rows, draws))[1])
 
 
 def bound_term(
-    basis: Basis, x_0: Any, u_t: Any, d: Denoised, step: Step, variance: VarianceFn, cdf: str = "exact"
+    process: Process,
+    x_0: Any,
+    u_t: Any,
+    d: Denoised,
+    step: Step,
+    variance: VarianceFn,
+    cdf: str = "exact",
+    independent: bool = False,
 ) -> Any:
     """The bits/dim of one step, (B,), for the estimate d of the data from u_t (equations 1 and 2).
 
-    The decoder takes pixels to be independent. Variances of other coordinates than pixels are given to it as their
-    mean, which is that of the pixels' variances.
+    A coordinate that the step does not change, as heat does not change an image's mean, costs nothing. The decoder
+    takes pixels to be independent. Variances of other coordinates than pixels are given to it as their mean, which is
+    that of the pixels' variances.
+
+    With `independent` inference, k = 0 and gamma = alpha_s (IHDM's), the mean is what the network itself predicts.
     """
+    basis, sigma_s = process.basis, step.target.marginal.sigma
+    ahead = d.mean if independent else step.gamma * d.x_0
     v = variance(d, step)
+    still = (step.small == 0) & (sigma_s > 0)
+    v_q, v_p = jnp.where(still, 1.0, step.small), jnp.where(still, 1.0, v)
+    kl = gaussian_kl(step.gamma * basis.analysis(x_0), v_q, ahead, v_p)
+    if process.ends_noisy and not independent:
+        return _mean(kl) / _BIT
     v_pixel = v if basis is PIXEL else jnp.mean(v, axis=(-3, -2, -1), keepdims=True)
-    kl = gaussian_kl(step.gamma * basis.analysis(x_0), step.small, step.gamma * d.x_0, v)
-    mean = basis.synthesis(step.k * u_t + step.gamma * d.x_0)
-    log_prob = decoder_log_prob(x_0, mean, jnp.log(v_pixel), cdf)
-    return _mean(jnp.where(step.target.marginal.sigma == 0, -log_prob, kl)) / _BIT
+    mean = basis.synthesis(step.k * u_t + ahead)
+    log_prob = decoder_log_prob(x_0, mean, jnp.log(v_pixel), cdf, process.low)
+    return _mean(jnp.where(sigma_s == 0, -log_prob, kl)) / _BIT
 
 
-def prior_bits(process: Process, x_0: Any, t: int) -> Any:
+def decoder_bits(process: Process, x_0: Any, noise: Any, cdf: str = "exact") -> Any:
+    """-log p(x_0 | u_0) of a process with noise at t = 0, (B,) bits/dim; the noise is in the basis, like x_0."""
+    at = process.scalars(0)
+    ratio = float(at.sigma / at.a)
+    mean = x_0 + ratio * process.basis.synthesis(noise)
+    return -_mean(decoder_log_prob(x_0, mean, 2.0 * np.log(ratio), cdf, process.low)) / _BIT
+
+
+def prior_bits(process: Process, x_0: Any, t: Any) -> Any:
     """The bits/dim of a chain that starts with pure noise at t, (B,)."""
     return _mean(prior_kl(process, x_0, t)) / _BIT
 

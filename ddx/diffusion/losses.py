@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import chain_rows, q_sample
+from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.likelihood import bound_term
 from ddx.diffusion.prediction import ModelFn, denoiser, split_output, target
 from ddx.diffusion.process import Process
+from ddx.diffusion.steps import chain_rows
 from ddx.diffusion.variance import VarianceFn, variance_fn
 
 
@@ -26,13 +27,13 @@ def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: An
     Args:
       process: the process.
       model_fn: model_fn(x_t, model_time) -> raw output; channels past C are ignored.
-      x_0: (B, H, W, C) data in [-1, 1].
-      t: (B,) times in 1..T.
+      x_0: (B, H, W, C) data in the process's range, [-1, 1] for most.
+      t: (B,) times in 1..T, or real ones in [0, T] where they are continuous.
       noise: like x_0, standard normal.
-      prediction: what the network outputs: "eps", "x0", "v" or "mean".
+      prediction: what the network outputs: "eps", "x0", "v", "mean" or "residual" (IHDM's loss).
 
     Returns:
-      (B,) mean squared errors. DDIM's code sums over pixels instead: multiply by H * W * C.
+      (B,) mean squared errors. DDIM's and IHDM's code sum over pixels instead: multiply by H * W * C.
     """
     x_t = q_sample(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
@@ -122,4 +123,4 @@ def _bound(
     rows = chain_rows(process, t, x_0.shape[-3:-1])
     u_t = process.basis.analysis(x_t)
     d = denoiser(process, lambda *_: output, prediction, clip=False).at(u_t, rows.level)
-    return bound_term(process.basis, x_0, u_t, d, rows, variance_fn(variance), cdf)
+    return bound_term(process, x_0, u_t, d, rows, variance_fn(variance), cdf)

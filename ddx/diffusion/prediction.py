@@ -6,10 +6,17 @@ Per basis coordinate u_t = alpha u_0 + sigma eps, so any one of the following de
 | --- | --- | --- | --- |
 | eps | the noise | (u_t - sigma eps) / alpha | DDPM eq. 15 |
 | x0 | the data | itself | DDPM section 3.2 |
-| v | alpha eps - sigma u_0 | alpha u_t - sigma v | Salimans & Ho 2022, appendix D |
+| v | a eps - sigma u_0 | (a u_t - sigma v) / (a alpha + sigma^2) | Salimans & Ho 2022, appendix D |
 | mean | the posterior mean of u_{t-1} | (mean - k u_t) / gamma | DDPM eq. 8 |
+| residual | alpha_{t-1} u_0 - u_t | (u_t + residual) / alpha_{t-1} | Rissanen et al. 2022 |
 
-Clipping limits x_0 to [-1, 1] in pixels, after which eps is derived anew, so that the two always agree with u_t.
+a is the part of alpha that no blur makes, so the network of "v" need not know of frequencies, and its divisor is never
+small; without blur it is 1. "eps" is divided by alpha, which a blur makes as small as 1e-5: its x_0 is then of use as
+part of a step, which multiplies by as small a number, and not to be clipped. "residual" says what the next image is;
+x_0 is read from it where there is more signal than noise, and is 0 in the other coordinates.
+
+Clipping limits x_0 to the range of the data in pixels, after which eps is derived anew, so that the two always agree
+with u_t.
 """
 
 from collections.abc import Callable
@@ -18,10 +25,11 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from ddx.diffusion.basis import Basis
 from ddx.diffusion.gaussian import step_coefficients
 from ddx.diffusion.process import Level, Process
 
-PREDICTIONS = ("eps", "x0", "v", "mean")
+PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
 
 ModelFn = Callable[[Any, Any], Any]
 """model_fn(x_t, model_time) -> raw output: (B, H, W, C) and (B,) to (B, H, W, C), or 2 C with learned variances."""
@@ -33,6 +41,7 @@ class Denoised(NamedTuple):
     x_0: Any
     eps: Any
     extra: Any  # the raw channels C.. of the network (learned variances), or None
+    mean: Any = None  # of "residual": alpha_{t-1} times x_0, as the network itself says; no clipping changes it
 
 
 DenoiseFn = Callable[[Any, Any], Denoised]
@@ -52,7 +61,7 @@ class Denoiser:
         """x_0 and eps in pixels, like x_t, for times t, () or (B,)."""
         basis = self.process.basis
         d = self.at(basis.analysis(x_t), self.process.level(t, x_t.shape[-3:-1]))
-        return Denoised(basis.synthesis(d.x_0), basis.synthesis(d.eps), d.extra)
+        return to_pixels(basis, d)
 
     def at(self, u_t: Any, level: Level) -> Denoised:
         """The same in basis coordinates, with the level's coefficients given: what samplers and bounds call."""
@@ -61,21 +70,39 @@ class Denoiser:
         model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
         output, extra = split_output(self.model_fn(x_t, model_time), x_t.shape[-1])
         out = basis.analysis(output)
-        alpha, sigma, _ = level.marginal
+        (alpha, sigma, _), a, mean = level.marginal, level.a, None
         if self.prediction == "eps":
             u_0, eps = (u_t - sigma * out) / alpha, out
         elif self.prediction == "x0":
             u_0, eps = out, (u_t - alpha * out) / sigma
         elif self.prediction == "v":
-            u_0, eps = alpha * u_t - sigma * out, sigma * u_t + alpha * out
+            divisor = a * alpha + sigma**2
+            u_0, eps = (a * u_t - sigma * out) / divisor, (sigma * u_t + alpha * out) / divisor
+        elif self.prediction == "residual":
+            mean, alpha_s = u_t + out, process.marginal(level.t - 1, x_t.shape[-3:-1]).alpha
+            known = alpha_s > sigma
+            u_0 = jnp.where(known, mean / jnp.where(known, alpha_s, 1.0), 0.0)
+            eps = (u_t - alpha * u_0) / sigma
         else:
             c = step_coefficients(process, level.t - 1, level.t, shape=x_t.shape[-3:-1])
             u_0 = (out - c.k * u_t) / c.gamma
             eps = (u_t - alpha * u_0) / sigma
         if self.clip:
-            u_0 = basis.analysis(jnp.clip(basis.synthesis(u_0), -1.0, 1.0))
+            u_0 = basis.analysis(jnp.clip(basis.synthesis(u_0), process.low, 1.0))
             eps = (u_t - alpha * u_0) / sigma
-        return Denoised(u_0, eps, extra)
+        return Denoised(u_0, eps, extra, mean)
+
+
+def to_pixels(basis: Basis, d: Denoised) -> Denoised:
+    """An estimate in basis coordinates as one in pixels; learned variances stay those of coordinates."""
+    mean = None if d.mean is None else basis.synthesis(d.mean)
+    return Denoised(basis.synthesis(d.x_0), basis.synthesis(d.eps), d.extra, mean)
+
+
+def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
+    """The inverse of `to_pixels`."""
+    mean = None if d.mean is None else basis.analysis(d.mean)
+    return Denoised(basis.analysis(d.x_0), basis.analysis(d.eps), d.extra, mean)
 
 
 def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool = True) -> Denoiser:
@@ -84,15 +111,16 @@ def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip:
     Args:
       process: the process that the network was trained for.
       model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
-      prediction: what the first C channels mean: "eps", "x0", "v" or "mean" (of x_{t-1}).
-      clip: limit x_0 to [-1, 1] and derive eps anew. Off for encoding and where the reference never clips (DDIM's own
-        code).
+      prediction: what the first C channels mean: "eps", "x0", "v", "mean" (of x_{t-1}) or "residual" (IHDM).
+      clip: limit x_0 to the range of the data and derive eps anew. Off for encoding, for eps under blur, and where the
+        reference never clips (DDIM's own code).
 
     Returns:
       A function denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
 
     Raises:
-      ValueError: the prediction is unknown, or it is "eps" and the process ends without signal (alpha_T = 0).
+      ValueError: the prediction is unknown, or it does not tell x_0: "eps" where the process ends without signal
+        (alpha_T = 0), "mean" where a coordinate does not change, "mean" and "residual" where times are continuous.
     """
     check_prediction(process, prediction)
     return Denoiser(process, model_fn, prediction, clip)
@@ -102,10 +130,14 @@ def check_prediction(process: Process, prediction: str) -> None:
     """Refuse, with a ValueError, a prediction that is unknown or from which x_0 cannot be recovered at time T."""
     if prediction not in PREDICTIONS:
         raise ValueError(f"prediction {prediction!r} is unknown; choose one of: {', '.join(PREDICTIONS)}")
-    if prediction == "eps" and process.logsnr[-1] == -jnp.inf:
+    if prediction == "eps" and process.forgets:
         raise ValueError(
             "prediction 'eps' says nothing of x_0 at t = T where alpha_T = 0; use 'v' or 'x0', or another schedule"
         )
+    if prediction in ("mean", "residual") and process.continuous:
+        raise ValueError(f"prediction {prediction!r} is that of the step to t - 1, and times are continuous; use 'v'")
+    if prediction == "mean" and process.blur is not None:
+        raise ValueError("prediction 'mean' says nothing of x_0 where a frequency does not change; use 'residual'")
 
 
 def target(process: Process, prediction: str, x_0: Any, x_t: Any, t: Any, noise: Any) -> Any:
@@ -126,8 +158,11 @@ def target(process: Process, prediction: str, x_0: Any, x_t: Any, t: Any, noise:
     if prediction == "x0":
         return x_0
     if prediction == "v":
-        m = process.marginal(t, shape)
-        return basis.synthesis(m.alpha * basis.analysis(noise) - m.sigma * basis.analysis(x_0))
+        at = process.scalars(t)
+        return at.a * noise - at.sigma * x_0
+    if prediction == "residual":
+        m = process.marginal(t - 1, shape)
+        return basis.synthesis(m.alpha * basis.analysis(x_0)) - x_t
     c = step_coefficients(process, t - 1, t, shape=shape)
     return basis.synthesis(c.k * basis.analysis(x_t) + c.gamma * basis.analysis(x_0))
 

@@ -3,23 +3,23 @@
     q(u_t | u_0) = N(alpha_t u_0, sigma_t^2)        logsnr_t = log(alpha_t^2 / sigma_t^2)        t = 0 (data) .. T
 
 Everything that the rest of the library needs of a process is here: the marginal at a time, the log-SNR difference of
-two times, and the time that the network is told. Tables are built in float64 on the host from logarithms, so neither 1
-- alpha_bar near t = 0 nor SNR ratios of neighbouring steps lose digits.
+two times, and the time that the network is told. Values are computed from logarithms, in float64 on the host, so
+neither 1 - alpha_bar near t = 0 nor SNR ratios of neighbouring steps lose digits.
 
 Times given as Python or NumPy values (or concrete JAX arrays) are answered in float64 NumPy; traced ones inside the
 graph, in JAX's default float. Coefficients have the shape () for a scalar time and (B, 1, 1, 1) for times of shape
-(B,), ready to broadcast to images.
+(B,), ready to broadcast to images; where they differ between frequencies, (H, W, 1) and (B, H, W, 1).
 """
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion import schedules
-from ddx.diffusion.basis import PIXEL, Basis
+from ddx.diffusion.basis import DCT, PIXEL, Basis
+from ddx.diffusion.dissipation import Changes, Scalars, dissipate, dissipate_changes
+from ddx.diffusion.levels import BlurTable, Cosine, NoiseTable, SineBlur, is_host
 
 
 class Marginal(NamedTuple):
@@ -36,15 +36,7 @@ class Level(NamedTuple):
     t: Any  # () or (B,)
     model_time: Any  # () or (B,): the network's input for t
     marginal: Marginal
-
-
-def is_host(*times: Any) -> bool:
-    """Whether all times are known now, so that their coefficients can be computed in float64."""
-    return not any(isinstance(t, jax.core.Tracer) for t in times)
-
-
-def _to_images(x: Any) -> Any:
-    return x[:, None, None, None] if x.ndim == 1 else x
+    a: Any  # the factor of alpha that all coordinates share: all of it, but for a blur
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,75 +45,113 @@ class Process:
 
     Attributes:
       basis: the coordinates in which the process is diagonal.
-      num_steps: T.
-      log_alpha: (T + 1,) float64, log alpha_t; entry 0 is the data, 0.
-      logsnr: (T + 1,) float64, strictly decreasing; entry 0 is +inf, the last may be -inf.
+      noise: how a and sigma evolve; its times are integers, or any real numbers in [0, T].
+      blur: how the image is blurred besides; None for a process that treats all coordinates alike.
+      d_min: what a blur leaves of every frequency.
+      low: the lowest value of the data; the highest is 1.
+      time_offset: of the network's times: it is told t - time_offset.
       rescale_time: tell the network times as if T were 1000 (Improved DDPM's code with rescale_timesteps).
+      paper_delta: 0 for exact steps; else the limit in Blurring Diffusion's printed algorithm, which is then followed.
     """
 
     basis: Basis
-    num_steps: int
-    log_alpha: np.ndarray
-    logsnr: np.ndarray
+    noise: NoiseTable | Cosine
+    blur: BlurTable | SineBlur | None = None
+    d_min: float = 0.0
+    low: float = -1.0
+    time_offset: int = 1
     rescale_time: bool = False
+    paper_delta: float = 0.0
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.noise.num_steps
+
+    @property
+    def continuous(self) -> bool:
+        """Whether times may be any real numbers in [0, T]."""
+        return self.noise.continuous
+
+    @property
+    def ends_noisy(self) -> bool:
+        """Whether there is noise at t = 0, so that p(x_0 | u_0) is a step of its own."""
+        return bool(self.noise.at(0).sigma > 0)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether nothing is left of some coordinates at T: they cannot be found from u_T and its noise."""
+        if self.blur is not None and self.d_min == 0 and self.blur.tau(self.num_steps) > 0:
+            return True
+        return bool(self.noise.at(self.num_steps).logsnr == -np.inf)
 
     def marginal(self, t: Any, shape: tuple[int, ...] | None = None) -> Marginal:
-        """alpha, sigma and logsnr of q(u_t | u_0) at integer times t, () or (B,), in [0, T].
+        """alpha, sigma and logsnr of q(u_t | u_0) at times t, () or (B,), in [0, T].
 
         `shape` = (H, W) is needed by processes whose coefficients differ between coordinates; a scalar one ignores it.
 
         Raises:
-          ValueError: a time known on the host is no integer in [0, T].
+          ValueError: a time known on the host is out of range, or no integer where it must be; or there is no shape.
         """
-        del shape
-        # sigma^2 = sigmoid(-logsnr), from whichever of alpha and sigma is small: no cancellation at either end.
-        log_sigma = -0.5 * np.logaddexp(0.0, self.logsnr)
-        alpha, sigma = np.exp(self.log_alpha), np.exp(log_sigma)
-        return Marginal(*(self._look_up(table, t) for table in (alpha, sigma, self.logsnr)))
+        at = self.scalars(t)
+        return Marginal(*at[:3]) if self.blur is None else spread(at, self.d_min, _given(shape))
+
+    def scalars(self, t: Any) -> Scalars:
+        """What all coordinates share at times t."""
+        noise = self.noise.at(t)
+        tau = 0.0 * noise.a if self.blur is None else self.blur.tau(t)
+        return Scalars(*map(_to_images, (*noise, tau)))
+
+    def changes(self, s: Any, t: Any) -> Changes:
+        """What all coordinates share of a step from t to s, without rounding the values at its ends first."""
+        log_a, logsnr = self.noise.log_alpha_change(s, t), self.noise.logsnr_change(s, t)
+        tau = 0.0 * log_a if self.blur is None else self.blur.tau_change(s, t)
+        return Changes(*map(_to_images, (log_a, logsnr, tau)))
 
     def log_alpha_difference(self, s: Any, t: Any, shape: tuple[int, ...] | None = None) -> Any:
         """log(alpha_t / alpha_s), without rounding the two logarithms first."""
-        del shape
-        return self._difference(self.log_alpha, s, t)
+        return self._differences(s, t, shape)[0]
 
     def logsnr_difference(self, s: Any, t: Any, shape: tuple[int, ...] | None = None) -> Any:
         """log(SNR_t / SNR_s), without rounding the two log-SNRs first; -inf where s = 0 is noise-free."""
-        del shape
-        return self._difference(self.logsnr, s, t)
+        return self._differences(s, t, shape)[1]
+
+    def _differences(self, s: Any, t: Any, shape: tuple[int, ...] | None) -> tuple[Any, Any]:
+        changes = self.changes(s, t)
+        if self.blur is None:
+            return changes.log_a, changes.logsnr
+        tau_s, tau_t = (_to_images(self.blur.tau(time)) for time in (s, t))
+        return dissipate_changes(tau_s, tau_t, changes, self.d_min, _given(shape))
 
     def model_time(self, t: Any) -> Any:
-        """What the network is told for time t: the 0-based index t - 1 of the reference implementations."""
-        return (t - 1) * (1000.0 / self.num_steps) if self.rescale_time else t - 1
+        """What the network is told for time t, as in the original codes.
+
+        The 0-based index t - 1 for DDPM and its successors, t for IHDM, and for Blurring Diffusion, whose paper does
+        not say, 1000 t / T.
+        """
+        t = t - self.time_offset if self.time_offset else t
+        return t * (1000.0 / self.num_steps) if self.rescale_time else t
 
     def level(self, t: Any, shape: tuple[int, ...] | None = None) -> Level:
         """The `Level` of times t, () or (B,)."""
         t = np.asarray(t) if is_host(t) else t
-        return Level(t, self.model_time(t), self.marginal(t, shape))
+        return Level(t, self.model_time(t), self.marginal(t, shape), self.scalars(t).a)
 
-    def _look_up(self, table: np.ndarray, t: Any) -> Any:
-        if not is_host(t):
-            return _to_images(jnp.asarray(table)[t])
-        return _to_images(table[self._index(t)])
 
-    def _difference(self, table: np.ndarray, s: Any, t: Any) -> Any:
-        if is_host(s, t):
-            return _to_images(table[self._index(t)] - table[self._index(s)])
-        # Two floats hold one float64: neighbouring log-SNRs subtract exactly although each is rounded.
-        high = table.astype(jnp.result_type(float))
-        low = np.where(np.isfinite(table), table - np.where(np.isfinite(table), high, 0.0), 0.0).astype(high.dtype)
-        high_t, high_s, low_t, low_s = (jnp.asarray(part)[i] for part in (high, low) for i in (t, s))
-        return _to_images((high_t - high_s) + (low_t - low_s))
+def spread(at: Scalars, d_min: Any, shape: tuple[int, ...]) -> Marginal:
+    """The marginal of every frequency of images of shape (H, W), from what they share."""
+    alpha, logsnr = dissipate(at, d_min, shape)
+    return Marginal(alpha, at.sigma, logsnr)
 
-    def _index(self, t: Any) -> np.ndarray:
-        index = np.asarray(t)
-        if index.dtype.kind not in "iu" and not np.all(index == np.round(index)):
-            raise ValueError(f"time {t} is not an integer; this process has the times 0..{self.num_steps}")
-        index = index.astype(np.int64)
-        if np.any(index < 0) or np.any(index > self.num_steps):
-            raise ValueError(
-                f"time {t} is out of range; this process has the times 0 (data) to {self.num_steps} (noise)"
-            )
-        return index
+
+def _to_images(x: Any) -> Any:
+    return x[:, None, None, None] if x.ndim == 1 else x
+
+
+def _given(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if shape is None:
+        raise ValueError("this process treats frequencies differently: pass shape=(H, W)")
+    return shape
 
 
 def process_from_betas(betas: Any, rescale_time: bool = False) -> Process:
@@ -139,7 +169,9 @@ def process_from_betas(betas: Any, rescale_time: bool = False) -> Process:
     with np.errstate(divide="ignore"):  # log 0 at t = 0 (no noise) and, if beta_T = 1, at T (no signal) are meant
         log_alpha = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-betas))])
         logsnr = 2.0 * log_alpha - np.log(-np.expm1(2.0 * log_alpha))
-    return Process(PIXEL, len(betas), log_alpha, logsnr, rescale_time)
+    # sigma^2 = sigmoid(-logsnr), from whichever of alpha and sigma is small: no cancellation at either end.
+    log_sigma = -0.5 * np.logaddexp(0.0, logsnr)
+    return Process(PIXEL, NoiseTable(log_alpha, log_sigma, logsnr), rescale_time=rescale_time)
 
 
 def ddpm(num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = False) -> Process:
@@ -160,3 +192,88 @@ def iddpm(num_steps: int = 4000, rescale_time: bool = False) -> Process:
     Most of its released networks were trained with `rescale_time`: they are told times as if T were 1000.
     """
     return ddpm(num_steps, "cosine", rescale_time)
+
+
+def blurring(
+    num_steps: int = 1000,
+    sigma_blur_max: float = 20.0,
+    blur_schedule: str = "sin2",
+    d_min: float = 0.001,
+    logsnr_min: float = -10.0,
+    logsnr_max: float = 10.0,
+    paper_delta: float = 0.0,
+) -> Process:
+    """Blurring Diffusion (Hoogeboom & Salimans 2023): cosine noise and a growing blur, in the DCT basis.
+
+    Times are real, in [0, T]; at t = 0 there is no blur and noise of a log-SNR of logsnr_max. Without blur it is
+    variance-preserving cosine diffusion.
+
+    Args:
+      num_steps: T, the steps of the sampler and of the bound; the process itself depends on t / T alone.
+      sigma_blur_max: standard deviation of the blur at T, in pixels; 20 is the paper's for CIFAR-10.
+      blur_schedule: "sin2", sigma_blur_max sin^2(pi t / 2 T), or "sin" without the square.
+      d_min: what is left of every frequency, so that the network's eps tells x_0 at all times.
+      logsnr_min: log-SNR of the noise at T.
+      logsnr_max: log-SNR of the noise at 0.
+      paper_delta: 0 for exact steps; 1e-8 for those of the paper's printed algorithm, whose limits change the mean by
+        up to 4e-4 at T = 1000. It has only eta = 1.
+
+    Raises:
+      ValueError: a number is out of its range, or the schedule is unknown.
+    """
+    if blur_schedule not in schedules.BLUR_POWERS:
+        choices = ", ".join(schedules.BLUR_POWERS)
+        raise ValueError(f"blur_schedule {blur_schedule!r} is unknown; choose one of: {choices}")
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if not (0 <= sigma_blur_max < np.inf and 0 <= d_min < 1 and 0 <= paper_delta < 1):
+        raise ValueError(
+            f"sigma_blur_max={sigma_blur_max} must be at least 0 and finite, d_min={d_min} and"
+            f" paper_delta={paper_delta} at least 0 and below 1"
+        )
+    if not -np.inf < logsnr_min < logsnr_max < np.inf:
+        raise ValueError(f"logsnr_min={logsnr_min} must be below logsnr_max={logsnr_max}, both finite")
+    return Process(
+        DCT,
+        Cosine(num_steps, logsnr_min, logsnr_max),
+        SineBlur(num_steps, sigma_blur_max, schedules.BLUR_POWERS[blur_schedule]),
+        d_min,
+        time_offset=0,
+        rescale_time=True,
+        paper_delta=paper_delta,
+    )
+
+
+def ihdm(
+    num_steps: int = 200,
+    sigma_blur_min: float = 0.5,
+    sigma_blur_max: float = 24.0,
+    sigma: float = 0.01,
+    low: float = 0.0,
+) -> Process:
+    """Inverse Heat Dissipation (Rissanen et al. 2022): ever more blur, with little and constant noise.
+
+    q(u_t | u_0) = N(exp(-lam tau_t) u_0, sigma^2), tau_t = sigma_B^2 / 2, where sigma_B grows from sigma_blur_min at
+    t = 1 to sigma_blur_max at T in equal ratios and is 0 at t = 0. `ddx.heat` has what belongs to this model alone.
+
+    Args:
+      num_steps: T, the paper's K.
+      sigma_blur_min: standard deviation of the least blur, in pixels.
+      sigma_blur_max: of the most; about half the image's size.
+      sigma: of the noise, for data in [low, 1].
+      low: the lowest value of the data.
+
+    Raises:
+      ValueError: a number is out of its range.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if not (0 < sigma_blur_min <= sigma_blur_max < np.inf and 0 < sigma < np.inf):
+        raise ValueError(
+            f"sigma_blur_min={sigma_blur_min} must be above 0 and at most sigma_blur_max={sigma_blur_max}, and"
+            f" sigma={sigma} above 0, all finite"
+        )
+    zeros, log_sigma = np.zeros(num_steps + 1), np.full(num_steps + 1, np.log(sigma))
+    blur = np.concatenate([[0.0], np.geomspace(sigma_blur_max, sigma_blur_min, num_steps)[::-1]])
+    noise = NoiseTable(zeros, log_sigma, -2.0 * log_sigma)
+    return Process(DCT, noise, BlurTable(blur), low=low, time_offset=0)

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ddx.diffusion.gaussian import Step, encoding_table, step_table
 from ddx.diffusion.kernels import DenoiseAt, Film, Kernel, filmed, make_kernel
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
-from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
+from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser, to_coordinates
 from ddx.diffusion.process import Level, Process
+from ddx.diffusion.steps import Steps, encoding_table, step_table
 from ddx.diffusion.trajectory import trajectory
 from ddx.diffusion.variance import VarianceFn
 
@@ -29,6 +30,7 @@ def sample(
     variance: str | VarianceFn = "small",
     noise: Any = None,
     solver: str | Kernel = "euler",
+    noisy_end: bool = False,
 ) -> Any:
     """Draw x_0 by walking back from x_T: DDPM (eta = 1, algorithm 2), DDIM (eta = 0, eq. 12) and all between.
 
@@ -46,16 +48,17 @@ def sample(
         None.
       solver: "euler" (DDPM and DDIM); "heun", "dpmpp_3m" (eta = 0); "dpmpp_2m" (at eta = 1 SDE-DPM-Solver++); or a
         `ddx.Kernel`.
+      noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
 
     Returns:
-      x_0 like x_T: the mean of the last step, to which no noise is added.
+      x_0 like x_T: the mean of the last step, to which by default no noise is added.
 
     Raises:
       ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
     """
     times, kernel = visited(process, times), make_kernel(solver, eta, variance)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
-    walking = _run(process, denoise, x_T, times, eta, kernel, draws)
+    walking = _run(process, denoise, x_T, times, eta, kernel, draws, noisy_end)
     return process.basis.synthesis(walking.u_t).astype(x_T.dtype)
 
 
@@ -115,7 +118,8 @@ def encode(
     """The x_T from which DDIM (eta = 0) leads to x_0: the same steps, taken upwards (DDIM section 4.3 and 5.4).
 
     The network is asked at the lower end of each step, and images are taken for x_1, whose noise is below their grey
-    levels; both as in Improved DDPM's code. Use a denoiser that does not clip.
+    levels; both as in Improved DDPM's code. Where times are continuous they are taken for x_0, which has such noise
+    itself. Use a denoiser that does not clip.
 
     Args:
       process: the process.
@@ -130,11 +134,10 @@ def encode(
     Raises:
       ValueError: the times are invalid, or the first is 1: then there is no step.
     """
-    times = trajectory(process.num_steps, None, visited(process, times))
-    steps = encoding_table(process, times, x_0.shape[-3:-1])
+    steps = encoding_table(process, visited(process, times), x_0.shape[-3:-1])
     kernel, basis = make_kernel(solver), process.basis
     walking = start(kernel, basis.analysis(x_0))
-    walking = walk(denoise_at(process, denoise), walking, steps, jnp.arange(len(steps.h)), kernel, no_noise)
+    walking = walk(denoise_at(process, denoise), walking, steps, jnp.arange(len(steps.noise)), kernel, no_noise)
     return basis.synthesis(walking.u_t).astype(x_0.dtype)
 
 
@@ -152,7 +155,7 @@ def start(kernel: Kernel, u_T: Any) -> Walking:
 
 
 def walk(
-    at: DenoiseAt, walking: Walking, steps: Step, draws: Any, kernel: Kernel, draw: Callable[[Any], Any]
+    at: DenoiseAt, walking: Walking, steps: Steps, draws: Any, kernel: Kernel, draw: Callable[[Any], Any]
 ) -> Walking:
     """Take the steps of a table, in basis coordinates: the scan under every sampler.
 
@@ -169,8 +172,9 @@ def walk(
     """
     steps = jax.tree.map(lambda x: cast(x, walking.u_t.dtype), steps)
 
-    def step(walking: Walking, row: tuple[Step, Any]) -> tuple[Walking, None]:
-        u_s, memory, _ = kernel.step(at, walking.u_t, walking.memory, row[0], draw(row[1]))
+    def step(walking: Walking, row: tuple[Steps, Any]) -> tuple[Walking, None]:
+        coefficients = row[0].expand(walking.u_t.shape[-3:-1])
+        u_s, memory, _ = kernel.step(at, walking.u_t, walking.memory, coefficients, draw(row[1]))
         return Walking(u_s.astype(walking.u_t.dtype), memory), None
 
     return jax.lax.scan(step, walking, (steps, draws))[0]
@@ -204,8 +208,11 @@ def _run(
     eta: float,
     kernel: Kernel,
     draws: Draws,
+    noisy_end: bool = False,
 ) -> Walking:
     steps = step_table(process, times, eta, x_T.shape[-3:-1])
+    if noisy_end:
+        steps = steps._replace(noise=np.ones_like(steps.noise))
     entries, draw = draws
     walking = start(kernel, process.basis.analysis(x_T))
     return walk(denoise_at(process, denoise), walking, steps, entries, kernel, draw)
@@ -243,8 +250,7 @@ def denoise_at(process: Process, denoise: Denoiser | DenoiseFn) -> DenoiseAt:
     basis = process.basis
 
     def at(u_t: Any, level: Level) -> Denoised:
-        d = denoise(basis.synthesis(u_t), level.t)
-        return Denoised(basis.analysis(d.x_0), basis.analysis(d.eps), d.extra)
+        return to_coordinates(basis, denoise(basis.synthesis(u_t), level.t))
 
     return at
 

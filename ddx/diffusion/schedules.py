@@ -22,6 +22,9 @@ import numpy as np
 
 _BETA_1, _BETA_T = 1e-4, 0.02
 
+# Of Blurring Diffusion's blur, sin^p.
+BLUR_POWERS = {"sin2": 2, "sin": 1}
+
 
 def _ends(num_steps: int) -> tuple[float, float]:
     scale = 1000.0 / num_steps

@@ -110,6 +110,23 @@ def probabilities(state: History, uniform_share: float = 0.001) -> Any:
     return jnp.where(jnp.all(state.counts >= history), learned + uniform_share / num_steps, 1.0 / num_steps)
 
 
+def continuous(times: TimeSampler) -> TimeSampler:
+    """Real times in (0, T]: those of a sampler of integer times, each less a number in [0, 1)."""
+
+    def draw(state: Any, key: Any, examples: Any, batch_size: int) -> tuple[Any, Any]:
+        t, weight = times.draw(state, key, examples, batch_size)
+        keys = example_keys(jax.random.fold_in(key, _WITHIN), examples)
+        return t - jax.vmap(jax.random.uniform)(keys), weight
+
+    def update(state: Any, t: Any, loss: Any) -> Any:
+        return times.update(state, jnp.ceil(t).astype(jnp.int32), loss)
+
+    return TimeSampler(times.init, draw, update)
+
+
+_WITHIN = 2**31 - 1  # a stream of its own: examples are counted from 0
+
+
 TIME_SAMPLERS: dict[str, Callable[[int], TimeSampler]] = {
     "uniform": uniform,
     "antithetic": antithetic,

@@ -17,8 +17,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import Step
 from ddx.diffusion.prediction import Denoised
+from ddx.diffusion.steps import Step
 
 VarianceFn = Callable[[Denoised, Step], Any]
 """variance(d, step) -> per basis coordinate, broadcastable to u_t; d and step are those of one row."""
@@ -49,7 +49,7 @@ def learned(d: Denoised, step: Step) -> Any:
 def learned_range(d: Denoised, step: Step) -> Any:
     """The network's further channels v choose between small (v = -1) and the forward variance (v = 1)."""
     f = 0.5 * (_extra(d, "range") + 1.0)
-    return _exp(f * jnp.log(step.upper) + (1.0 - f) * jnp.log(step.small))
+    return _exp(f * _log(step.upper) + (1.0 - f) * _log(step.small))
 
 
 VARIANCES: dict[str, VarianceFn] = {"small": small, "large": large, "learned": learned, "range": learned_range}
@@ -77,6 +77,11 @@ def _extra(d: Denoised, name: str) -> Any:
             " use variance='small' or 'large'"
         )
     return d.extra
+
+
+def _log(variance: Any) -> Any:
+    """The logarithm, and the limit for 0: a frequency that a step does not change has no variance."""
+    return jnp.where(variance > 0, jnp.log(jnp.where(variance > 0, variance, 1.0)), -_LOG_LIMIT)
 
 
 def _exp(log_variance: Any) -> Any:

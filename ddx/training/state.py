@@ -35,6 +35,9 @@ def init_state(params: Any, optimizer: optax.GradientTransformation, times: Any 
 
 
 def update_ema(ema: Any, params: Any, step: Any, decay: float, warmup: bool) -> Any:
-    """Move the average: decay * ema + (1 - decay) * params; with warmup, decay is at most (1 + step) / (10 + step)."""
-    rate = jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else decay
+    """Move the average: decay * ema + (1 - decay) * params.
+
+    With warmup, decay is at most (1 + n) / (10 + n) at the n-th update, n = step + 1, as in IHDM's code.
+    """
+    rate = jnp.minimum(decay, (2.0 + step) / (11.0 + step)) if warmup else decay
     return jax.tree.map(lambda e, p: e + (1.0 - rate) * (p - e), ema, params)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import gaussian, kernels, schedules, variance
+from ddx.diffusion import kernels, schedules, steps, variance
 from tests import golden
 
 
@@ -26,14 +26,14 @@ def flat(x):
 
 def tables(process, times):
     """The references' tables, by their names, of the process respaced to `times`."""
-    step = jax.tree.map(lambda x: flat(x)[::-1], gaussian.step_table(process, times))
+    step = jax.tree.map(lambda x: flat(x)[::-1], steps.step_table(process, times))
     alpha, sigma, logsnr = step.level.marginal
     abar = alpha**2
     previous = np.concatenate([[1.0], abar[:-1]])
     with jax.enable_x64(True):
         fixedlarge = np.asarray(variance.large(None, step))
     return {
-        "betas": -np.expm1(np.diff(2 * process.log_alpha[[*times[::-1]]])),
+        "betas": -np.expm1(np.diff(2 * process.noise.log_alpha[[*times[::-1]]])),
         "alphas_cumprod": abar,
         "alphas_cumprod_prev": previous,
         "alphas_cumprod_next": np.concatenate([abar[1:], [0.0]]),
@@ -113,7 +113,7 @@ def test_q(key):
         x_t = ddx.q_sample(process, x_0, t, noise)
         m = process.marginal(t)
         mean, lambda2 = ddx.q_posterior(process, x_0, x_t, t - 1, t)
-        small = gaussian.step_table(process, ddx.trajectory(process.num_steps)).small[::-1][t - 1]
+        small = steps.step_table(process, ddx.trajectory(process.num_steps)).small[::-1][t - 1]
 
         def estimate(output, prediction):
             return ddx.denoiser(process, lambda *_: output, prediction, clip=False)(x_t, t)
@@ -145,7 +145,7 @@ NAMES = {"fixedsmall": "small", "fixedlarge": "large", "": "small"}
 
 def one_step(process, prediction, var, clip, x_t, t, eta=1.0, z=0.0):
     """Rows of the full chain at times t, one per example, walked once: (x_{t-1}, the estimate, the rows)."""
-    table = gaussian.step_table(process, ddx.trajectory(process.num_steps), eta)
+    table = steps.step_table(process, ddx.trajectory(process.num_steps), eta)
     rows = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[::-1][t - 1]), table)
     denoise = ddx.denoiser(process, golden.fake_model(var), prediction, clip)
     kernel = kernels.euler(variance.variance_fn(NAMES.get(var, var)))

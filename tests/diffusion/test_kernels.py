@@ -15,7 +15,7 @@ PROCESSES = {"linear": ddx.ddpm(200_000), "cosine": ddx.iddpm(200_000)}  # fine 
 
 def log_snr_times(process, K, rho=0.0):
     """Times even in log-SNR, or, with rho, in the (1 / rho)-th power of sigma / alpha (Karras et al. 2022, eq. 5)."""
-    logsnr = process.logsnr[1:]
+    logsnr = process.noise.logsnr[1:]
     if rho:
         first, last = (np.exp(-logsnr[[0, -1]] / 2)) ** (1 / rho)
         wanted = -2 * rho * np.log(np.linspace(first, last, K))
@@ -91,7 +91,7 @@ def test_every_solver_is_exact_where_the_data_are_one_point(solver):
 def test_a_process_that_ends_without_signal_can_be_solved(solver):
     """The first step then has an infinite length in log-SNR."""
     process = ddx.ddpm(100, "jsd")
-    assert process.logsnr[-1] == -np.inf
+    assert process.noise.logsnr[-1] == -np.inf
     with jax.enable_x64(True):
         data = oracle.random_gaussian(SHAPE)
         denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)

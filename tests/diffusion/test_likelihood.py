@@ -12,8 +12,8 @@ import pytest
 import ddx
 from ddx.diffusion import likelihood, losses, variance
 from ddx.diffusion.basis import Basis
-from ddx.diffusion.gaussian import chain_rows, step_table
 from ddx.diffusion.prediction import Denoised
+from ddx.diffusion.steps import chain_rows, step_table
 from tests import golden
 from tests.oracle import Gaussian
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import gaussian, kernels, noise, sampling
+from ddx.diffusion import kernels, noise, sampling
+from ddx.diffusion import steps as steps_lib
 
 SHAPE = (4, 4, 2)
 
@@ -64,7 +65,7 @@ def test_one_program_serves_every_schedule_eta_and_trajectory_of_a_length():
     for process in (ddx.ddpm(1000), ddx.iddpm(4000), ddx.ddpm(50, "quad")):
         for eta in (0.0, 0.5, 1.0):
             times = ddx.trajectory(process.num_steps, 10)
-            found = walk(gaussian.step_table(process, times, eta), x_T, draws)
+            found = walk(steps_lib.step_table(process, times, eta), x_T, draws)
             expected = ddx.sample(process, ddx.denoiser(process, model_fn), None, x_T, times, eta, noise=draws)
             np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-6)
     assert len(traces) == 1
@@ -74,7 +75,7 @@ def test_one_program_serves_every_schedule_eta_and_trajectory_of_a_length():
 def test_a_walk_may_be_cut_anywhere(process, solver):
     denoise = ddx.denoiser(process, model_fn)
     eta = 1.0 if solver == "euler" else 0.0
-    steps, kernel = gaussian.step_table(process, ddx.trajectory(100, 10), eta), kernels.make_kernel(solver, eta)
+    steps, kernel = steps_lib.step_table(process, ddx.trajectory(100, 10), eta), kernels.make_kernel(solver, eta)
     keys = noise.example_keys(jax.random.key(0), jnp.arange(2))
     x_T = sampling.initial_noise(keys, SHAPE)
     draw_fn = sampling.noise_from(keys, x_T)
@@ -94,7 +95,7 @@ def test_eta_1_is_the_ancestral_sampler_and_its_noise_grows_with_eta(process):
     point = ddx.denoiser(process, lambda x, t: jnp.zeros_like(x), "x0")
     spread = []
     for eta in (0.0, 0.5, 1.0):
-        steps = gaussian.step_table(process, (100, 50, 0), eta)
+        steps = steps_lib.step_table(process, (100, 50, 0), eta)
         spread.append(float(steps.small[0, 0, 0, 0]))
         assert float(jnp.abs(ddx.sample(process, point, jax.random.key(0), x_T, (100, 50, 0), eta)).max()) == 0
     np.testing.assert_allclose(spread, [0.0, 0.25 * spread[2], spread[2]])
@@ -146,13 +147,13 @@ def test_a_deterministic_sampler_needs_no_key(process):
 def test_an_eta_above_1_keeps_the_marginals_while_it_can():
     """DDIM's step with sigma_s^2 - lambda2 >= 0 has the right marginal at s for any eta (its lemma 1)."""
     process, times = ddx.ddpm(1000), ddx.trajectory(1000)
-    steps = gaussian.step_table(process, times, 1.0)
+    steps = steps_lib.step_table(process, times, 1.0)
     limit = float(np.min(1 / np.sqrt(-np.expm1(-2 * steps.h[:-1]))))
     eta = 0.999 * limit
     assert eta > 1.2
     t, s = np.asarray(times[:-1]), np.asarray(times[1:])
     m_s, m_t = process.marginal(s), process.marginal(t)
-    c = gaussian.step_coefficients(process, s, t, eta)
+    c = ddx.step_coefficients(process, s, t, eta)
     np.testing.assert_allclose(c.k * m_t.alpha + c.gamma, m_s.alpha, rtol=1e-12)
     np.testing.assert_allclose(c.k**2 * m_t.sigma**2 + c.lambda2, m_s.sigma**2, rtol=1e-12, atol=1e-300)
     denoise, x_T = ddx.denoiser(process, model_fn), jnp.ones((1, *SHAPE))
@@ -251,7 +252,7 @@ def test_coefficients_may_differ_between_coordinates(solver):
     left, right = ddx.ddpm(100, "cosine"), ddx.ddpm(100, "sigmoid")
     kernel = kernels.make_kernel(solver)
     times = ddx.trajectory(100, 10, "trailing")
-    tables = [gaussian.step_table(p, times, 0.0) for p in (left, right)]
+    tables = [steps_lib.step_table(p, times, 0.0) for p in (left, right)]
 
     def both(a, b):
         a, b = np.asarray(a), np.asarray(b)

@@ -23,7 +23,7 @@ def test_a_warmed_up_average_forgets_its_start():
     ema = plain = jnp.ones(())
     for step in range(100):
         ema, plain = (update_ema(x, jnp.zeros(()), step, 0.9999, warmup=w) for x, w in ((ema, True), (plain, False)))
-    product = np.prod([(1 + n) / (10 + n) for n in range(100)])
+    product = np.prod([(1 + n) / (10 + n) for n in range(1, 101)])
     np.testing.assert_allclose(ema, product, rtol=1e-4)
     np.testing.assert_allclose(plain, 0.9999**100, rtol=1e-5)
     assert ema < 1e-8 < 0.98 < plain

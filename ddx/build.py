@@ -1,20 +1,24 @@
 """From a validated config to the things a run is made of."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx.config import check_image_size, validate
-from ddx.data.augment import shrink
-from ddx.diffusion import losses
-from ddx.diffusion.gaussian import Step, step_table
+from ddx.config import validate
+from ddx.consistency import check_image_size
+from ddx.data.augment import shrink, to_float
+from ddx.diffusion import losses, timesteps
+from ddx.diffusion.heat import heat_sampler
 from ddx.diffusion.kernels import Kernel, make_kernel
 from ddx.diffusion.prediction import Denoiser, denoiser
-from ddx.diffusion.process import Process, ddpm
+from ddx.diffusion.process import Process, blurring, ddpm, ihdm
+from ddx.diffusion.steps import Steps, step_table
 from ddx.diffusion.timesteps import TIME_SAMPLERS, TimeSampler
 from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
@@ -44,6 +48,15 @@ class System(NamedTuple):
         h = self.model.low_res
         return (h, h * width // height, channels) if h else None
 
+    @property
+    def starts_from_images(self) -> bool:
+        """Whether samples start from blurred images of the training set, not from noise."""
+        return bool(self.config.process.kind == "ihdm")
+
+    def to_float(self, images: Any) -> Any:
+        """uint8 images in the range of the process's data."""
+        return to_float(images, self.process.low)
+
     def init(self, key: Any) -> Any:
         """Initial parameters."""
         return self.model.init(key, *self.model.inputs(self.image_shape))["params"]
@@ -65,7 +78,8 @@ class System(NamedTuple):
 
         args = (self.process, model_fn, x_0, t, noise, loss.prediction)
         if loss.objective == "simple":
-            return losses.simple_loss(*args), {}
+            each = losses.simple_loss(*args)
+            return each * (np.prod(x_0.shape[1:]) if loss.reduction == "sum" else 1), {}
         if loss.objective == "hybrid":
             hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight)
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
@@ -84,11 +98,12 @@ class Sampler(NamedTuple):
     """How images are drawn: a table of steps, and what to do at each."""
 
     times: tuple[int, ...]
-    steps: Step
+    steps: Steps
     kernel: Kernel
     deterministic: bool  # no noise is drawn
     clip: bool
     batch_size: int
+    prior_noise: float  # of ihdm: added to the blurred images that samples start from
 
 
 def dataset(config: ConfigDict) -> ddx.data.Dataset:
@@ -106,6 +121,18 @@ def dataset(config: ConfigDict) -> ddx.data.Dataset:
     return data
 
 
+def process(config: ConfigDict) -> Process:
+    """The process of a validated config."""
+    p = config.process
+    if p.kind == "blurring":
+        made = blurring(p.num_steps, p.sigma_blur_max, p.blur_schedule, p.d_min, p.logsnr_min, p.logsnr_max)
+    elif p.kind == "ihdm":
+        made = ihdm(p.num_steps, p.sigma_blur_min, p.sigma_blur_max, p.sigma)
+    else:
+        made = ddpm(p.num_steps, p.schedule, p.rescale_time)
+    return dataclasses.replace(made, low=float(config.data.low))
+
+
 def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1) -> System:
     """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C).
 
@@ -117,8 +144,7 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
     config = validate(config)
     if config.model.class_conditional and num_classes < 2:
         raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
-    p, m = config.process, config.model
-    process = ddpm(p.num_steps, p.schedule, p.rescale_time)
+    m = config.model
     outputs = 2 if config.loss.variance in LEARNED_VARIANCES else 1
     model = UNet(
         family=m.family,
@@ -136,29 +162,32 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
     )
-    return System(config, process, model, image_shape)
+    return System(config, process(config), model, image_shape)
 
 
 def sampler(config: ConfigDict, system: System) -> Sampler:
-    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver.
+    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
 
     Raises:
       ConfigError: the settings do not go together.
     """
     s = config.sample
-    eta, variance = (1.0, s.variance) if s.sampler == "ancestral" else (s.eta, "small")
+    eta, variance = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
     try:
         times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
         steps = step_table(system.process, times, eta, system.image_shape[:2])
-        kernel = make_kernel(s.solver, eta, variance)
+        kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
-    return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size)
+    prior_noise = s.delta if s.prior_noise else 0.0
+    return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size, prior_noise)
 
 
 def time_sampler(config: ConfigDict) -> TimeSampler:
-    """How a config's training draws times."""
-    return TIME_SAMPLERS[config.loss.times](config.process.num_steps)
+    """How a config's training draws times: integers, but for the simple loss where times are continuous."""
+    times = TIME_SAMPLERS[config.loss.times](config.process.num_steps - (not config.loss.last_level))
+    whole = config.process.kind != "blurring" or config.loss.objective != "simple"
+    return times if whole else timesteps.continuous(times)
 
 
 def steps_per_call(config: ConfigDict) -> int:

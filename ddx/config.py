@@ -7,15 +7,13 @@ values that cannot go together. This module imports neither jax nor a data libra
 
 import difflib
 import json
-import warnings
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddx.diffusion import schedules
-from ddx.diffusion.trajectory import trajectory
+from ddx.consistency import check_together
 from ddx.errors import ConfigError
-from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES
+from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS
 
 
 def default_config() -> ConfigDict:
@@ -36,7 +34,7 @@ def validate(config: Any) -> ConfigDict:
     if missing:
         raise ConfigError(f"config key {missing[0]} is missing. Start from ddx.config.default_config()")
     checked = {key: _checked(key, values[key]) for key in KEYS}
-    _check_together(checked)
+    check_together(checked)
     return _nested(checked)
 
 
@@ -151,98 +149,3 @@ def wrong_type(key: str, value: Any) -> ConfigError:
 
 
 _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or False", tuple: "a tuple of ints"}
-
-
-def _check_together(c: dict[str, Any]) -> None:
-    """Values that are fine alone and impossible together."""
-    for multiplier in (1, *c["model.multipliers"]):
-        if c["model.channels"] * multiplier % c["model.groups"]:
-            raise ConfigError(
-                f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
-                f" must be a multiple of model.groups={c['model.groups']}"
-            )
-    if c["data.image_size"]:
-        model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
-        check_image_size(c["data.image_size"], c["data.image_size"], model, "images of data.image_size")
-    if c["data.name"] == "folder" and not c["data.dir"]:
-        raise ConfigError("data.name='folder' needs the folder: set data.dir")
-    try:
-        betas = schedules.betas(c["process.schedule"], c["process.num_steps"])
-    except ValueError as error:
-        raise ConfigError(f"process: {error}") from None
-    if betas[-1] == 1 and c["loss.prediction"] == "eps":
-        raise ConfigError(
-            f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
-            " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
-        )
-    if c["loss.objective"] == "hybrid" and c["loss.variance"] not in LEARNED_VARIANCES:
-        raise ConfigError(
-            f"loss.objective='hybrid' trains a learned variance, and loss.variance={c['loss.variance']!r} is fixed; set"
-            " loss.variance='range', or use simple"
-        )
-    if c["loss.objective"] == "simple" and c["loss.variance"] in LEARNED_VARIANCES:
-        raise ConfigError(
-            f"loss.objective='simple' does not train loss.variance={c['loss.variance']!r}; use hybrid or rescaled_kl"
-        )
-    if c["train.batch_size"] % c["train.accumulation"]:
-        raise ConfigError(
-            f"train.batch_size={c['train.batch_size']} must be a multiple of"
-            f" train.accumulation={c['train.accumulation']}"
-        )
-    _check_sampling({key.removeprefix("sample."): value for key, value in c.items() if key.startswith("sample.")}, c)
-
-
-def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
-    if s["num_steps"] > c["process.num_steps"]:
-        raise ConfigError(
-            f"sample.num_steps={s['num_steps']} exceeds process.num_steps={c['process.num_steps']};"
-            " there are no more times"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
-        try:
-            trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
-        except ValueError as error:
-            raise ConfigError(f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps: {error}") from None
-    noisy = s["sampler"] == "ancestral" or s["eta"] > 0
-    if s["solver"] in ("heun", "dpmpp_3m") and noisy:
-        raise ConfigError(
-            f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
-            " sample.eta=0, or use dpmpp_2m"
-        )
-    if s["variance"] in LEARNED_VARIANCES and s["variance"] != c["loss.variance"]:
-        raise ConfigError(
-            f"sample.variance={s['variance']!r} needs a network trained with loss.variance={s['variance']!r},"
-            f" not {c['loss.variance']!r}"
-        )
-    if s["solver"] != "euler" and s["sampler"] == "ancestral" and s["variance"] != "small":
-        raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
-
-
-def check_image_size(height: int, width: int, model: dict[str, Any], where: str) -> None:
-    """Refuse images that a U-Net cannot halve, shrink to its low resolution, or attend to as its settings say."""
-    levels, low_res = len(model["multipliers"]), model["low_res"]
-    factor = 2 ** (levels - 1)
-    if height % factor or width % factor:
-        raise ConfigError(
-            f"{where} {height} x {width}: both must be multiples of {factor}, to be halved {levels - 1} times"
-            " (model.multipliers); set data.image_size"
-        )
-    if low_res and (height % low_res or width * low_res % height or low_res == height):
-        raise ConfigError(
-            f"model.low_res={low_res} is no whole fraction of {where} {height} x {width}; use {height // 2}, say"
-        )
-    reached = [height >> level for level in range(levels)]
-    for resolution in model["attention_resolutions"]:
-        if resolution not in reached:
-            raise ConfigError(
-                f"model.attention_resolutions has {resolution}, which {where} {height} x {width} never reach;"
-                f" choose from {reached}"
-            )
-    for resolution in (*model["attention_resolutions"], reached[-1]):  # the middle attends too
-        channels = model["channels"] * model["multipliers"][reached.index(resolution)]
-        if channels % model["num_heads"]:
-            raise ConfigError(
-                f"model.num_heads={model['num_heads']} does not divide the {channels} channels at the attention"
-                f" resolution {resolution}; use another number of heads"
-            )

@@ -1,6 +1,6 @@
 """Walks of a network on all devices, in batches and in pieces short enough to tell of their progress."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -9,12 +9,16 @@ import numpy as np
 
 from ddx import parallel
 from ddx.build import Sampler, System
-from ddx.diffusion import sampling
-from ddx.diffusion.gaussian import Step, encoding_table
+from ddx.data import Dataset
+from ddx.diffusion import heat, sampling
 from ddx.diffusion.kernels import Film, filmed
 from ddx.diffusion.noise import example_keys
+from ddx.diffusion.steps import Steps, encoding_table
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
+
+OfExamples = tuple[Any, Any]
+"""Of the examples of a batch: their keys, or `Between`, and what the network is told of them."""
 
 
 class Batch(NamedTuple):
@@ -25,14 +29,28 @@ class Batch(NamedTuple):
     film: Film | None  # of (frames, N, H, W, C) uint8
 
 
+class Between(NamedTuple):
+    """Whose noise the steps draw: that of two examples, mixed as `ddx.diffusion.heat.between` does; (B,) each."""
+
+    keys: Any
+    others: Any
+    weights: Any
+
+
 class Generator:
     """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
 
     def __init__(
-        self, system: System, sampler: Sampler, frames: tuple[int, ...] = (), told: dict[str, Any] | None = None
+        self,
+        system: System,
+        sampler: Sampler,
+        frames: tuple[int, ...] = (),
+        told: dict[str, Any] | None = None,
+        images: Dataset | None = None,
     ) -> None:
         """`system` and `sampler` are `ddx.build`'s.
 
+        `images` is the training set, which a system that starts from images needs.
         `frames` are the times to film, if any. Of image i the network is told the i-th rows of `told`, or, beyond them,
         from the first again; of its class, if that is not there, 0, 1, ... in turn.
         """
@@ -42,24 +60,37 @@ class Generator:
         self._process = system.process
         self._sampler = sampler
         kernel = filmed(sampler.kernel, frames) if frames else sampler.kernel
+        self._images = images if system.starts_from_images else None
+        self._low = system.process.low
         basis = system.process.basis
+        # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
+        at = system.process.level(np.asarray(frames, int), self._shape[:2])
+        kept = (at.marginal.alpha / at.a)[:, None].astype(np.float32)
 
         def noise(keys: Any) -> Any:
             return sampling.initial_noise(keys, self._shape)
+
+        def prior(keys: Any, images: Any) -> Any:
+            return heat.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
 
         def begin(x: Any) -> Any:
             return sampling.start(kernel, basis.analysis(x))
 
         def walk(params: Any, steps: Any, draws: Any, keys: Any, told: Any, walking: Any) -> Any:
             at = system.denoiser(params, sampler.clip, told).at
-            draw = sampling.no_noise if sampler.deterministic else sampling.noise_from(keys, walking.u_t)
+            draw = sampling.no_noise if sampler.deterministic else _draw(keys, walking.u_t)
             return sampling.walk(at, walking, steps, draws, kernel, draw)
 
         def end(walking: Any) -> Any:
-            film = walking.memory[1] if frames else None
-            return basis.synthesis(walking.u_t), jax.tree.map(basis.synthesis, film)
+            x_0 = basis.synthesis(walking.u_t)
+            if not frames:
+                return x_0, None
+            film = walking.memory[1]
+            return x_0, Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
 
         self._noise = parallel.over_batch(noise, shared=0, split=1)
+        self._chosen = parallel.over_batch(lambda keys: heat.prior_images(keys, self._num_images()), shared=0, split=1)
+        self._prior = parallel.over_batch(prior, shared=0, split=2)
         self._begin = parallel.over_batch(begin, shared=0, split=1)
         self._walk = parallel.over_batch(walk, shared=3, split=3)
         self._end = parallel.over_batch(end, shared=0, split=1)
@@ -82,60 +113,86 @@ class Generator:
         with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
             for start in left:
                 of_examples = self._of_examples(seed, np.arange(start, start + size))
-                walking = self._begin(self._noise(of_examples[0]))
+                walking = self._begin(self._initial(of_examples[0]))
                 walking = self._take(params, walking, of_examples, self._sampler.steps, progress)
                 x_0, film = self._end(walking)
                 count = min(size, num_images - start)
                 if film is not None:
-                    film = Film(*(to_uint8(_join_film(x)[:, :count]) for x in film))
-                yield Batch(start, to_uint8(parallel.join_batch(x_0)[:count]), film)
+                    film = Film(*(to_uint8(_join_film(x)[:, :count], self._low) for x in film))
+                yield Batch(start, to_uint8(parallel.join_batch(x_0)[:count], self._low), film)
 
-    def noise(self, seed: int, num_images: int) -> np.ndarray:
+    def initial(self, seed: int, num_images: int) -> np.ndarray:
         """The x_T that images 0 .. num_images - 1 of a seed start from, (N, H, W, C)."""
         size = self.batch_size(num_images)
         starts = range(0, num_images, size)
-        parts = [self._noise(self._of_examples(seed, np.arange(start, start + size))[0]) for start in starts]
+        parts = [self._initial(self._of_examples(seed, np.arange(start, start + size))[0]) for start in starts]
         return np.concatenate([parallel.join_batch(part) for part in parts])[:num_images]
 
     def decode(
         self, params: Any, x_t: np.ndarray, first: int = 0, seed: int = 0, examples: np.ndarray | None = None
     ) -> np.ndarray:
-        """Images in [-1, 1] from given states x_t, (N, H, W, C) at the `first`-th visited time.
+        """Images in the data's range from given states x_t, (N, H, W, C) at the `first`-th visited time.
 
         The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1, and the network is
         told what it is told of those.
         """
         steps = jax.tree.map(lambda x: x[first:], self._sampler.steps)
-        return self._through(params, x_t, steps, "decoding", seed, examples)
+        examples = np.arange(len(x_t)) if examples is None else examples
+        return self._through(params, x_t, steps, "decoding", lambda rows: self._of_examples(seed, examples[rows]))
+
+    def decode_between(
+        self, params: Any, x_t: np.ndarray, seed: int, pairs: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Images from given states at the first time, with noise between that of two images (`ddx.interpolate_heat`).
+
+        Row i draws from the images pairs[i], (N, 2), of the seed with weights[i]; 0 is the first one's noise. The
+        network is told what it is told of the first.
+        """
+
+        def of(rows: np.ndarray) -> OfExamples:
+            (keys, told), (others, _) = (self._of_examples(seed, pairs[rows, end]) for end in (0, 1))
+            return Between(keys, others, parallel.split_batch(weights[rows].astype(np.float32))), told
+
+        return self._through(params, x_t, self._sampler.steps, "decoding", of)
 
     def encode(self, params: Any, x_0: np.ndarray, examples: np.ndarray | None = None) -> np.ndarray:
-        """The latents of images in [-1, 1], as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
+        """The latents of images, as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
         steps = encoding_table(self._process, self._sampler.times, self._shape[:2])
-        return self._through(params, x_0, steps, "encoding", 0, examples)
+        examples = np.arange(len(x_0)) if examples is None else examples
+        return self._through(params, x_0, steps, "encoding", lambda rows: self._of_examples(0, examples[rows]))
 
     def _through(
-        self, params: Any, x: np.ndarray, steps: Step, what: str, seed: int = 0, examples: np.ndarray | None = None
+        self, params: Any, x: np.ndarray, steps: Steps, what: str, of: Callable[[np.ndarray], OfExamples]
     ) -> np.ndarray:
         size, done = self.batch_size(len(x)), []
-        examples = np.arange(len(x)) if examples is None else examples
         params = parallel.replicate(params)
         starts = range(0, len(x), size)
-        with Progress(what, len(starts) * len(steps.h)) as progress:
+        with Progress(what, len(starts) * len(steps.noise)) as progress:
             for start in starts:
                 rows = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
-                of_examples = self._of_examples(seed, examples[rows])
                 walking = self._begin(parallel.split_batch(x[rows].astype(np.float32)))
-                walking = self._take(params, walking, of_examples, steps, progress)
+                walking = self._take(params, walking, of(rows), steps, progress)
                 done.append(parallel.join_batch(self._end(walking)[0]))
         return np.concatenate(done)[: len(x)]
 
-    def _of_examples(self, seed: int, examples: np.ndarray) -> tuple[Any, Any]:
+    def _initial(self, keys: Any) -> Any:
+        """The x_T of examples with these keys."""
+        if self._images is None:
+            return self._noise(keys)
+        chosen = parallel.join_batch(self._chosen(keys))
+        return self._prior(keys, parallel.split_batch(self._images.read(chosen)["image"]))
+
+    def _num_images(self) -> int:
+        assert self._images is not None
+        return self._images.num_examples
+
+    def _of_examples(self, seed: int, examples: np.ndarray) -> OfExamples:
         """The keys of images of a seed, and what the network is told of them."""
         keys = example_keys(jax.random.key(seed), jnp.asarray(examples))
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
-    def _take(self, params: Any, walking: Any, of_examples: tuple[Any, Any], steps: Step, progress: Progress) -> Any:
-        num_steps = len(steps.h)
+    def _take(self, params: Any, walking: Any, of_examples: OfExamples, steps: Steps, progress: Progress) -> Any:
+        num_steps = len(steps.noise)
         piece = rows_a_call(num_steps)
         for first in range(0, num_steps, piece):
             rows = slice(first, min(first + piece, num_steps))
@@ -144,6 +201,14 @@ class Generator:
             progress.advance(rows.stop - rows.start)
             progress.tick()
         return walking
+
+
+def _draw(keys: Any, u_t: Any) -> Callable[[Any], Any]:
+    """The k-th draw of each example as a function of k."""
+    if not isinstance(keys, Between):
+        return sampling.noise_from(keys, u_t)
+    of_one, of_other = sampling.noise_from(keys.keys, u_t), sampling.noise_from(keys.others, u_t)
+    return lambda k: heat.between(of_one(k), of_other(k), keys.weights[:, None, None, None])
 
 
 def _join_film(x: Any) -> np.ndarray:

@@ -7,14 +7,15 @@ from typing import Any
 
 from ddx.diffusion import schedules
 
-PREDICTIONS = ("eps", "x0", "v", "mean")
+PROCESSES = ("ddpm", "blurring", "ihdm")
+PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
-SAMPLERS = ("ddim", "ancestral")
+SAMPLERS = ("ddim", "ancestral", "heat")
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
 
 
@@ -58,6 +59,11 @@ def _between(low: float, high: float) -> dict[str, Any]:
     return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
 
 
+def _number(low: float, above: bool = False) -> dict[str, Any]:
+    kind = "finite" if low == -math.inf else f"{'above' if above else 'at least'} {low:g} and finite"
+    return {"limit": kind, "holds": lambda value: math.isfinite(value) and (value > low if above else value >= low)}
+
+
 def _one_of(*choices: str) -> dict[str, Any]:
     return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices}
 
@@ -81,10 +87,21 @@ KEYS: dict[str, Key] = {
         limit="empty or four numbers, the last two at least 1",
         holds=lambda crop: not crop or (len(crop) == 4 and min(crop[:2]) >= 0 and min(crop[2:]) >= 1),
     ),
+    "data.low": Key(
+        -1, "the lowest grey level, the highest is 1; 0 is IHDM's", limit="-1 or 0", holds=lambda low: low in (-1, 0)
+    ),
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
-    "process.schedule": Key("linear", "noise schedule", **_one_of(*schedules.SCHEDULES)),
+    "process.kind": Key("ddpm", "noise alone, or with a blur: Blurring Diffusion or IHDM", **_one_of(*PROCESSES)),
+    "process.schedule": Key("linear", "noise schedule of ddpm", **_one_of(*schedules.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
-    "process.rescale_time": Key(False, "tell the network times as if T were 1000"),
+    "process.rescale_time": Key(False, "tell the network times as if T were 1000, in ddpm; blurring always does"),
+    "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **_number(0)),
+    "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **_number(0, above=True)),
+    "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **_one_of(*schedules.BLUR_POWERS)),
+    "process.d_min": Key(0.001, "what the blur of blurring leaves of every frequency", **_between(0, 1)),
+    "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **_number(-math.inf)),
+    "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **_number(-math.inf)),
+    "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **_number(0, above=True)),
     "model.family": Key(
         "ddpm", "whose conventions (embedding, padding, epsilon, initial weights) to follow", **_one_of(*FAMILIES)
     ),
@@ -118,6 +135,8 @@ KEYS: dict[str, Key] = {
         0.001, "weight of the bound, in bits/dim, in hybrid", limit="at least 0", holds=lambda w: 0 <= w < math.inf
     ),
     "loss.times": Key("uniform", "how times are drawn", **_one_of(*TIME_SAMPLERS)),
+    "loss.reduction": Key("mean", "of an image's squared errors in simple; IHDM sums", **_one_of("mean", "sum")),
+    "loss.last_level": Key(True, "train at T too, where sampling starts; IHDM's released code does not"),
     "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
     "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
     "train.accumulation": Key(
@@ -129,13 +148,13 @@ KEYS: dict[str, Key] = {
         1.0, "limit of the gradient's global norm; 0: none", limit="at least 0", holds=lambda value: value >= 0
     ),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
-    "train.ema_warmup": Key(False, "use the smaller decay (1 + step) / (10 + step) while it is smaller"),
+    "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
     "train.steps_per_call": Key(0, "steps in one compiled call; 0: 1 on CPU, 50 elsewhere", **_at_least(0)),
     "train.log_every": Key(100, "steps between lines of metrics", **_at_least(1)),
     "train.checkpoint_every": Key(5000, "steps between checkpoints", **_at_least(1)),
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
     "train.sample_every": Key(25_000, "steps between grids of samples", **_at_least(1)),
-    "sample.sampler": Key("ddim", "how samples are drawn", **_one_of(*SAMPLERS)),
+    "sample.sampler": Key("ddim", "how samples are drawn; heat is IHDM's", **_one_of(*SAMPLERS)),
     "sample.num_steps": Key(50, "steps a sample; 0: all T, or as many as the trajectory says", **_at_least(0)),
     "sample.trajectory": Key("uniform", "the times to visit, as `ddx.trajectory` names them"),
     "sample.solver": Key("euler", "euler is DDIM and DDPM, the others have a higher order", **_one_of(*SOLVERS)),
@@ -146,7 +165,9 @@ KEYS: dict[str, Key] = {
         holds=lambda eta: 0 <= eta < math.inf,
     ),
     "sample.variance": Key("small", "reverse variance of the ancestral sampler", **_one_of(*VARIANCES)),
-    "sample.clip": Key(True, "clip the estimate of x_0 to [-1, 1]"),
+    "sample.clip": Key(True, "clip the estimate of x_0 to the range of the data"),
+    "sample.delta": Key(0.0125, "noise of the steps and the prior of ihdm", **_number(0)),
+    "sample.prior_noise": Key(True, "ihdm starts from blurred images with noise, or as its released code without"),
     "sample.num_images": Key(64, "images in a grid during training", **_at_least(1)),
     "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
 }

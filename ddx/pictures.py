@@ -13,12 +13,12 @@ _GAP = 96  # a grey that stands out from black and from white images
 _STRIP_COLUMNS, _STRIP_IMAGES = 10, 4  # of a film on one picture
 
 
-def to_uint8(x: Any) -> np.ndarray:
-    """Images in [-1, 1] as bytes, rounded: the exact inverse of x / 127.5 - 1.
+def to_uint8(x: Any, low: float = -1.0) -> np.ndarray:
+    """Images in [low, 1] as bytes, rounded: from -1 the exact inverse of x / 127.5 - 1.
 
-    DDPM's and Improved DDPM's code truncate instead, which darkens by half a grey level.
+    DDPM's, Improved DDPM's and IHDM's code truncate instead, which darkens by half a grey level.
     """
-    return np.rint((np.clip(np.asarray(x, np.float32), -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    return np.rint((np.clip(np.asarray(x, np.float32), low, 1.0) - low) * (255.0 / (1.0 - low))).astype(np.uint8)
 
 
 def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:

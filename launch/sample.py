@@ -29,9 +29,14 @@ SOLVER = flags.DEFINE_enum("solver", None, SOLVERS, "euler is DDIM and DDPM; the
 ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim: 0 deterministic, 1 DDPM; by default the run's.")
 VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Variance of ancestral sampling; by default the run's.")
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
+DELTA = flags.DEFINE_float("delta", None, "Noise of the steps and the prior of ihdm; by default the run's.")
+PRIOR_NOISE = flags.DEFINE_bool(
+    "prior_noise", None, "ihdm: blurred images and noise to start from; by default the run's."
+)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Where ihdm's training set lies, if not where the run found it.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples drawn at once; by default the run's.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
@@ -56,6 +61,8 @@ def main() -> int:
         "eta": ETA.value,
         "variance": VARIANCE.value,
         "clip": CLIP.value,
+        "delta": DELTA.value,
+        "prior_noise": PRIOR_NOISE.value,
         "preset": PRESET.value,
         "batch_size": BATCH_SIZE.value,
         "step": STEP.value,
@@ -66,11 +73,18 @@ def main() -> int:
         message = training.reconstruct(cli.workdir(), RECONSTRUCT.value, **settings)
     elif INTERPOLATE.value:
         rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
+        settings["data_dir"] = DATA_DIR.value
         message = training.interpolate(cli.workdir(), rows, images=IMAGES.value, seed=SEED.value, **settings)
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         message = training.sample(
-            cli.workdir(), count, seed=SEED.value, gif=GIF.value, low_res=LOW_RES.value, **settings
+            cli.workdir(),
+            count,
+            seed=SEED.value,
+            gif=GIF.value,
+            low_res=LOW_RES.value,
+            data_dir=DATA_DIR.value,
+            **settings,
         )
     print(message)
     return 0

@@ -101,6 +101,41 @@ def improved(improved_config, tmp_path_factory):
     return run_of(improved_config(), tmp_path_factory.mktemp("improved"))
 
 
+HEAT = {
+    "data__low": 0,
+    "process__kind": "ihdm",
+    "process__num_steps": 5,
+    "process__sigma_blur_max": 4.0,
+    "loss__prediction": "residual",
+    "loss__reduction": "sum",
+    "sample__sampler": "heat",
+    "sample__num_steps": 0,
+    "sample__clip": False,
+}
+BLURRING = {
+    "process__kind": "blurring",
+    "process__sigma_blur_max": 4.0,
+    "loss__prediction": "v",
+    "loss__objective": "hybrid",
+    "loss__variance": "range",
+    "sample__sampler": "ancestral",
+    "sample__variance": "range",
+    "sample__clip": False,
+}
+
+
+@pytest.fixture(scope="session")
+def heated(tiny_config, tmp_path_factory):
+    """The same of IHDM."""
+    return run_of(tiny_config(**HEAT), tmp_path_factory.mktemp("heated"))
+
+
+@pytest.fixture(scope="session")
+def blurred(tiny_config, tmp_path_factory):
+    """The same of Blurring Diffusion, with a learned variance."""
+    return run_of(tiny_config(**BLURRING), tmp_path_factory.mktemp("blurred"))
+
+
 def run_of(config, workdir):
     from ddx.training import train
 

@@ -11,23 +11,25 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "ddx").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "configs").glob("*.py")])
 
 # Each part may import itself, the parts of its set, and nothing else of ddx.
-UTILITIES = {"errors", "files", "pictures", "progress", "config", "keys"}
+UTILITIES = {"errors", "files", "pictures", "progress", "config", "consistency", "keys"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "pictures": {"files"},
     "progress": set(),
     "keys": {"diffusion"},
-    "config": {"errors", "keys", "diffusion"},
+    "consistency": {"errors", "keys", "diffusion"},
+    "config": {"errors", "keys", "consistency"},
     "diffusion": set(),
     "models": set(),
     "data": {"errors"},
     "parallel": {"errors"},
     "build": UTILITIES | {"models", "data", "parallel", "diffusion"},
-    "generation": UTILITIES | {"build", "parallel", "diffusion"},
+    "forward": UTILITIES | {"data", "diffusion"},
+    "generation": UTILITIES | {"build", "data", "parallel", "diffusion"},
     "training": UTILITIES | {"generation", "build", "models", "data", "parallel", "diffusion"},
     "evaluation": UTILITIES | {"training", "generation", "build", "data", "parallel", "diffusion"},
-    "launch": UTILITIES | {"training", "evaluation", "build"},
+    "launch": UTILITIES | {"training", "evaluation", "build", "forward"},
     "configs": {"config", "errors"},
 }
 

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 
-def to_float(images: Any) -> jax.Array:
-    """uint8 images 0..255 -> float32 in [-1, 1], x / 127.5 - 1, the scale of every process here (DDPM, section 3.3)."""
-    # In this order the ends are exactly -1 and 1. Compiled as written above, the division becomes a product and 255
+def to_float(images: Any, low: float = -1.0) -> jax.Array:
+    """uint8 images 0..255 -> float32 in [low, 1]; from -1, x / 127.5 - 1, as in DDPM (section 3.3)."""
+    # In this order the ends are exactly low and 1. Compiled as written above, the division becomes a product and 255
     # overshoots 1.
-    return (2.0 * images.astype(jnp.float32) - 255.0) / 255.0
+    return ((1.0 - low) * images.astype(jnp.float32) + 255.0 * low) / 255.0
 
 
 def shrink(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,7 +1,8 @@
 """Evaluation of a trained network on a data set: a job that may be interrupted at any moment.
 
 bpd.json                   the protocol and, when it is finished, the result: bits/dim and its standard error
-bpd.npz                    "total", "prior": each example's bits/dim; "example": its index; by "times": "terms", "mse"
+bpd.npz                    "total", "prior", "decoder": each example's bits/dim; "example": its index; by "times":
+                           "terms", "mse"
 rate_distortion.csv, .png  if asked for
 """
 
@@ -18,13 +19,11 @@ from ddx import build
 from ddx.config import validate
 from ddx.data import Dataset
 from ddx.data.order import batch_indices
-from ddx.diffusion import trajectory as trajectories
-from ddx.diffusion.decoder import CDFS
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
+from ddx.evaluation.settings import CDFS, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
-from ddx.keys import FIXED_VARIANCES, LEARNED_VARIANCES
 from ddx.training import trained
 from ddx.training.job import Job, read_record
 from ddx.training.workdir import lock
@@ -41,8 +40,9 @@ def evaluate(
     num_steps: int | None = None,
     trajectory: str | None = None,
     variance: str | None = None,
-    clip: bool = True,
-    cdf: str = "exact",
+    clip: bool | None = None,
+    cdf: str | None = None,
+    delta: float | None = None,
     max_examples: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -52,8 +52,9 @@ def evaluate(
 ) -> str:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 
-    Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. An
-    interrupted evaluation goes on after the last batch when it is called again; a finished one changes nothing.
+    Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. That of
+    an IHDM network is `ddx.heat_bits_per_dim`, whose prior is the run's training set. An interrupted evaluation goes on
+    after the last batch when it is called again; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.
@@ -63,8 +64,9 @@ def evaluate(
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps.
       variance: of the reverse steps; None for what the network has learned, or the run's sample.variance.
-      clip: clip the estimate of x_0.
-      cdf: of the decoder: "exact", or "tanh" as in the papers' code.
+      clip: clip the estimate of x_0; None for wherever the network tells it at all times.
+      cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
+      delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
       max_examples: a random part of the split of this size, the same for every network; None for all.
       batch_size: examples at once; None for the run's sample.batch_size.
       seed: names the noise and the part.
@@ -87,17 +89,16 @@ def evaluate(
         step = read_record(pathlib.Path(out) / "bpd.json").get("step")
     source = trained.load(workdir, step)
     config = source.system.config
-    learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
-    variance = variance or learned or config.sample.variance
-    if variance not in (*FIXED_VARIANCES, config.loss.variance):
-        choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
-        raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
-    times, spacing = _times(config.process.num_steps, num_steps, trajectory)
+    curves = "rate_distortion" in metrics or None
+    how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, rate_distortion=curves)
+    times, spacing = how["times"], how["trajectory"]
     data = _dataset(source, split, data_dir, seed)
     count = min(max_examples or data.num_examples, data.num_examples)
     examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
-    name = f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{variance}_seed{seed}"
-    name += "_unclipped" * (not clip) + f"_{cdf}" * (cdf != "exact")
+    name = (
+        f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
+    )
+    name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
     record = {
         "workdir": str(workdir),
@@ -112,10 +113,7 @@ def evaluate(
             "of_examples": data.num_examples,
             "weights": "averaged",
             "num_steps": len(times) - 1,
-            "trajectory": spacing,
-            "variance": variance,
-            "clip": clip,
-            "cdf": cdf,
+            **{key: value for key, value in how.items() if key != "times"},
             "noise_draws_per_term": 1,
             "seed": seed,
         },
@@ -128,42 +126,30 @@ def evaluate(
         result = _finished(out, job.before)
         finished = result is not None
         if result is None:
-            bound = Bound(source.system, times, variance, clip, cdf)
+            bound = Bound(protocol(source, how, data_dir))
             for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
                 job.write(start, **part._asdict())
-            result = _finish(out, job, examples, np.asarray(times[-2::-1]))
+            result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
         job.remove_parts()
         drawn = "rate_distortion" not in metrics or all((out / curve).exists() for curve in CURVES)
         if not drawn:
-            _draw(out, config.process.num_steps)
+            _draw(out, config.process.num_steps, config.data.low)
     said = "already there:" if finished and drawn else "wrote"
     written = ", ".join(("bpd.json", "bpd.npz", *(CURVES if "rate_distortion" in metrics else ())))
     error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.4f}"
     score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {count} examples of {split}"
-    return f"{score}, {len(times) - 1} steps, variance {variance}; {said} {out}/{written}"
+    return f"{score}, {len(times) - 1} steps, variance {how['variance']}; {said} {out}/{written}"
 
 
-def _check(metrics: tuple[str, ...], cdf: str, max_examples: int | None, batch_size: int | None) -> None:
+def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, batch_size: int | None) -> None:
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ConfigError(f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)}")
-    if cdf not in CDFS:
+    if cdf not in (None, *CDFS):
         raise ConfigError(f"cdf={cdf!r} is unknown. Choose one of: {', '.join(CDFS)}")
     for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be at least 1")
-
-
-def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:
-    """The times to visit, and the name of their spacing."""
-    if spacing is None:
-        spacing = "full" if num_steps in (None, T) else "power2"
-    try:
-        if num_steps is None and spacing != "full" and not trajectories.counts_itself(spacing):
-            raise ValueError(f"{spacing!r} needs a number of steps: add num_steps, such as 50")
-        return trajectories.trajectory(T, num_steps, spacing), spacing
-    except ValueError as error:
-        raise ConfigError(f"trajectory: {error}") from None
 
 
 def _dataset(source: trained.Trained, split: str, data_dir: str | None, seed: int) -> Dataset:
@@ -197,10 +183,10 @@ def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | Non
     return result if arrays.is_file() and sha256(arrays) == result["sha256"] else None
 
 
-def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray) -> dict[str, Any]:
+def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
     """Put the batches together."""
     parts = list(job.parts())
-    total, prior = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior"))
+    total, prior, decoder = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior", "decoder"))
     terms, mse = (np.sum([part[name] for part in parts], axis=0) / len(total) for name in ("terms", "mse"))
     if not np.isfinite(total).all():
         bad = examples[~np.isfinite(total)]
@@ -208,17 +194,19 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray
             f"the bound of {len(bad)} examples is not finite, the first of them example {bad[0]}."
             " Try --clip, or another checkpoint"
         )
-    arrays = {"example": examples, "total": total, "prior": prior, "times": times, "terms": terms, "mse": mse}
+    ends = {"prior": prior, "decoder": decoder}
+    arrays = {"example": examples, "total": total, **ends, "times": times, "terms": terms, "mse": mse}
     with replacing(out / "bpd.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
-    coding = rate_distortion(times, prior, terms, mse)
+    coding = rate_distortion(times, prior, terms, mse, low)
+    last = float(decoder.mean()) if decoder.any() else float(terms[0])
     result = {
         "bits_per_dim": float(total.mean()),
         # Of the mean over examples: their spread and that of the noise. One example tells nothing of it.
         "standard_error": float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else None,
         "prior": float(prior.mean()),
-        "rate": float(coding.rate[0]),
-        "decoder": float(terms[0]),
+        "rate": float(total.mean()) - last,
+        "decoder": last,
         "distortion": float(coding.distortion[0]),
         "sha256": sha256(out / "bpd.npz"),
     }
@@ -226,13 +214,13 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray
     return result
 
 
-def _draw(out: pathlib.Path, num_steps: int) -> None:
+def _draw(out: pathlib.Path, num_steps: int, low: int) -> None:
     """Rate and distortion by time, as numbers and as a picture."""
     from ddx.evaluation.plots import rate_distortion_png  # matplotlib takes a second to import
 
     with np.load(out / "bpd.npz", allow_pickle=False) as file:
         times, prior, terms, mse = (file[name] for name in ("times", "prior", "terms", "mse"))
-    coding = rate_distortion(times, prior, terms, mse)
+    coding = rate_distortion(times, prior, terms, mse, low)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["t", "reverse_step", "rate_bits_per_dim", "distortion_rmse_255", "term_bits_per_dim"])

@@ -34,6 +34,10 @@ _IMAGENET64 = UNet(
 )
 _IMAGENET64_CLASS = _IMAGENET64.clone(channels=192, num_classes=1000)
 _IDDPM_256: dict[str, Any] = {"multipliers": (1, 1, 2, 2, 4, 4), "num_blocks": 2}
+_BLURRING = UNet(num_blocks=3, attention_resolutions=(16, 8))
+_IHDM = UNet(family="iddpm", multipliers=(1, 2, 3, 4, 5), num_blocks=3, attention_resolutions=(64, 32, 16), dropout=0.3)
+_IHDM_128 = _IHDM.clone(num_blocks=2, attention_resolutions=(32, 16, 8), dropout=0.1)
+_IHDM_MNIST = _IHDM.clone(multipliers=(1, 2, 2), num_blocks=4, attention_resolutions=(7,), dropout=0.1, out_channels=1)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -52,6 +56,26 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             (256, 256, 3),
             113_676_678,
         ),
+        "blurring_cifar10": Preset(
+            _BLURRING.clone(channels=256, multipliers=(1, 1, 1), dropout=0.2), (32, 32, 3), 49_505_283
+        ),
+        "blurring_lsun_church128": Preset(
+            _BLURRING.clone(channels=64, multipliers=(1, 2, 4, 6, 8)), (128, 128, 3), 114_025_795
+        ),
+        "ihdm_mnist": Preset(_IHDM_MNIST, (28, 28, 1), 42_082_049),
+        "ihdm_mnist_small": Preset(_IHDM_MNIST.clone(channels=64, multipliers=(1, 1, 1)), (28, 28, 1), 3_704_129),
+        "ihdm_cifar10": Preset(
+            _IHDM_128.clone(multipliers=(1, 2, 2, 2), num_blocks=4, attention_resolutions=(8, 4)),
+            (32, 32, 3),
+            61_060_867,
+        ),
+        "ihdm_afhq64": Preset(
+            _IHDM_128.clone(multipliers=(1, 2, 3, 4), attention_resolutions=(16, 8)), (64, 64, 3), 88_217_219
+        ),
+        "ihdm_afhq256": Preset(_IHDM, (256, 256, 3), 210_904_835),
+        "ihdm_ffhq128": Preset(_IHDM_128, (128, 128, 3), 159_981_443),
+        "ihdm_ffhq256": Preset(_IHDM, (256, 256, 3), 210_904_835),
+        "ihdm_lsun_church": Preset(_IHDM_128.clone(num_blocks=4), (128, 128, 3), 261_828_227),
     }
 )
 

@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.data import given_images
-from ddx.data.augment import to_float
 from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.interpolation import noises_of_ends, slerp
 from ddx.diffusion.noise import example_keys
@@ -32,6 +31,7 @@ def interpolate(
     seed: int = 0,
     step: int | None = None,
     preset: str | None = None,
+    data_dir: str | None = None,
     out: str | pathlib.Path | None = None,
     **given: Any,
 ) -> str:
@@ -39,7 +39,8 @@ def interpolate(
 
     With the ddim sampler each row walks along the sphere from one latent to another: random latents 2i and 2i + 1 of
     the seed in row i, or the latents of given images. With the ancestral sampler two given images are diffused, mixed
-    and led back (DDPM figure 9): the rows mix at ever noisier levels, the first in pixels, the last at T.
+    and led back (DDPM figure 9): the rows mix at ever noisier levels, the first in pixels, the last at T. With the heat
+    sampler each row goes from sample 2i to 2i + 1, its blurred image linearly and its noise along the sphere.
 
     Args:
       workdir: folder of a training run.
@@ -49,8 +50,9 @@ def interpolate(
       seed: names the noise.
       step: of the checkpoint; None for the newest.
       preset: as in `sample`.
+      data_dir: as in `sample`.
       out: folder to write to; None for one in the workdir.
-      given: sampler, num_steps, trajectory, solver, eta, variance, clip, batch_size, as in `sample`.
+      given: sampler, num_steps, trajectory, solver, eta, variance, clip, batch_size, ..., as in `sample`.
 
     Returns:
       A line that says what was written: interpolation.npz ("samples": (rows, 11, H, W, C) uint8), .png and .json.
@@ -72,16 +74,24 @@ def interpolate(
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
         if len(between) > 2:
             raise ConfigError(f"{images} has {len(between)} images; the ancestral sampler interpolates between two")
-        rows = _through_noise(source, config, seed, told, to_float(between))
+        rows = _through_noise(source, config, seed, told, source.system.to_float(between))
+    elif config.sample.sampler == "heat":
+        if between is not None:
+            raise ConfigError("the heat sampler interpolates between samples, not images. Leave out --images")
+        rows = _between_samples(source, config, seed, told, num_rows, data_dir)
+    elif source.system.starts_from_images:
+        raise ConfigError("samples of ihdm start from blurred images, which have no sphere. Set --sampler=heat")
     else:
         how = _deterministic(config, source.system, "interpolating")
         if between is not None:
             config, how = _unclipped(config, how)
         generator = Generator(source.system, how, told=told)
         if between is None:
-            latents = generator.noise(seed, 2 * num_rows)
+            latents = generator.initial(seed, 2 * num_rows)
         else:
-            latents = generator.encode(source.params, np.asarray(to_float(between)), np.arange(len(between)) // 2)
+            latents = generator.encode(
+                source.params, np.asarray(source.system.to_float(between)), np.arange(len(between)) // 2
+            )
         path = np.moveaxis(np.asarray(slerp(latents[0::2], latents[1::2], WEIGHTS)), 0, 1)
         row = np.repeat(np.arange(len(path)), len(WEIGHTS))
         flat = generator.decode(source.params, path.reshape(-1, *path.shape[2:]), examples=row)
@@ -90,7 +100,7 @@ def interpolate(
     name = f"step{source.step}_{of}_interpolation_{trained.describe(config)}"
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
-    samples = to_uint8(rows)
+    samples = to_uint8(rows, source.system.process.low)
     picture = grid(samples.reshape(-1, *samples.shape[2:]), columns=len(WEIGHTS))
     return _write(out, "interpolation", {"samples": samples}, record | {"sample": config.sample.to_dict()}, picture)
 
@@ -129,12 +139,12 @@ def reconstruct(
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, 0, preset, **given)
     originals = given_images(pathlib.Path(images), source.system.image_shape)
-    x_0 = np.asarray(to_float(originals))
+    x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
     config, how = _unclipped(config, _deterministic(config, source.system, "reconstructing"))
     generator = Generator(source.system, how, told=trained.told(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
-    error = float(np.mean(np.square((decoded - x_0) / 2)))
+    error = float(np.mean(np.square((decoded - x_0) / (1.0 - low))))
     name = f"step{source.step}_{pathlib.Path(images).stem}_reconstruction_{trained.describe(config)}"
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     record = {
@@ -145,8 +155,8 @@ def reconstruct(
         "mean_squared_error": error,
         "sample": config.sample.to_dict(),
     }
-    beside = np.stack([originals, to_uint8(decoded)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
-    arrays = {"samples": to_uint8(decoded), "latents": latents}
+    beside = np.stack([originals, to_uint8(decoded, low)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
+    arrays = {"samples": to_uint8(decoded, low), "latents": latents}
     line = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
     return f"{line}; mean squared error {error:.4g} of images in [0, 1]"
 
@@ -171,6 +181,20 @@ def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
     if len(images) < 2:
         raise ConfigError(f"{path} has one image; interpolation needs two. Name a folder or a file with more")
     return images[: len(images) // 2 * 2]
+
+
+def _between_samples(
+    source: trained.Trained, config: Any, seed: int, told: dict[str, Any], num_rows: int, data_dir: str | None
+) -> np.ndarray:
+    """`ddx.interpolate_heat` between samples 2i and 2i + 1 on all devices."""
+    images = trained.training_images(source, data_dir)
+    generator = Generator(source.system, build.sampler(config, source.system), told=told, images=images)
+    ends = generator.initial(seed, 2 * num_rows)
+    w = WEIGHTS[:, None, None, None]
+    x_T = np.concatenate([(1 - w) * a + w * b for a, b in zip(ends[0::2], ends[1::2], strict=True)])
+    pairs = np.repeat(np.arange(2 * num_rows).reshape(-1, 2), len(WEIGHTS), axis=0)
+    flat = generator.decode_between(source.params, x_T, seed, pairs, np.tile(WEIGHTS, num_rows))
+    return flat.reshape(num_rows, len(WEIGHTS), *flat.shape[1:])
 
 
 def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[str, Any], ends: Any) -> np.ndarray:

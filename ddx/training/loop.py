@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 import ddx.data
 from ddx import build, parallel
-from ddx.data.augment import to_float
 from ddx.errors import NonFiniteError
 from ddx.files import make_directory
 from ddx.generation import Generator
@@ -99,14 +98,15 @@ class _Run:
             times=self.times,
             batch_size=t.batch_size,
             flip=config.data.flip,
+            low=config.data.low,
             ema_decay=t.ema_decay,
             ema_warmup=t.ema_warmup,
             accumulation=t.accumulation,
         )
         self.call = parallel.data_parallel(many_steps(self.step_fn))
         shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
-        told = self.system.told(to_float(shown["image"]), shown["label"]) if shown else {}
-        self.generator = Generator(self.system, build.sampler(config, self.system), told=told)
+        told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
+        self.generator = Generator(self.system, build.sampler(config, self.system), told=told, images=data)
 
     def begin(self) -> TrainState:
         init = jax.jit(lambda key: init_state(self.system.init(key), self.optimizer, self.times.init()))
@@ -131,7 +131,7 @@ class _Run:
             split += f", in {config.train.accumulation} parts"
         print(f"network  {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {config.model.dtype}")
         print(summary.parameter_table(state.params))
-        print(f"process  {config.process.schedule}, T = {config.process.num_steps}")
+        print(f"process  {summary.describe_process(config)}")
         print(f"loss     {summary.describe_loss(config)}")
         print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
         epochs = config.train.num_steps * batch / data.num_examples

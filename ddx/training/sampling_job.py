@@ -38,6 +38,8 @@ def sample(
     eta: float | None = None,
     variance: str | None = None,
     clip: bool | None = None,
+    delta: float | None = None,
+    prior_noise: bool | None = None,
     preset: str | None = None,
     labels: tuple[int, ...] | None = None,
     low_res: str | pathlib.Path | None = None,
@@ -45,6 +47,7 @@ def sample(
     batch_size: int | None = None,
     step: int | None = None,
     gif: bool = False,
+    data_dir: str | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
     """Draw images from the averaged weights of a run's checkpoint. Image i depends only on (seed, i).
@@ -55,13 +58,15 @@ def sample(
     Args:
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
-      sampler: "ddim" or "ancestral"; None, here and below, for the run's own setting.
+      sampler: "ddim", "ancestral" or "heat"; None, here and below, for the run's own setting.
       num_steps: steps a sample.
       trajectory: the times to visit, as `ddx.trajectory` names them.
       solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
       eta: stochasticity of ddim.
       variance: reverse variance of the ancestral sampler.
       clip: clip the estimate of x_0.
+      delta: noise of the steps and the prior of ihdm.
+      prior_noise: of ihdm: start from blurred images with noise, or without.
       preset: a paper's setting, one of `ddx.keys.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
@@ -70,6 +75,7 @@ def sample(
       batch_size: images drawn at once.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
       gif: also write the way from noise to the first images as film.gif and film.png.
+      data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the settings.
 
     Returns:
@@ -97,11 +103,14 @@ def sample(
         eta=eta,
         variance=variance,
         clip=clip,
+        delta=delta,
+        prior_noise=prior_noise,
         batch_size=batch_size,
     )
     how = build.sampler(config, source.system)
     told = trained.told(source.system, labels, low_res)
-    generator = Generator(source.system, how, told=told)
+    images = trained.training_images(source, data_dir)
+    generator = Generator(source.system, how, told=told, images=images)
     record: dict[str, Any] = {
         "workdir": str(workdir),
         "step": source.step,
@@ -117,6 +126,8 @@ def sample(
     if low_res is not None:
         record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
         name += f"_of_{pathlib.Path(low_res).stem}_{record['low_res'][:8]}"
+    if images is not None:
+        record["starts_from"] = f"{images.num_examples} images of {images.name} {source.system.config.data.split}"
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
         job = Job(out, "samples", record, num_samples, record["at_once"])
@@ -128,7 +139,7 @@ def sample(
         job.remove_parts()
         filmed = not gif or all((out / name).exists() for name in FILM)
         if not filmed:
-            _film(Generator(source.system, how, _frames(how.times), told), source.params, record, out)
+            _film(Generator(source.system, how, _frames(how.times), told, images), source.params, record, out)
     said = "already there:" if finished and filmed else "wrote"
     written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"

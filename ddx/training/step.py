@@ -32,6 +32,7 @@ def make_step(
     times: TimeSampler,
     batch_size: int,
     flip: bool,
+    low: float,
     ema_decay: float,
     ema_warmup: bool,
     accumulation: int,
@@ -45,6 +46,7 @@ def make_step(
       times: draws the times, and weights with which losses count.
       batch_size: of the global batch.
       flip: mirror each image with probability 1/2.
+      low: the lowest value of the data, for black.
       ema_decay: see `update_ema`.
       ema_warmup: see `update_ema`.
       accumulation: parts of the batch whose gradients are averaged, for batches that do not fit at once.
@@ -83,7 +85,7 @@ def make_step(
         def keys(stream: int) -> Any:
             return example_keys(jax.random.fold_in(key, stream), batch["example"])
 
-        x_0 = augment.to_float(batch["image"])
+        x_0 = augment.to_float(batch["image"], low)
         if flip:
             x_0 = augment.random_flip(keys(_FLIP), x_0)
         t, weight = times.draw(state.times, jax.random.fold_in(key, _TIME), batch["example"], batch_size)
@@ -91,7 +93,8 @@ def make_step(
         dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
 
         grad, (each, parts) = gradient(state.params, weight, x_0, batch["label"], t, noise, dropout_key)
-        quartile = weight[:, None] * jax.nn.one_hot((t - 1) * 4 // num_steps, 4)
+        level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
+        quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)
         means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **parts})
         grad, means, quartile_sum, quartile_count = parallel.mean_over_devices(
             (grad, means, each @ quartile, quartile.sum(0))

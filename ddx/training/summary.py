@@ -42,6 +42,14 @@ def describe_devices() -> str:
     return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
 
 
+def describe_process(config: Any) -> str:
+    """Such as 'cosine, T = 1000' or 'blurring, T = 1000, blur up to 20 pixels'."""
+    process = config.process
+    if process.kind == "ddpm":
+        return f"{process.schedule}, T = {process.num_steps}"
+    return f"{process.kind}, T = {process.num_steps}, blur up to {process.sigma_blur_max:g} pixels"
+
+
 def describe_loss(config: Any) -> str:
     """Such as 'hybrid of eps, variance range, times loss_second_moment'."""
     loss = config.loss

@@ -9,8 +9,7 @@ from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.config import completed, validate
-from ddx.data import given_images
-from ddx.data.augment import to_float
+from ddx.data import Dataset, given_images
 from ddx.diffusion.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.keys import SAMPLING_PRESETS
@@ -79,12 +78,40 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
             f"eta={given['eta']} belongs to the ddim sampler, not {sample['sampler']}."
             " Leave it out or set --sampler=ddim"
         )
+    for name in ("delta", "prior_noise"):
+        if name in given and config.process.kind != "ihdm":
+            raise ConfigError(
+                f"{name}={given[name]} belongs to the process ihdm, not {config.process.kind}. Leave it out"
+            )
     if "variance" in given and sample["sampler"] != "ancestral":
         raise ConfigError(
             f"variance={given['variance']} belongs to the ancestral sampler, not {sample['sampler']}."
             " Leave it out or set --sampler=ancestral"
         )
     return validate(changed)
+
+
+def training_images(source: Trained, data_dir: str | None = None) -> Dataset | None:
+    """The training set, for a system whose samples start from its images; None for others.
+
+    `data_dir` is where the set lies, if not where the run found it.
+
+    Raises:
+      ConfigError: these are other images than the network's.
+      DataError: the set cannot be read.
+    """
+    system = source.system
+    if not system.starts_from_images:
+        return None
+    changed = system.config.to_dict()
+    changed["data"] |= {} if data_dir is None else {"dir": data_dir}
+    data = build.dataset(validate(changed))
+    if data.image_shape != system.image_shape:
+        raise ConfigError(
+            f"images of {data.name} have the shape {data.image_shape}, the network's are {system.image_shape}."
+            " Set data_dir to the run's own data set"
+        )
+    return data
 
 
 def told(
@@ -113,13 +140,15 @@ def told(
             raise ConfigError(
                 f"the network enlarges images of {shape}: it can only be sampled. Use launch.sample --low_res=IMAGES"
             )
-        given["low_res"] = np.asarray(to_float(given_images(pathlib.Path(low_res), system.low_res_shape)))
+        given["low_res"] = np.asarray(system.to_float(given_images(pathlib.Path(low_res), system.low_res_shape)))
     return given
 
 
 def describe(config: ConfigDict) -> str:
     """The settings as part of a folder's name."""
     s = config.sample
+    if s.sampler == "heat":
+        return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise)
     parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
     parts += [f"eta{s.eta:g}"] if s.sampler == "ddim" else [s.variance]
     parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)

@@ -20,6 +20,8 @@ DISTINCT = {
     "ddpm_lsun:bedroom_large": ((256, 256, 3), 255_677_955),
     "ddim_celeba64": ((64, 64, 3), 78_700_803),
     "iddpm_imagenet64:upsampler": ((256, 256, 3), 279_792_390),
+    "blurring_cifar10": ((32, 32, 3), 49_505_283),
+    "ihdm_cifar10": ((32, 32, 3), 61_060_867),
 }
 
 
@@ -45,6 +47,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
         times=times,
         batch_size=t.batch_size,
         flip=config.data.flip,
+        low=config.data.low,
         ema_decay=t.ema_decay,
         ema_warmup=t.ema_warmup,
         accumulation=1,

@@ -27,7 +27,14 @@ def recorder(log):
 
 
 def make(loss, **changes):
-    options = {"num_steps": T, "flip": False, "ema_decay": 0.9, "ema_warmup": False, "accumulation": 1} | changes
+    options = {
+        "num_steps": T,
+        "flip": False,
+        "low": -1.0,
+        "ema_decay": 0.9,
+        "ema_warmup": False,
+        "accumulation": 1,
+    } | changes
     options = {"times": timesteps.uniform(T), "batch_size": 8} | options
     optimizer = optax.sgd(1.0)
     step = make_step(loss, optimizer, **options)

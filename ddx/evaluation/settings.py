@@ -1,0 +1,100 @@
+"""What a bound is evaluated with: from what is asked for and what a run says."""
+
+import math
+from typing import Any
+
+from ddx.diffusion import trajectory as trajectories
+from ddx.diffusion.decoder import CDFS
+from ddx.errors import ConfigError
+from ddx.evaluation.bound import Protocol, inverse_heat, variational
+from ddx.keys import FIXED_VARIANCES, LEARNED_VARIANCES
+from ddx.training import trained
+
+__all__ = ["CDFS", "protocol", "settings"]
+
+
+def settings(
+    config: Any,
+    num_steps: int | None,
+    trajectory: str | None,
+    variance: str | None,
+    clip: bool | None,
+    cdf: str | None,
+    delta: float | None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The times of a bound and its settings, as `ddx.evaluation.evaluate` describes them.
+
+    `others` are what only an estimate of x_0 makes possible; None where it is not asked for.
+
+    Raises:
+      ConfigError: they do not go together, or not with the network.
+    """
+    if config.loss.prediction != "residual":
+        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta)
+    given = {"num_steps": num_steps, "trajectory": trajectory, "variance": variance, "clip": clip, "cdf": cdf}
+    return _heat(config, delta, given | others)
+
+
+def _variational(
+    config: Any,
+    num_steps: int | None,
+    spacing: str | None,
+    variance: str | None,
+    clip: bool | None,
+    cdf: str | None,
+    delta: float | None,
+) -> dict[str, Any]:
+    """The settings of `ddx.bits_per_dim`."""
+    learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
+    variance = variance or learned or ("small" if config.process.kind == "ihdm" else config.sample.variance)
+    if variance not in (*FIXED_VARIANCES, config.loss.variance):
+        choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
+        raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
+    if delta is not None:
+        raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
+    # Under a blur eps says nothing of x_0 for many times.
+    blurred = (
+        config.process.kind == "blurring" and config.process.sigma_blur_max > 0 and config.loss.prediction == "eps"
+    )
+    if blurred and clip:
+        raise ConfigError("clip would clip an x_0 that eps does not tell under a blur. Leave out --clip")
+    times, spacing = _times(config.process.num_steps, num_steps, spacing)
+    clip = not blurred if clip is None else clip
+    return {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf or "exact"}
+
+
+def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `ddx.heat_bits_per_dim`; nothing else may be given."""
+    wrong = [name for name, value in given.items() if value is not None]
+    if wrong:
+        raise ConfigError(
+            f"{wrong[0]} is no part of IHDM's bound, which takes all levels and delta. Leave out --{wrong[0]}"
+        )
+    delta = config.sample.delta if delta is None else delta
+    if not 0 < delta < math.inf:
+        raise ConfigError(f"delta={delta} must be above 0 and finite, for a bound")
+    times, spacing = _times(config.process.num_steps, None, None)
+    how = {"times": times, "trajectory": spacing, "variance": f"delta{delta:g}", "clip": False, "cdf": "density"}
+    return how | {"delta": delta, "sigma": config.process.sigma}
+
+
+def protocol(source: trained.Trained, how: dict[str, Any], data_dir: str | None) -> Protocol:
+    """The bound with these settings."""
+    if "delta" not in how:
+        return variational(source.system, how["times"], how["variance"], how["clip"], how["cdf"])
+    training = trained.training_images(source, data_dir)
+    assert training is not None
+    return inverse_heat(source.system, training, how["delta"])
+
+
+def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:
+    """The times to visit, and the name of their spacing."""
+    if spacing is None:
+        spacing = "full" if num_steps in (None, T) else "power2"
+    try:
+        if num_steps is None and spacing != "full" and not trajectories.counts_itself(spacing):
+            raise ValueError(f"{spacing!r} needs a number of steps: add num_steps, such as 50")
+        return trajectories.trajectory(T, num_steps, spacing), spacing
+    except ValueError as error:
+        raise ConfigError(f"trajectory: {error}") from None

@@ -1,0 +1,136 @@
+"""Runs of IHDM and of Blurring Diffusion: training, samples, interpolations and bounds from a folder."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.data.augment import to_float
+from ddx.diffusion import heat, likelihood, noise
+from ddx.errors import ConfigError
+from ddx.evaluation import evaluate
+from ddx.training import interpolate, reconstruct, sample, trained
+
+
+def arrays(path):
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def keys_of(seed, examples):
+    return noise.example_keys(jax.random.key(seed), jnp.asarray(examples, jnp.uint32))
+
+
+def denoiser(source):
+    model, params = source.system.model, source.params
+    prediction = source.system.config.loss.prediction
+    return ddx.denoiser(source.system.process, lambda x, t: model.apply({"params": params}, x, t), prediction, False)
+
+
+def test_samples_start_from_the_blurred_images_of_the_training_set(heated, tmp_path):
+    sample(heated, 6, out=tmp_path / "a", seed=3, batch_size=6)
+    sample(heated, 3, out=tmp_path / "b", seed=3, batch_size=2)
+    a, b = (arrays(tmp_path / name / "samples.npz")["samples"].astype(int) for name in "ab")
+    assert np.abs(a[:3] - b).max() <= 1
+    source, data = trained.load(heated), ddx.data.load("digits", split="train")
+    process, keys = source.system.process, keys_of(3, np.arange(6))
+    images = to_float(data.read(np.asarray(heat.prior_images(keys, data.num_examples)))["image"], 0.0)
+    x_T = ddx.heat_prior(process, keys, images, 0.0125)
+    x_0 = ddx.sample(process, denoiser(source), keys, x_T, eta=1.0, solver=ddx.heat_sampler(0.0125))
+    assert np.abs(np.clip(x_0, 0, 1) * 255 - a).max() < 0.51
+    assert (tmp_path / "a" / "grid.png").exists()
+    assert json.loads((tmp_path / "a" / "samples.json").read_text())["starts_from"] == "1500 images of digits train"
+
+
+def test_the_released_code_s_prior_has_no_noise(heated, tmp_path):
+    sample(heated, 4, out=tmp_path / "noise", delta=0.3)
+    sample(heated, 4, out=tmp_path / "none", delta=0.3, prior_noise=False)
+    a, b = (arrays(tmp_path / name / "samples.npz")["samples"].astype(int) for name in ("noise", "none"))
+    assert np.abs(a - b).max() > 10
+
+
+def test_an_interpolation_goes_from_sample_to_sample(heated, tmp_path):
+    interpolate(heated, 2, seed=3, out=tmp_path / "i", batch_size=8)
+    sample(heated, 4, out=tmp_path / "s", seed=3)
+    rows = arrays(tmp_path / "i" / "interpolation.npz")["samples"].astype(int)
+    ends = arrays(tmp_path / "s" / "samples.npz")["samples"].astype(int)
+    assert rows.shape == (2, 11, 8, 8, 1)
+    assert np.abs(rows[:, 0] - ends[0::2]).max() <= 1 and np.abs(rows[:, -1] - ends[1::2]).max() <= 1
+    assert np.abs(rows[:, 5] - ends[0::2]).max() > 5
+
+
+def test_its_bound_is_that_of_heat_bits_per_dim(heated, tmp_path):
+    line = evaluate(heated, out=tmp_path, max_examples=5, batch_size=3)
+    result, found = json.loads((tmp_path / "bpd.json").read_text()), arrays(tmp_path / "bpd.npz")
+    assert "variance delta0.0125" in line and result["protocol"]["cdf"] == "density"
+    source = trained.load(heated)
+    test, train = (ddx.data.load("digits", split=split) for split in ("test", "train"))
+    keys = keys_of(0, found["example"])
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (8, 8, 1)))(noise.fold_in(keys, 2**31 - 5))
+    x_0 = (test.read(found["example"])["image"] + uniform) / 256
+    centres = ddx.kde_centres(source.system.process, to_float(train.read(np.arange(1500))["image"], 0.0))
+    bits = ddx.heat_bits_per_dim(source.system.process, denoiser(source), x_0, keys, centres)
+    np.testing.assert_allclose(found["total"], bits.total, rtol=2e-5)
+    np.testing.assert_allclose(found["prior"], bits.prior, rtol=1e-4)
+    np.testing.assert_allclose(found["terms"][0], bits.decoder.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["mse"][1:], bits.mse.mean(0), rtol=1e-5)
+    assert result["result"]["bits_per_dim"] == found["total"].mean()
+
+
+def test_the_bound_of_a_blurring_run_is_that_of_bits_per_dim(blurred, tmp_path):
+    evaluate(blurred, ("bpd", "rate_distortion"), out=tmp_path, max_examples=5, batch_size=3)
+    found, source = arrays(tmp_path / "bpd.npz"), trained.load(blurred)
+    x_0 = to_float(ddx.data.load("digits", split="test").read(found["example"])["image"])
+    denoise = denoiser(source)
+    clipping = ddx.denoiser(source.system.process, denoise.model_fn, "v", clip=True)
+    bits = ddx.bits_per_dim(source.system.process, clipping, x_0, keys_of(0, found["example"]), variance="range")
+    for name in ("total", "prior", "decoder"):
+        np.testing.assert_allclose(found[name], getattr(bits, name), rtol=2e-4)
+    np.testing.assert_allclose(found["terms"], bits.terms.mean(0), rtol=2e-4)
+    result = json.loads((tmp_path / "bpd.json").read_text())["result"]
+    assert result["decoder"] == found["decoder"].mean() > 0
+    np.testing.assert_allclose(result["rate"] + result["decoder"], result["bits_per_dim"])
+
+
+def test_a_blurring_run_draws_films_encodes_and_interpolates(blurred, tmp_path):
+    settings = {"sampler": "ddim", "num_steps": 20}
+    sample(blurred, 3, out=tmp_path / "s", gif=True, **settings)
+    assert (tmp_path / "s" / "film.png").exists()
+    images = arrays(tmp_path / "s" / "samples.npz")["samples"]
+    np.save(tmp_path / "images.npy", images)
+    line = reconstruct(blurred, tmp_path / "images.npy", out=tmp_path / "r", **settings)
+    assert float(line.split("error ")[1].split(" ")[0]) < 0.01
+    interpolate(blurred, 1, out=tmp_path / "i", **settings)
+    rows = arrays(tmp_path / "i" / "interpolation.npz")["samples"].astype(int)
+    assert np.abs(rows[0, 0] - images[0]).max() <= 1 and np.abs(rows[0, -1] - images[1]).max() <= 1
+
+
+def test_decoder_bits_do_not_depend_on_the_basis():
+    process, x_0 = ddx.blurring(10), jnp.zeros((1, 8, 8, 1))
+    z = jnp.asarray(np.random.default_rng(0).standard_normal(x_0.shape), jnp.float32)
+    pixels = dataclasses.replace(process, basis=ddx.diffusion.basis.PIXEL, blur=None)
+    found = likelihood.decoder_bits(process, x_0, process.basis.analysis(z))
+    np.testing.assert_allclose(found, likelihood.decoder_bits(pixels, x_0, z), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        (lambda runs: sample(runs["blurred"], 1, delta=0.1), "delta=0.1 belongs to the process ihdm"),
+        (lambda runs: sample(runs["blurred"], 1, sampler="heat"), "needs process.kind='ihdm'"),
+        (lambda runs: sample(runs["heated"], 1, num_steps=3), "all levels"),
+        (lambda runs: interpolate(runs["heated"], 1, sampler="ddim"), "Set --sampler=heat"),
+        (lambda runs: evaluate(runs["heated"], variance="small"), "variance is no part of IHDM's bound"),
+        (lambda runs: evaluate(runs["heated"], ("rate_distortion",)), "rate_distortion is no part"),
+        (lambda runs: evaluate(runs["heated"], delta=0.0), "above 0"),
+        (lambda runs: evaluate(runs["blurred"], delta=0.1), "Leave out --delta"),
+    ],
+)
+def test_mistakes_are_named(job, message, heated, blurred, tmp_path):
+    with pytest.raises(ConfigError, match=message) as error:
+        job({"heated": heated, "blurred": blurred})
+    assert "\n" not in str(error.value)

@@ -14,7 +14,8 @@ sin; 20,sin2 by default.
 2,000,000 steps, 50,000 samples. 49,505,283 parameters. There is no official code. Not verified against the paper:
 channels, multipliers, blocks, attention, dropout, learning rate, batch size, decay of the average, the 1,000 steps of
 the sampler. Not known, and as in DDPM: mirrored images, the rest of the network, warm-up, the clipped gradient. The
-paper's printed algorithm adds noise in the last step too; ddx takes that step's mean.
+paper's printed algorithm adds noise in the last step too; ddx takes that step's mean but with
+--config.sample.noisy_end=True.
 
     python -m launch.train  --config=configs/blurring_cifar10.py:20,sin2 --workdir=runs/blurring_cifar10
     --config.data.dir=TFDS_DATA_DIR

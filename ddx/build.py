@@ -176,6 +176,7 @@ def sampler(config: ConfigDict, system: System) -> Sampler:
     try:
         times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
         steps = step_table(system.process, times, eta, system.image_shape[:2])
+        steps = steps._replace(noise=np.ones_like(steps.noise)) if s.noisy_end else steps
         kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None

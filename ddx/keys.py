@@ -168,6 +168,7 @@ KEYS: dict[str, Key] = {
     "sample.clip": Key(True, "clip the estimate of x_0 to the range of the data"),
     "sample.delta": Key(0.0125, "noise of the steps and the prior of ihdm", **_number(0)),
     "sample.prior_noise": Key(True, "ihdm starts from blurred images with noise, or as its released code without"),
+    "sample.noisy_end": Key(False, "add the noise of the last step, as in Blurring Diffusion's printed algorithm"),
     "sample.num_images": Key(64, "images in a grid during training", **_at_least(1)),
     "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
 }

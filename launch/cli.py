@@ -37,8 +37,6 @@ def run(main: Callable[[], int]) -> None:
         _parse(sys.argv)
         if not debug:  # orbax logs its own tracebacks of what is reported here in one line
             logging.set_verbosity(logging.FATAL)
-        if not WORKDIR.value:
-            raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
         code = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -57,8 +55,10 @@ def run(main: Callable[[], int]) -> None:
 
 
 def workdir() -> pathlib.Path:
-    """The --workdir flag."""
-    return pathlib.Path(WORKDIR.value or "")
+    """The --workdir flag, without which there is no run."""
+    if not WORKDIR.value:
+        raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
+    return pathlib.Path(WORKDIR.value)
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict | None:

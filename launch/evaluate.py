@@ -30,11 +30,12 @@ flags.adopt_module_key_flags(cli)
 
 def main() -> int:
     """Evaluate, say the result and what was written."""
+    workdir = cli.workdir()
     from ddx.evaluation import evaluate
 
     print(
         evaluate(
-            cli.workdir(),
+            workdir,
             tuple(METRICS.value),
             split=SPLIT.value,
             num_steps=NUM_STEPS.value,

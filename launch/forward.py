@@ -16,7 +16,6 @@ NUM_COLUMNS = flags.DEFINE_integer("num_columns", 9, "Times to show, evenly from
 SIGMA_BLUR_MAX = flags.DEFINE_float("sigma_blur_max", None, "Blur at T, in pixels; by default half the image's height.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 flags.declare_key_flag("debug")
-flags.set_default(cli.WORKDIR, ".")  # there is no run, which all other commands ask for
 
 
 def main() -> int:

@@ -33,6 +33,7 @@ DELTA = flags.DEFINE_float("delta", None, "Noise of the steps and the prior of i
 PRIOR_NOISE = flags.DEFINE_bool(
     "prior_noise", None, "ihdm: blurred images and noise to start from; by default the run's."
 )
+NOISY_END = flags.DEFINE_bool("noisy_end", None, "Add the noise of the last step too; by default the run's.")
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
@@ -51,6 +52,7 @@ OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in th
 def main() -> int:
     """Sample, say what was written."""
     _check_together()
+    workdir = cli.workdir()
     from ddx import training
 
     settings: dict[str, Any] = {
@@ -63,6 +65,7 @@ def main() -> int:
         "clip": CLIP.value,
         "delta": DELTA.value,
         "prior_noise": PRIOR_NOISE.value,
+        "noisy_end": NOISY_END.value,
         "preset": PRESET.value,
         "batch_size": BATCH_SIZE.value,
         "step": STEP.value,
@@ -70,15 +73,15 @@ def main() -> int:
         "out": OUT.value,
     }
     if RECONSTRUCT.value:
-        message = training.reconstruct(cli.workdir(), RECONSTRUCT.value, **settings)
+        message = training.reconstruct(workdir, RECONSTRUCT.value, **settings)
     elif INTERPOLATE.value:
         rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         settings["data_dir"] = DATA_DIR.value
-        message = training.interpolate(cli.workdir(), rows, images=IMAGES.value, seed=SEED.value, **settings)
+        message = training.interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         message = training.sample(
-            cli.workdir(),
+            workdir,
             count,
             seed=SEED.value,
             gif=GIF.value,

@@ -7,9 +7,11 @@ import shutil
 import sys
 import tempfile
 
-# Before jax is imported. A cache of this run alone: compiled CPU code is not portable between machines.
-_CACHE = tempfile.mkdtemp(prefix="ddx-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+# Before jax is imported. A cache of this run alone, its workers included: compiled CPU code is not portable between
+# machines.
+_IS_FIRST = "DDX_TESTS_CACHE" not in os.environ
+_CACHE = tempfile.mkdtemp(prefix="ddx-tests-") if _IS_FIRST else os.environ["DDX_TESTS_CACHE"]
+os.environ |= {"DDX_TESTS_CACHE": _CACHE, "JAX_COMPILATION_CACHE_DIR": _CACHE}
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,7 +21,8 @@ from ddx import config as config_lib  # noqa: E402
 
 
 def pytest_unconfigure(config):
-    shutil.rmtree(_CACHE, ignore_errors=True)
+    if _IS_FIRST:
+        shutil.rmtree(_CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -186,7 +186,9 @@ def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | Non
 def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
     """Put the batches together."""
     parts = list(job.parts())
-    total, prior, decoder = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior", "decoder"))
+    total, prior = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior"))
+    # Parts that an older version wrote have no decoder of their own.
+    decoder = np.concatenate([part.get("decoder", np.zeros_like(part["total"])) for part in parts])
     terms, mse = (np.sum([part[name] for part in parts], axis=0) / len(total) for name in ("terms", "mse"))
     if not np.isfinite(total).all():
         bad = examples[~np.isfinite(total)]

@@ -31,7 +31,7 @@ def settings(
       ConfigError: they do not go together, or not with the network.
     """
     if config.loss.prediction != "residual":
-        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta)
+        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta, **others)
     given = {"num_steps": num_steps, "trajectory": trajectory, "variance": variance, "clip": clip, "cdf": cdf}
     return _heat(config, delta, given | others)
 
@@ -44,6 +44,7 @@ def _variational(
     clip: bool | None,
     cdf: str | None,
     delta: float | None,
+    **others: Any,
 ) -> dict[str, Any]:
     """The settings of `ddx.bits_per_dim`."""
     learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
@@ -57,8 +58,9 @@ def _variational(
     blurred = (
         config.process.kind == "blurring" and config.process.sigma_blur_max > 0 and config.loss.prediction == "eps"
     )
-    if blurred and clip:
-        raise ConfigError("clip would clip an x_0 that eps does not tell under a blur. Leave out --clip")
+    asked = [name for name, value in ({"clip": clip or None} | others).items() if value is not None]
+    if blurred and asked:
+        raise ConfigError(f"{asked[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
     times, spacing = _times(config.process.num_steps, num_steps, spacing)
     clip = not blurred if clip is None else clip
     return {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf or "exact"}

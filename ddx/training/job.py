@@ -19,6 +19,7 @@ import numpy as np
 
 from ddx.errors import ConfigError
 from ddx.files import digest, make_directory, remove_temporaries, replacing, write_json
+from ddx.keys import KEYS
 
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
 _FREE = ("workdir", "sample.num_images")
@@ -116,7 +117,9 @@ class Job:
         """Refuse to mix the parts of two jobs."""
         if not self.before:
             return
-        old, new = _flat(self.before), _flat(json.loads(json.dumps(self._record)))
+        # Settings that are newer than the job were as their defaults are.
+        settings = {key: spec.default for key, spec in KEYS.items() if key.startswith("sample.")}
+        old, new = settings | _flat(self.before), _flat(json.loads(json.dumps(self._record)))
         different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
         if different:
             raise ConfigError(

@@ -40,6 +40,7 @@ def sample(
     clip: bool | None = None,
     delta: float | None = None,
     prior_noise: bool | None = None,
+    noisy_end: bool | None = None,
     preset: str | None = None,
     labels: tuple[int, ...] | None = None,
     low_res: str | pathlib.Path | None = None,
@@ -67,6 +68,7 @@ def sample(
       clip: clip the estimate of x_0.
       delta: noise of the steps and the prior of ihdm.
       prior_noise: of ihdm: start from blurred images with noise, or without.
+      noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
       preset: a paper's setting, one of `ddx.keys.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
@@ -105,6 +107,7 @@ def sample(
         clip=clip,
         delta=delta,
         prior_noise=prior_noise,
+        noisy_end=noisy_end,
         batch_size=batch_size,
     )
     how = build.sampler(config, source.system)

@@ -147,9 +147,10 @@ def told(
 def describe(config: ConfigDict) -> str:
     """The settings as part of a folder's name."""
     s = config.sample
+    end = "_noisy_end" * s.noisy_end
     if s.sampler == "heat":
-        return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise)
+        return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise) + end
     parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
     parts += [f"eta{s.eta:g}"] if s.sampler == "ddim" else [s.variance]
     parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)
-    return "_".join(parts)
+    return "_".join(parts) + end

@@ -53,6 +53,13 @@ def test_the_released_code_s_prior_has_no_noise(heated, tmp_path):
     assert np.abs(a - b).max() > 10
 
 
+def test_the_last_step_may_add_its_noise_too(heated, tmp_path):
+    sample(heated, 4, out=tmp_path / "mean", delta=0.3)
+    sample(heated, 4, out=tmp_path / "noisy", delta=0.3, noisy_end=True)
+    a, b = (arrays(tmp_path / name / "samples.npz")["samples"].astype(int) for name in ("mean", "noisy"))
+    assert np.abs(a - b).max() > 30
+
+
 def test_an_interpolation_goes_from_sample_to_sample(heated, tmp_path):
     interpolate(heated, 2, seed=3, out=tmp_path / "i", batch_size=8)
     sample(heated, 4, out=tmp_path / "s", seed=3)

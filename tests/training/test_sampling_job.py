@@ -166,6 +166,17 @@ def test_two_jobs_are_not_mixed(whole, tmp_path, change):
     assert contents(tmp_path) == before
 
 
+def test_a_finished_job_of_an_older_version_is_there_already(whole, tmp_path):
+    """Its record lacks the settings that are newer."""
+    sample(whole, 2, out=tmp_path)
+    record = json.loads((tmp_path / "samples.json").read_text())
+    del record["sample"]["noisy_end"], record["sample"]["delta"]
+    (tmp_path / "samples.json").write_text(json.dumps(record))
+    assert sample(whole, 2, out=tmp_path).startswith("already there")
+    with pytest.raises(ConfigError, match="sample.noisy_end False -> True"):
+        sample(whole, 2, out=tmp_path, noisy_end=True)
+
+
 def test_a_batch_of_another_job_is_not_taken_for_ones_own(whole, tmp_path):
     """Its record is gone, its batches are there."""
     sample(whole, 8, out=tmp_path / "right", batch_size=4, seed=1)

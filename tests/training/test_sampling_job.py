@@ -173,7 +173,7 @@ def test_a_finished_job_of_an_older_version_is_there_already(whole, tmp_path):
     del record["sample"]["noisy_end"], record["sample"]["delta"]
     (tmp_path / "samples.json").write_text(json.dumps(record))
     assert sample(whole, 2, out=tmp_path).startswith("already there")
-    with pytest.raises(ConfigError, match="sample.noisy_end False -> True"):
+    with pytest.raises(ConfigError, match=r"sample\.noisy_end False -> True"):
         sample(whole, 2, out=tmp_path, noisy_end=True)
 
 

@@ -1,0 +1,147 @@
+"""The times of fewest bits: trajectories by dynamic programming (Watson et al. 2021; Bao et al. 2022, algorithm 1).
+
+The bound of a trajectory is a sum over its steps of what each costs by itself, so the cheapest path of k steps to a time
+is the cheapest path of k - 1 steps to some earlier one, and a step. With the optimal variance and the mean squared
+error mse_t of the estimate of x_0, a step from t to s costs, per coordinate and in nats,
+
+    J(s, t) = log(1 + (SNR_s - SNR_t) mse_t) / 2                                                               (1)
+
+which is finite for every pair (`ddx.diffusion.variance`, "analytic"). All arithmetic is float64 NumPy on the host.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ddx.diffusion.process import Process
+from ddx.diffusion.trajectory import trajectory
+
+
+class Paths(NamedTuple):
+    """The cheapest paths of every length from the first node to each, of `dynamic_program`."""
+
+    cost: np.ndarray  # (K + 1, N): of k steps to a node; inf where there is no such path
+    before: np.ndarray  # (K + 1, N): the node before, on that path
+
+    def to_last(self, num_steps: int) -> np.ndarray:
+        """The nodes of the cheapest path of `num_steps` steps to the last node, (num_steps + 1,), ascending."""
+        path = [self.cost.shape[1] - 1]
+        for k in range(num_steps, 0, -1):
+            path.append(int(self.before[k, path[-1]]))
+        return np.asarray(path[::-1])
+
+
+def dynamic_program(cost: np.ndarray, num_steps: int) -> Paths:
+    """The cheapest paths of up to `num_steps` steps through nodes 0 .. N - 1, all in one pass of O(num_steps N^2).
+
+    Args:
+      cost: (N, N), of the step between nodes i < j at [i, j]; the rest is not looked at. Of equal ones the first counts.
+      num_steps: the most steps, at most N - 1.
+
+    Raises:
+      ValueError: there are no such paths, or a cost is NaN.
+    """
+    n = len(cost)
+    if not 1 <= num_steps < n:
+        raise ValueError(f"a path through {n} nodes has 1 to {n - 1} steps; got {num_steps}")
+    costs = np.where(np.tri(n, dtype=bool), np.inf, cost)
+    if np.isnan(costs).any():
+        i, j = np.argwhere(np.isnan(costs))[0]
+        raise ValueError(f"the cost of the step between nodes {i} and {j} is not a number")
+    by_end = np.ascontiguousarray(costs.T)  # a row for each end
+    total = np.full((num_steps + 1, n), np.inf)
+    total[0, 0] = 0.0
+    before = np.zeros((num_steps + 1, n), np.int64)
+    sums = np.empty((n, n))
+    for k in range(1, num_steps + 1):
+        np.add(by_end, total[k - 1], out=sums)
+        before[k] = sums.argmin(1)
+        total[k] = np.take_along_axis(sums, before[k][:, None], 1)[:, 0]
+    return Paths(total, before)
+
+
+def step_costs(process: Process, mse: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    """Equation (1), averaged over coordinates, for all pairs of times: (T + 1, T + 1) nats at [s, t].
+
+    Args:
+      process: the process.
+      mse: (T + 1,) or (T + 1, H, W, C), the mean squared error of the estimate of x_0 at each time, in the process's
+        basis; that of time 0 is not looked at.
+      shape: (H, W), for processes whose coefficients differ between coordinates.
+
+    Returns:
+      The costs; inf from data without noise, whose step is the decoder and none of these.
+    """
+    mse = np.asarray(mse, np.float64)
+    mse = mse.reshape(len(mse), *(mse.shape[1:] or (1, 1, 1)))
+    times = np.arange(process.num_steps + 1)
+    logsnr = process.marginal(times, shape).logsnr
+    costs = np.full((len(times), len(times)), np.inf)
+    for t in times[1:]:
+        first = 0 if process.ends_noisy else 1
+        s = times[first:t]
+        if len(s):
+            log_r = process.logsnr_difference(s, np.full(len(s), t), shape)
+            gain = np.exp(logsnr[s]) * -np.expm1(log_r)  # SNR_s - SNR_t
+            costs[s, t] = 0.5 * np.log1p(gain * mse[t]).mean((1, 2, 3))
+    return costs
+
+
+def optimal_trajectories(costs: np.ndarray, num_visits: int, ends_noisy: bool = False) -> dict[int, tuple[int, ...]]:
+    """The cheapest trajectory of every number of visits up to `num_visits`, by `step_costs`: {K: times}.
+
+    A trajectory starts at T. Its last step but one goes to t = 1, whose step to the data is the decoder; a process with
+    noise at t = 0 goes there by steps like the others.
+
+    Raises:
+      ValueError: `num_visits` is out of 1..T, or a cost is NaN.
+    """
+    num_steps = len(costs) - 1
+    if not 1 <= num_visits <= num_steps:
+        raise ValueError(f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}")
+    if ends_noisy:
+        paths = dynamic_program(costs, num_visits)
+        return {k: tuple(paths.to_last(k)[::-1].tolist()) for k in range(1, num_visits + 1)}
+    found = {1: (num_steps, 0)}
+    if num_visits > 1:
+        paths = dynamic_program(costs[1:, 1:], num_visits - 1)
+        found |= {k: (*(paths.to_last(k - 1)[::-1] + 1).tolist(), 0) for k in range(2, num_visits + 1)}
+    return found
+
+
+def gamma_costs(process: Process, ms_eps: np.ndarray) -> np.ndarray:
+    """The costs of Analytic-DPM's code, log(1 - (1 - abar_t / abar_s) ms_eps_t / bbar_t): (T + 1, T + 1) at [s, t].
+
+    NaN where the estimate of the mean square of eps, ms_eps (T + 1,), is too large for a variance. They differ from
+    twice `step_costs` by what depends on one end alone and cancels along a path.
+    """
+    log_alpha = process.noise.log_alpha_change
+    times = np.arange(process.num_steps + 1)
+    sigma2 = process.noise.at(times).sigma ** 2
+    costs = np.full((len(times), len(times)), np.inf)
+    for t in times[1:]:
+        s = times[:t]
+        skip_beta = -np.expm1(2.0 * log_alpha(s, np.full(len(s), t)))
+        with np.errstate(invalid="ignore"):
+            costs[s, t] = np.log1p(-skip_beta * ms_eps[t] / sigma2[t])
+    return costs
+
+
+def gamma_trajectory(process: Process, ms_eps: np.ndarray, num_visits: int) -> tuple[int, ...]:
+    """The trajectory of Analytic-DPM's code: by `gamma_costs` as far as they go, evenly spaced in the noisy tail."""
+    num_steps = process.num_steps
+    bad = np.flatnonzero(np.asarray(ms_eps[1:]) > 1.0) + 1
+    num_bad = 2 * (num_steps - int(bad[0]) + 1) if len(bad) else 0
+    last = num_steps - num_bad
+    head = math.ceil((1 - 0.8 * num_bad / num_steps) * num_visits)
+    head = min(head, last)
+    tail = num_visits - head
+    if num_bad and tail < 1:
+        head, tail = num_visits - 1, 1
+    if tail > num_bad:
+        head, tail = num_visits - num_bad, num_bad
+    costs = gamma_costs(process, ms_eps)[1 : last + 1, 1 : last + 1]
+    path = dynamic_program(costs, head - 1).to_last(head - 1) + 1
+    evenly = trajectory(num_bad + 1, tail + 1, "even")[:-2] if tail else ()
+    return (*(last - 1 + np.asarray(evenly, int)).tolist(), *path[::-1].tolist(), 0)

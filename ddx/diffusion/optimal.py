@@ -1,7 +1,7 @@
 """The times of fewest bits: trajectories by dynamic programming (Watson et al. 2021; Bao et al. 2022, algorithm 1).
 
-The bound of a trajectory is a sum over its steps of what each costs by itself, so the cheapest path of k steps to a time
-is the cheapest path of k - 1 steps to some earlier one, and a step. With the optimal variance and the mean squared
+The bound of a trajectory is a sum over its steps of what each costs by itself, so the cheapest path of k steps to a
+time is the cheapest path of k - 1 steps to some earlier one, and a step. With the optimal variance and the mean squared
 error mse_t of the estimate of x_0, a step from t to s costs, per coordinate and in nats,
 
     J(s, t) = log(1 + (SNR_s - SNR_t) mse_t) / 2                                                               (1)
@@ -36,7 +36,7 @@ def dynamic_program(cost: np.ndarray, num_steps: int) -> Paths:
     """The cheapest paths of up to `num_steps` steps through nodes 0 .. N - 1, all in one pass of O(num_steps N^2).
 
     Args:
-      cost: (N, N), of the step between nodes i < j at [i, j]; the rest is not looked at. Of equal ones the first counts.
+      cost: (N, N), of the step between nodes i < j at [i, j]; the rest is not looked at. Of equals the first counts.
       num_steps: the most steps, at most N - 1.
 
     Raises:
@@ -99,11 +99,13 @@ def optimal_trajectories(costs: np.ndarray, num_visits: int, ends_noisy: bool = 
     """
     num_steps = len(costs) - 1
     if not 1 <= num_visits <= num_steps:
-        raise ValueError(f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}")
+        raise ValueError(
+            f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
+        )
     if ends_noisy:
         paths = dynamic_program(costs, num_visits)
         return {k: tuple(paths.to_last(k)[::-1].tolist()) for k in range(1, num_visits + 1)}
-    found = {1: (num_steps, 0)}
+    found: dict[int, tuple[int, ...]] = {1: (num_steps, 0)}
     if num_visits > 1:
         paths = dynamic_program(costs[1:, 1:], num_visits - 1)
         found |= {k: (*(paths.to_last(k - 1)[::-1] + 1).tolist(), 0) for k in range(2, num_visits + 1)}

@@ -55,7 +55,7 @@ class Denoiser:
     process: Process
     model_fn: ModelFn
     prediction: str
-    clip: bool
+    clip: bool | str
 
     def __call__(self, x_t: Any, t: Any) -> Denoised:
         """x_0 and eps in pixels, like x_t, for times t, () or (B,)."""
@@ -87,10 +87,17 @@ class Denoiser:
             c = step_coefficients(process, level.t - 1, level.t, shape=x_t.shape[-3:-1])
             u_0 = (out - c.k * u_t) / c.gamma
             eps = (u_t - alpha * u_0) / sigma
-        if self.clip:
-            u_0 = basis.analysis(jnp.clip(basis.synthesis(u_0), process.low, 1.0))
-            eps = (u_t - alpha * u_0) / sigma
-        return Denoised(u_0, eps, extra, mean)
+        d = Denoised(u_0, eps, extra, mean)
+        if not self.clip:
+            return d
+        return clipped(process, u_t, level, d)._replace(**({"eps": eps} if self.clip == "x0" else {}))
+
+
+def clipped(process: Process, u_t: Any, level: Level, d: Denoised) -> Denoised:
+    """An estimate in basis coordinates, its x_0 limited to the range of the data in pixels and its eps derived anew."""
+    basis, (alpha, sigma, _) = process.basis, level.marginal
+    u_0 = basis.analysis(jnp.clip(basis.synthesis(d.x_0), process.low, 1.0))
+    return d._replace(x_0=u_0, eps=(u_t - alpha * u_0) / sigma)
 
 
 def to_pixels(basis: Basis, d: Denoised) -> Denoised:
@@ -105,7 +112,7 @@ def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
     return Denoised(basis.analysis(d.x_0), basis.analysis(d.eps), d.extra, mean)
 
 
-def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool = True) -> Denoiser:
+def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool | str = True) -> Denoiser:
     """Read a network's raw output as an estimate of (x_0, eps).
 
     Args:
@@ -113,7 +120,8 @@ def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip:
       model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
       prediction: what the first C channels mean: "eps", "x0", "v", "mean" (of x_{t-1}) or "residual" (IHDM).
       clip: limit x_0 to the range of the data and derive eps anew. Off for encoding, for eps under blur, and where the
-        reference never clips (DDIM's own code).
+        reference never clips (DDIM's own code). "x0" limits x_0 and leaves eps as the network says it, so that the two
+        do not agree with x_t: Analytic-DPM's code.
 
     Returns:
       A function denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.

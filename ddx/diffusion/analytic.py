@@ -1,0 +1,160 @@
+"""Optimal reverse variances: what q leaves open, and what the estimate of x_0 does not know.
+
+For a step from t to s, per coordinate (equation 6 of `ddx.diffusion.gaussian`),
+
+    variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
+
+and methods differ in how they know V:
+
+| name | V | source |
+| --- | --- | --- |
+| mse | the mean squared error of the estimate of x_0 at this time | the best of V that are the same for all images |
+| gamma | (sigma / alpha)^2 (1 - E eps^2) | Analytic-DPM, Bao et al. 2022, theorem 1 |
+| heuristic | (sigma / alpha)^2 (1 - eps^2), of the network's eps for this image | Extended Analytic-DPM's code |
+| sn | (sigma / alpha)^2 (h - eps^2), h a network's E[eps^2 given u_t] | Bao et al. 2022b |
+| npr | (sigma / alpha)^2 g, g a network's E[(eps - its estimate)^2 given u_t] | Bao et al. 2022b |
+
+They hold at any eta: at eta = 1 they are A-, SN- and NPR-DDPM's, at eta = 0, with V alone, A-, SN- and NPR-DDIM's. On a
+step to noise-free data there is the variance "small", as in the bounds of those papers.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.kernels import DenoiseAt, Kernel
+from ddx.diffusion.prediction import Denoised
+from ddx.diffusion.process import Level
+from ddx.diffusion.statistics import Statistics
+from ddx.diffusion.steps import Step
+from ddx.diffusion.variance import VarianceFn
+
+
+def analytic(
+    statistics: Statistics, source: str = "mse", per_coordinate: bool = False, limit: float | None = None
+) -> VarianceFn:
+    """Variances that are the same for all images, from a table of statistics, interpolated in log-SNR.
+
+    Args:
+      statistics: of the network, in the basis of the process that is sampled; a process with a scalar alpha may be seen
+        in the DCT basis, `ddx.in_dct_basis`, for a variance of each frequency.
+      source: "mse", or "gamma" for Analytic-DPM's own.
+      per_coordinate: a variance for each coordinate ("mse"), instead of one for all.
+      limit: of V; None for the variance of the data, which no V exceeds on average. Analytic-DPM's code has 1.
+
+    Raises:
+      ValueError: the source is unknown, or knows nothing of coordinates.
+    """
+    if source not in ("mse", "gamma"):
+        raise ValueError(f"source {source!r} is unknown; choose mse or gamma")
+    if source == "gamma" and per_coordinate:
+        raise ValueError("source 'gamma' is a mean over coordinates; use source='mse' for one each")
+    axes = () if per_coordinate else (0, 1, 2)
+    most = np.asarray(statistics.spectrum).mean(axes, keepdims=True) if limit is None else limit
+    if source == "gamma":
+        table = np.asarray(statistics.ms_eps).reshape(-1, 1, 1, 1)
+    else:
+        table = np.asarray(statistics.mse).mean(tuple(a + 1 for a in axes), keepdims=True)
+
+    def variance(d: Denoised, step: Step) -> Any:
+        found = _interpolated(statistics.logsnr, table, step.level)
+        known = _noise_to_signal(step.level) * (1.0 - found) if source == "gamma" else found
+        return total(step, jnp.clip(known, 0.0, jnp.asarray(most, known.dtype)))
+
+    return variance
+
+
+def heuristic(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
+    """V from the size of the network's own eps, without any statistics; `averaged` over the coordinates of an image.
+
+    `limit`: of V, from 0 to it; None for none, which may be negative.
+    """
+    return _of_eps(lambda d: 1.0 - jnp.square(d.eps), averaged, limit)
+
+
+def sn(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
+    """V from a head that predicts eps^2; exact where eps is, and below 0, so clipped, where that errs."""
+    return _of_eps(lambda d: _head(d, "sn") - jnp.square(d.eps), averaged, limit)
+
+
+def npr(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
+    """V from a head that predicts the squared error of eps; the best there is for the network's mean."""
+    return _of_eps(lambda d: _head(d, "npr"), averaged, limit)
+
+
+def clip_last(
+    variance: VarianceFn, times: tuple[int, ...], y: float = 2.0, count: int = 1, low: float = -1.0
+) -> VarianceFn:
+    """Limit the noise of the steps into the last `count` noisy times to y grey levels (Bao et al. 2022, F.2).
+
+    E abs(sigma z) = sigma sqrt(2 / pi) is at most y levels. It acts on samples; no published bound has it.
+
+    Args:
+      variance: any variance.
+      times: those of the sampler.
+      y: grey levels of 0..255; the papers have 2 for most DDPMs and 1 for DDIMs.
+      count: times it is for; 0 for none.
+      low: the lowest value of the data.
+    """
+    most = (y * (1.0 - low) / 255.0) ** 2 * math.pi / 2
+    last = times[-1 - count] if count else 0
+
+    def limited(d: Denoised, step: Step) -> Any:
+        v = variance(d, step)
+        return jnp.where((step.target.t <= last) & (step.target.t > 0), jnp.minimum(v, most), v)
+
+    return limited
+
+
+def published_ddim(variance: VarianceFn) -> Kernel:
+    """The step of A-, SN- and NPR-DDIM's code: alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps and its noise.
+
+    It differs from "euler" where x_0 is clipped and eps is not: for a denoiser with clip="x0".
+    """
+
+    def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
+        d = at(u_t, row.level)
+        alpha, sigma, _ = row.target.marginal
+        mean = alpha * d.x_0 + jnp.sqrt(jnp.maximum(sigma**2 - row.lambda2, 0.0)) * d.eps
+        return mean + row.noise * jnp.sqrt(variance(d, row)) * z, memory, d
+
+    return Kernel(lambda u_T: (), step)
+
+
+def total(step: Step, v: Any) -> Any:
+    """Equation (1)."""
+    return jnp.where(step.target.marginal.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
+
+
+def _of_eps(of: Callable[[Denoised], Any], averaged: bool, limit: float | None) -> VarianceFn:
+    def variance(d: Denoised, step: Step) -> Any:
+        marginal = step.level.marginal
+        v = jnp.square(marginal.sigma / marginal.alpha) * of(d)
+        v = v.mean((-3, -2, -1), keepdims=True) if averaged else v
+        return total(step, v if limit is None else jnp.clip(v, 0.0, limit))
+
+    return variance
+
+
+def _head(d: Denoised, name: str) -> Any:
+    if d.extra is None:
+        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
+    return d.extra
+
+
+def _noise_to_signal(level: Level) -> Any:
+    return jnp.square(level.marginal.sigma / level.a)
+
+
+def _interpolated(logsnr: np.ndarray, table: np.ndarray, level: Level) -> Any:
+    """The rows of a table, (N, h, w, c) at descending log-SNRs (N,), at the level's; beyond its ends, the last ones."""
+    here = -2.0 * jnp.log(level.a / level.marginal.sigma)
+    knots = jnp.asarray(-logsnr, here.dtype)
+    at = here[..., 0, 0, 0]
+    i = jnp.clip(jnp.searchsorted(knots, at), 1, len(logsnr) - 1)
+    share = jnp.clip((at - knots[i - 1]) / (knots[i] - knots[i - 1]), 0.0, 1.0)[..., None, None, None]
+    rows = jnp.asarray(table, here.dtype)
+    return (1.0 - share) * rows[i - 1] + share * rows[i]

@@ -1,0 +1,106 @@
+"""How wrong an estimate of x_0 is at every time: what the optimal variances and trajectories need to know.
+
+The optimal reverse variance is that of q(u_s | u_t, u_0), and gamma^2 times what the network does not know of u_0
+(equation 6 of `ddx.diffusion.gaussian`). On average over images the latter is the mean squared error of its estimate,
+
+    V_t = E (u_0 - E[u_0 | u_t])^2                                                                              (1)
+
+for every coordinate or as their mean; it is the best for the network as it is. Analytic-DPM (Bao et al. 2022) finds the
+mean instead from the mean square of eps, Gamma in the paper, which is the same for a network without error,
+
+    V_t = (sigma_t / alpha_t)^2 (1 - E eps^2)                                                                   (2)
+
+and for others, or few images, far off where there is more noise than signal.
+
+Both are functions of the log-SNR alone if the network is, so a table of one schedule serves others.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.kernels import DenoiseAt
+from ddx.diffusion.prediction import clipped
+from ddx.diffusion.process import Process
+from ddx.diffusion.sampling import cast
+
+
+class Statistics(NamedTuple):
+    """Means over images of a data set, at N times by ascending noise. Arrays are float64, of the host.
+
+    `mse` and `mse_error` are of each coordinate, as `spectrum` is.
+    """
+
+    logsnr: np.ndarray  # (N,): of the noise, descending
+    mse: np.ndarray  # (N, H, W, C): equation (1)
+    mse_error: np.ndarray  # (N,): standard error of its mean over coordinates
+    ms_eps: np.ndarray  # (N,): E eps^2, averaged over coordinates; of the network's own, unclipped eps
+    ms_eps_error: np.ndarray  # (N,)
+    spectrum: np.ndarray  # (H, W, C): the variance of the data
+    num_images: int
+
+
+class Sums(NamedTuple):
+    """What some images add to the statistics: sums over them, by time."""
+
+    mse: Any  # (N, H, W, C)
+    eps: Any  # (N,): of the mean over coordinates of eps^2
+    mse2: Any  # (N,): of the square of the mean over coordinates of the squared error
+    eps2: Any  # (N,): of the square of that of eps^2
+
+
+def error_sums(
+    process: Process,
+    at: DenoiseAt,
+    x_0: Any,
+    weight: Any,
+    rows: Any,
+    draws: Any,
+    draw: Callable[[Any], Any],
+    clip: bool,
+) -> Sums:
+    """`Sums` of images (B, H, W, C) at the levels of some rows of a table of steps.
+
+    Args:
+      process: the process.
+      at: `Denoiser.at` of a denoiser that does not clip.
+      x_0: the images.
+      weight: (B,), how often each counts, 0 or 1.
+      rows: rows of `ddx.diffusion.steps.step_table`.
+      draws: one entry a row, given to `draw`.
+      draw: draw(entry) -> noise of each image, white in the basis.
+      clip: clip the estimate of x_0 for its error, as the sampler will.
+    """
+    u_0 = process.basis.analysis(x_0)
+
+    def one(_: None, row: tuple[Any, Any]) -> tuple[None, Sums]:
+        step, z = row[0].expand(x_0.shape[-3:-1]), draw(row[1])
+        u_t = step.level.marginal.alpha * u_0 + step.level.marginal.sigma * z
+        d = at(u_t, step.level)
+        estimate = clipped(process, u_t, step.level, d).x_0 if clip else d.x_0
+        square, eps = jnp.square(u_0 - estimate), jnp.square(d.eps).mean((1, 2, 3))
+        mean = square.mean((1, 2, 3))
+        total = jnp.einsum("b,b...->...", weight, square)
+        return None, Sums(total, weight @ eps, weight @ jnp.square(mean), weight @ jnp.square(eps))
+
+    rows = jax.tree.map(lambda x: cast(x, x_0.dtype), rows)
+    return jax.lax.scan(one, None, (rows, draws))[1]
+
+
+def statistics(sums: Sums, logsnr: np.ndarray, spectrum: np.ndarray, num_images: int) -> Statistics:
+    """The statistics of `num_images` images, from their sums and the variance of their coordinates."""
+    mse, eps, mse2, eps2 = (np.asarray(x, np.float64) / num_images for x in sums)
+    mean = mse.mean((1, 2, 3))
+
+    def error(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        return np.sqrt(np.maximum(square - mean**2, 0.0) / max(num_images - 1, 1))
+
+    return Statistics(np.asarray(logsnr), mse, error(mse2, mean), eps, error(eps2, eps), spectrum, num_images)
+
+
+def noise_logsnr(process: Process, times: Any) -> np.ndarray:
+    """The log-SNR by which a table is keyed, that of the noise, at times (N,)."""
+    return np.asarray(process.noise.at(np.asarray(times)).logsnr)

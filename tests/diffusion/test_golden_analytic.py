@@ -1,0 +1,264 @@
+"""Analytic-DPM, SN and NPR against the outputs of their own code and against true posterior variances.
+
+Times count from 1 in these references too; the networks are told t * 1000 / T, or t - 1 ("shift1").
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.diffusion import analytic, optimal, statistics, steps, variance
+from tests import golden
+
+ANALYTIC, EXTENDED = golden.load("golden_analytic"), golden.load("golden_extended")
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def nhwc(x):
+    return jnp.asarray(golden.nhwc(x))
+
+
+def entries(data, pattern, keep=lambda match: True):
+    return [pytest.param(m, id=key) for key in data if (m := re.fullmatch(pattern, key)) and keep(m)]
+
+
+@functools.cache
+def process(name):
+    if name.startswith("vpsde"):
+        return ddx.process_from_betas(EXTENDED[f"sched/{name}/betas"][1:])
+    schedule, num_steps = re.fullmatch(r"([a-z]+)(\d+)", name).groups()
+    return ddx.ddpm(int(num_steps), schedule)
+
+
+def eps_net(x, t):
+    c = jnp.reshape(t, (-1, 1, 1, 1)) / 1000
+    return (0.25 + 0.70 * c) * x + 0.10 * jnp.tanh(2 * x) - 0.05 * c * x**3 / (1 + x**2)
+
+
+def sn_net(x, t):
+    c = jnp.reshape(t, (-1, 1, 1, 1)) / 1000
+    return eps_net(x, t) ** 2 + 0.30 * (1 - c) / (1 + jnp.exp(-x)) - 0.05
+
+
+def npr_net(x, t):
+    c = jnp.reshape(t, (-1, 1, 1, 1)) / 1000
+    return 0.20 * (1 - c) / (1 + x**2) - 0.03
+
+
+HEADS = {"SN": sn_net, "NPR": npr_net, "IDDPM": lambda x, t: jnp.tanh(x)}
+
+
+def denoiser(process, head=None, clip="x0", shift=False):
+    def model_fn(x, model_time):
+        t = model_time if shift else (model_time + 1) * 1000 / process.num_steps
+        return eps_net(x, t) if head is None else jnp.concatenate([eps_net(x, t), head(x, t)], -1)
+
+    return ddx.denoiser(process, model_fn, clip=clip)
+
+
+def of_ms_eps(process, ms_eps):
+    """Statistics that know the mean square of eps alone; its entry 0 is not used."""
+    n = process.num_steps
+    logsnr, zeros = statistics.noise_logsnr(process, np.arange(1, n + 1)), np.zeros(n)
+    return statistics.Statistics(logsnr, zeros, zeros, ms_eps[1:], zeros, np.ones((1, 1, 1)), 1)
+
+
+def gamma(process, ms_eps):
+    return analytic.analytic(of_ms_eps(process, ms_eps), "gamma", limit=1.0)
+
+
+def lambda2(d, step):
+    return step.lambda2
+
+
+VARIANCES = {
+    "SN": analytic.sn(),
+    "NPR": analytic.npr(),
+    "heuristic_avg0": analytic.heuristic(),
+    "heuristic_avg1": analytic.heuristic(averaged=True),
+    "small": variance.small,
+    "big": variance.large,
+}
+
+
+def draw(process, denoise, x_T, times, eta, v, noise, is_ddim):
+    noise = jnp.concatenate([nhwc(noise), jnp.zeros((1, *x_T.shape))])
+    solver = analytic.published_ddim(v) if is_ddim else ddx.diffusion.kernels.euler(v)
+    return ddx.sample(process, denoise, None, x_T, times, eta, noise=noise, solver=solver)
+
+
+SAMPLE = r"sample/(addpm|addim|addpm_dpseg|addpm_shift1)/([a-z]+\d+)/(\w+)/K(\d+)/(?:eta([\d.]+)/)?clip(\d)_(\d)/x"
+
+
+@pytest.mark.parametrize("entry", entries(ANALYTIC, SAMPLE, lambda m: int(m[4]) <= 10))
+def test_samples_of_analytic_dpm(entry):
+    kind, schedule, table, num_visits, eta, count, y = entry.groups()
+    p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/{table}"]
+    times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
+    if kind == "addpm_dpseg":
+        times = optimal.gamma_trajectory(p, ms_eps, int(num_visits))
+    v = analytic.clip_last(gamma(p, ms_eps), times, float(y), int(count))
+    denoise = denoiser(p, shift=kind == "addpm_shift1")
+    noise = ANALYTIC[entry[0][:-1] + "noise"]
+    found = draw(p, denoise, nhwc(ANALYTIC["sample/xT"]), times, float(eta or 1), v, noise, kind == "addim")
+    np.testing.assert_allclose(found, nhwc(ANALYTIC[entry[0]]), rtol=1e-8, atol=1e-8)
+
+
+NAIVE = r"sample/(ddpm|ddim)_naive/([a-z]+\d+)/K(\d+)/(?:small(\d)|eta([\d.]+))/x"
+
+
+@pytest.mark.parametrize("entry", entries(ANALYTIC, NAIVE, lambda m: int(m[3]) <= 10))
+def test_samples_of_its_baselines(entry):
+    kind, schedule, num_visits, small, eta = entry.groups()
+    p = process(schedule)
+    times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
+    v = lambda2 if kind == "ddim" else variance.small
+    if small == "0":  # the only baseline whose noise is limited
+        v = analytic.clip_last(variance.large, times, 1.0)
+    noise = ANALYTIC[entry[0][:-1] + "noise"]
+    found = draw(p, denoiser(p), nhwc(ANALYTIC["sample/xT"]), times, float(eta or 1), v, noise, kind == "ddim")
+    np.testing.assert_allclose(found, nhwc(ANALYTIC[entry[0]]), rtol=1e-8, atol=1e-8)
+
+
+EXTENDED_SAMPLE = r"sample/([a-z]+\d+)/(\w+)-(ddpm|ddim)/(?:(linear_ddim|quad_ddim)/)?K(\d+)/x"
+
+
+@pytest.mark.parametrize("entry", entries(EXTENDED, EXTENDED_SAMPLE))
+def test_samples_of_sn_npr_and_the_heuristic(entry):
+    schedule, kind, sampler, spacing, num_visits = entry.groups()
+    p = process(schedule)
+    spacing = {"linear_ddim": "uniform", "quad_ddim": "quad", None: "analytic_dpm"}[spacing]
+    times = ddx.trajectory(p.num_steps, int(num_visits), spacing)
+    v = gamma(p, EXTENDED[f"ms_eps/{schedule}/biased"]) if kind == "A" else VARIANCES[kind]
+    is_ddim = sampler == "ddim"
+    if is_ddim and kind == "small":
+        v = lambda2
+    v = analytic.clip_last(v, times, 1.0 if is_ddim else 2.0)
+    args = (denoiser(p, HEADS.get(kind)), nhwc(EXTENDED["sample/xT"]), times, 0.0 if is_ddim else 1.0, v)
+    found = draw(p, *args, EXTENDED[f"sample/noise_K{num_visits}"], is_ddim)
+    np.testing.assert_allclose(found, nhwc(EXTENDED[entry[0]]), rtol=1e-8, atol=1e-8)
+
+
+ONESTEP = r"onestep/(\w+?)/s(\d+)_t(\d+)/(eps|eps_eps2|eps_epsc)/clip(\d)/avg(\d)/.*"
+FACTORIES = {"eps": analytic.heuristic, "eps_eps2": analytic.sn, "eps_epsc": analytic.npr}
+
+
+@pytest.mark.parametrize("kind", FACTORIES)
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000"])
+def test_single_steps_of_sn_npr_and_the_heuristic(schedule, kind):
+    # On cosine1000 their own arithmetic loses digits next to T, where (sigma / alpha)^2 is 4e8.
+    p, rtol = process(schedule), 1e-6 if schedule == "cosine1000" else 1e-8
+    head = {"eps": None, "eps_eps2": sn_net, "eps_epsc": npr_net}[kind]
+    x_t, seen = nhwc(EXTENDED["onestep/xt"]), 0
+    for entry in entries(EXTENDED, ONESTEP, lambda m: m[1] == schedule and m[4] == kind):
+        key = entry.values[0][0]
+        s, t, _, clip, averaged = entry.values[0].groups()[1:]
+        s, t, what = int(s), int(t), key.split("/avg")[1][2:]
+        d = denoiser(p, head, "x0" if clip == "1" else False)
+        eta = float(what.split("/")[0][4:]) if what.startswith("ddim") else 1.0
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (t, 0) if s == 0 else (t, s, 0), eta))
+        found = d.at(x_t, row.level)
+        v = FACTORIES[kind](averaged=averaged == "1", limit=1.0 if clip == "1" else None)
+        noisy = row.target._replace(marginal=row.target.marginal._replace(sigma=jnp.ones(())))  # no decoder
+        if what == "x0_pred":
+            value = found.x_0
+        elif what == "cov_x0":
+            value = v(found, row._replace(lambda2=0.0, gamma=1.0, target=noisy))
+        elif what.endswith("sigma2"):
+            value = v(found, row._replace(target=noisy))
+        elif what.startswith("ddpm"):
+            value = row.k * x_t + row.gamma * found.x_0
+        else:
+            only = analytic.published_ddim(lambda d, step: jnp.zeros(()))
+            value = only.step(d.at, x_t, (), row, 0.0)[0]
+        expected = EXTENDED[key]
+        expected = nhwc(expected) if expected.ndim == 4 else expected
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(np.broadcast_to(value, expected.shape), expected, rtol=rtol, atol=rtol * scale)
+        seen += 1
+    assert seen > 100
+
+
+def bound(p, denoise, v, times, x_0, noise):
+    """Rows of nats: the decoder, whose variance is always that of the step from 2 to 1, KL terms, the prior."""
+    small = ddx.step_coefficients(p, 1, 2).lambda2
+
+    def with_decoder(d, step):
+        return jnp.where(step.target.marginal.sigma == 0, small, v(d, step))
+
+    nats = np.prod(x_0.shape[1:]) * np.log(2)
+    bits = ddx.bits_per_dim(p, denoise, x_0, None, times, with_decoder, nhwc(noise)[::-1], cdf="tanh")
+    return nats * np.concatenate([np.asarray(bits.terms).T, np.asarray(bits.prior)[None]])
+
+
+ELBO = r"elbo/(ms_eps|naive_small(\d))/([a-z]+\d+)/(?:(linear|dp_seg)/)?K(\d+)/terms"
+
+
+@pytest.mark.parametrize("entry", entries(ANALYTIC, ELBO, lambda m: ANALYTIC[m[0][:-5] + "noise"].size))
+def test_bounds_of_analytic_dpm(entry):
+    kind, small, schedule, spacing, num_visits = entry.groups()
+    p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/biased"]
+    times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
+    if spacing == "dp_seg":
+        times = optimal.gamma_trajectory(p, ms_eps, int(num_visits))
+    v = gamma(p, ms_eps) if kind == "ms_eps" else VARIANCES["small" if small == "1" else "big"]
+    found = bound(p, denoiser(p), v, times, nhwc(ANALYTIC["elbo/x0"]), ANALYTIC[entry[0][:-5] + "noise"])
+    np.testing.assert_allclose(found, ANALYTIC[entry[0]], rtol=1e-8, atol=1e-9)
+
+
+EXTENDED_ELBO = r"elbo/([a-z]+\d+)/(\w+)/K(\d+)/terms"
+
+
+@pytest.mark.parametrize("entry", entries(EXTENDED, EXTENDED_ELBO, lambda m: EXTENDED[m[0][:-5] + "noise"].size))
+def test_bounds_of_sn_npr_and_a_learned_range(entry):
+    schedule, kind, num_visits = entry.groups()
+    p = process(schedule)
+    times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
+    v = gamma(p, EXTENDED[f"ms_eps/{schedule}/biased"]) if kind == "A" else VARIANCES.get(kind, variance.learned_range)
+    noise = EXTENDED[entry[0][:-5] + "noise"]
+    found = bound(p, denoiser(p, HEADS.get(kind)), v, times, nhwc(EXTENDED["elbo/x0"]), noise)
+    np.testing.assert_allclose(found, EXTENDED[entry[0]], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["linear40", "cosine12"])
+def test_the_mean_square_of_eps(name):
+    p = process(name)
+    x_0 = nhwc(ANALYTIC["gamma/x0"])[ANALYTIC[f"gamma/{name}/order"]]
+    rows = jax.tree.map(lambda x: x[::-1], steps.step_table(p, ddx.trajectory(p.num_steps)))
+    noise = nhwc(ANALYTIC[f"gamma/{name}/noise"])
+    at = denoiser(p, clip=False).at
+    sums = statistics.error_sums(p, at, x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z, clip=True)
+    np.testing.assert_allclose(
+        sums.eps / len(x_0), ANALYTIC[f"gamma/{name}/ms_eps"][1:], rtol=2e-7
+    )  # theirs is float32
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_dynamic_programming(first):
+    # Nodes are 0..24, or 1..24 with K nodes instead of K steps.
+    paths = optimal.dynamic_program(ANALYTIC[f"dp/F{first}"][first:, first:], 24 - first)
+    for match in (m.values[0] for m in entries(ANALYTIC, rf"dp/F{first}_path_K(\d+)")):
+        k = int(match[1]) - first
+        np.testing.assert_array_equal(paths.to_last(k) + first, ANALYTIC[match[0]])
+        np.testing.assert_allclose(paths.cost[k, -1], ANALYTIC[f"dp/F{first}_cost_K{match[1]}"], rtol=1e-12)
+
+
+@pytest.mark.parametrize("table", ["gauss", "biased"])
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000"])
+def test_costs_and_trajectories_of_analytic_dpm(schedule, table):
+    p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/{table}"]
+    costs = optimal.gamma_costs(p, ms_eps)[ANALYTIC[f"dpcost/{schedule}/{table}/rows"]]
+    np.testing.assert_allclose(costs, ANALYTIC[f"dpcost/{schedule}/{table}/J"], rtol=1e-8, atol=1e-12)
+    for match in (m.values[0] for m in entries(ANALYTIC, rf"dpseg/{schedule}/{table}/K(\d+)/path")):
+        times = optimal.gamma_trajectory(p, ms_eps, int(match[1]))
+        np.testing.assert_array_equal(times[-2::-1], ANALYTIC[match[0]])

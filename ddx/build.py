@@ -1,6 +1,7 @@
 """From a validated config to the things a run is made of."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -180,6 +181,12 @@ def sampler(config: ConfigDict, system: System) -> Sampler:
         kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
+    if s.solver != "euler" and config.loss.prediction == "eps" and config.process.kind == "blurring":
+        warnings.warn(
+            f"solver {s.solver} extrapolates x_0, which eps does not tell under a blur; expect spoiled images, or use"
+            " euler, or train v",
+            stacklevel=2,
+        )
     prior_noise = s.delta if s.prior_noise else 0.0
     return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size, prior_noise)
 

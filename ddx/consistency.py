@@ -72,9 +72,10 @@ def _check_blurring(c: dict[str, Any]) -> None:
         )
     if c["process.sigma_blur_max"] == 0 or c["loss.prediction"] != "eps":
         return
-    if c["process.d_min"] == 0:
+    if c["process.d_min"] < 1e-12:
         raise ConfigError(
-            "process.d_min=0 leaves nothing of x_0 that loss.prediction='eps' could tell; use 'v' or 'x0'"
+            f"process.d_min={c['process.d_min']} leaves nothing of x_0 that loss.prediction='eps' could tell;"
+            " use 'v' or 'x0'"
         )
     if c["sample.clip"]:
         raise ConfigError(

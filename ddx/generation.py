@@ -65,7 +65,8 @@ class Generator:
         basis = system.process.basis
         # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
         at = system.process.level(np.asarray(frames, int), self._shape[:2])
-        kept = (at.marginal.alpha / at.a)[:, None].astype(np.float32)
+        kept = np.divide(at.marginal.alpha, at.a, out=np.ones_like(at.marginal.alpha), where=at.a > 0)
+        kept = kept[:, None].astype(np.float32)
 
         def noise(keys: Any) -> Any:
             return sampling.initial_noise(keys, self._shape)

@@ -59,8 +59,12 @@ def _between(low: float, high: float) -> dict[str, Any]:
     return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
 
 
+def _within(low: float, high: float) -> dict[str, Any]:
+    return {"limit": f"at least {low:g} and at most {high:,.10g}", "holds": lambda value: low <= value <= high}
+
+
 def _number(low: float, above: bool = False) -> dict[str, Any]:
-    kind = "finite" if low == -math.inf else f"{'above' if above else 'at least'} {low:g} and finite"
+    kind = f"{'above' if above else 'at least'} {low:g} and finite"
     return {"limit": kind, "holds": lambda value: math.isfinite(value) and (value > low if above else value >= low)}
 
 
@@ -95,12 +99,12 @@ KEYS: dict[str, Key] = {
     "process.schedule": Key("linear", "noise schedule of ddpm", **_one_of(*schedules.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
     "process.rescale_time": Key(False, "tell the network times as if T were 1000, in ddpm; blurring always does"),
-    "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **_number(0)),
+    "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **_within(0, 1e6)),
     "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **_number(0, above=True)),
     "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **_one_of(*schedules.BLUR_POWERS)),
     "process.d_min": Key(0.001, "what the blur of blurring leaves of every frequency", **_between(0, 1)),
-    "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **_number(-math.inf)),
-    "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **_number(-math.inf)),
+    "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **_within(-80, 80)),
+    "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **_within(-80, 80)),
     "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **_number(0, above=True)),
     "model.family": Key(
         "ddpm", "whose conventions (embedding, padding, epsilon, initial weights) to follow", **_one_of(*FAMILIES)

@@ -31,6 +31,7 @@ _EDGE = 0.999  # beyond it is the last level
 _FURTHEST = 1e15  # in standard deviations: beyond all levels at the sharpest, and its square is a float32
 _SHARPEST = -60.0  # log variance of a decoder that is certain of its level
 _NARROW = 0.03  # what (3) leaves out is below 1e-8
+_FURTHEST_MEAN = 1e4  # of a softmax: beyond all levels, and in float32 its product with the sharpest precision
 _FLOOR = 1e-12  # of a probability, in the originals' code
 
 
@@ -130,18 +131,20 @@ def _log_erfcx_jvp(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]
 
 
 def _softmax(x_0: Any, mean: Any, log_sigma: Any) -> Any:
-    """A sum over all levels, one after the other, of each one's density over that of x_0."""
+    """A sum over all levels, one after the other, of each one's density over that of x_0.
 
-    def ratio(k: Any) -> Any:
-        level = k / 127.5 - 1.0
-        # The difference of two squares as a product: the mean may be far from both.
-        return 0.5 * (x_0 - level) * (x_0 + level - 2.0 * mean) * jnp.exp(-2.0 * log_sigma)
+    The difference of two squares is a product, of whole numbers of levels, so that equal levels are exactly equal.
+    """
+    j = jnp.rint((x_0 + 1.0) * 127.5)
+    middle = 255.0 * (1.0 + jnp.clip(mean, -_FURTHEST_MEAN, _FURTHEST_MEAN))  # twice the mean, in levels
+    precision = 0.5 * jnp.exp(-2.0 * log_sigma) / 127.5**2
 
     def add(total: Any, k: Any) -> tuple[Any, None]:
-        return jnp.logaddexp(total, ratio(k)), None
+        return jnp.logaddexp(total, precision * (j - k) * (j + k - middle)), None
 
-    levels = jnp.arange(256, dtype=x_0.dtype)
-    return -jax.lax.scan(add, jnp.full_like(x_0, -jnp.inf), levels)[0]
+    levels = jnp.arange(256, dtype=middle.dtype)
+    shape = jnp.broadcast_shapes(jnp.shape(j), jnp.shape(middle), jnp.shape(log_sigma))
+    return -jax.lax.scan(add, jnp.full(shape, -jnp.inf, middle.dtype), levels)[0]
 
 
 def _tanh(z: Any, log_h: Any, darkest: Any, brightest: Any) -> Any:

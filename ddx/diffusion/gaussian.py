@@ -86,7 +86,7 @@ def solve(m_s: Marginal, m_t: Marginal, log_r: Any, eta: Any) -> StepCoefficient
     b2 = (1.0 - eta**2) + eta**2 * r
     if host and eta > 1.0:
         b2 = _check_eta(eta, b2, one_minus_r, m_s.sigma)
-    b = xp.sqrt(b2)
+    b = xp.where(b2 > 0, xp.sqrt(xp.where(b2 > 0, b2, 1.0)), 0.0)  # the gradient of a root is infinite at 0
     k = m_s.sigma / m_t.sigma * b
     gamma = m_s.alpha * one_minus_r * (1.0 + eta**2 * r) / (1.0 + b * xp.sqrt(r))
     # Upwards sqrt(r) may be infinite: alpha_s (1 - sqrt(r)) = alpha_s - k alpha_t = -k alpha_t (1 - 1 / sqrt(r)).

@@ -24,7 +24,7 @@ from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.likelihood import BitsPerDim, Terms, bound_terms, noise_at
 from ddx.diffusion.noise import fold_in
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
-from ddx.diffusion.process import Process
+from ddx.diffusion.process import Level, Process
 from ddx.diffusion.sampling import denoise_at, initial_noise, noise_from, start, visited, walk
 from ddx.diffusion.steps import SharedStep, Step, step_table
 
@@ -41,7 +41,7 @@ def heat_sampler(delta: float = 0.0125) -> Kernel:
             raise ValueError("heat_sampler needs a network that predicts the next image: prediction='residual'")
         return d.mean + row.noise * delta * z, memory, d
 
-    return Kernel(lambda u_T: (), step)
+    return Kernel(lambda u_T: (), step, needs_noise=delta > 0, all_times=True)
 
 
 def blur(process: Process, x_0: Any, t: Any) -> Any:
@@ -70,7 +70,7 @@ def heat_prior(process: Process, keys: Any, images: Any, delta: float) -> Any:
 def kde_centres(process: Process, images: Any) -> Any:
     """The centres of the prior (2) for images (M, H, W, C): (M, F), those frequencies that the blur leaves.
 
-    They are few hundred at most, so a whole training set is no burden.
+    After a blur of half the images' width these are some dozens, so a whole training set is no burden.
     """
     scale = process.marginal(process.num_steps, images.shape[-3:-1]).alpha
     u = process.basis.analysis(images)
@@ -83,6 +83,8 @@ def kde_kl(process: Process, centres: Any, x_0: Any, delta: float) -> Any:
     sum_i phi_i (KL_i + log phi_i + log M) with the KL to each of the prior's Gaussians and phi = softmax(-KL), which is
     the least of all phi: -log mean_i exp(-KL_i).
     """
+    if not delta > 0:
+        raise ValueError(f"delta={delta} must be above 0: a prior of points has no density")
     u = kde_centres(process, x_0)
 
     def add(total: Any, pair: tuple[Any, Any]) -> tuple[Any, None]:
@@ -145,10 +147,16 @@ def heat_terms(
 ) -> Terms:
     """The terms of some rows of `heat_table`; the arguments are as those of `ddx.diffusion.likelihood.bound_terms`."""
 
+    def predicting(u_t: Any, level: Level) -> Denoised:
+        d = at(u_t, level)
+        if d.mean is None:
+            raise ValueError("IHDM's bound needs a network that predicts the next image: prediction='residual'")
+        return d
+
     def variance(d: Denoised, step: Step) -> Any:
         return jnp.full((1, 1, 1), delta**2)
 
-    return bound_terms(process, at, x_0, rows, draws, variance, draw, "density", independent=True)
+    return bound_terms(process, predicting, x_0, rows, draws, variance, draw, "density", independent=True)
 
 
 def heat_bits_per_dim(
@@ -175,7 +183,7 @@ def heat_bits_per_dim(
       `BitsPerDim`; `terms` are those of `levels`, `mse` is of the network's own predictions.
 
     Raises:
-      ValueError: a level is none of 1..T.
+      ValueError: a level is none of 1..T, delta is not above 0, or the network does not predict the next image.
     """
     rows = heat_table(process, levels)
     at = denoise_at(process, denoise)

@@ -18,6 +18,7 @@ trajectory "trailing"; "uniform" ends in a step from t = 1 + c to 1 that is many
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
@@ -38,10 +39,19 @@ class Kernel(NamedTuple):
     init(u_T) -> memory: any pytree of arrays.
     step(at, u_t, memory, row, z) -> (u_s, memory, d): takes the step of a row of the table with the noise z; d is
       `Denoised` at u_t. `at` evaluates the network.
+    needs_noise: it adds noise whatever eta is, so there must be a key or noise.
+    all_times: it goes from t to t - 1 and no further.
     """
 
     init: Callable[[Any], Any]
     step: Callable[[DenoiseAt, Any, Any, Step, Any], tuple[Any, Any, Denoised]]
+    needs_noise: bool = False
+    all_times: bool = False
+
+    def check(self, times: tuple[int, ...]) -> None:
+        """Refuse, with a ValueError, times between which it cannot go."""
+        if self.all_times and any(s != t - 1 for t, s in pairwise(times)):
+            raise ValueError("this sampler goes through all times, one after the other; leave times out")
 
 
 def _move(row: Step, u_t: Any, data: Any, variance: Any, z: Any) -> Any:
@@ -142,7 +152,7 @@ def filmed(kernel: Kernel, frames: tuple[int, ...]) -> Kernel:
         film = jax.tree.map(lambda kept, x: kept.at[slot].set(x, mode="drop"), film, Film(u_t, d.x_0))
         return u_s, (inner, film), d
 
-    return Kernel(init, step)
+    return kernel._replace(init=init, step=step)
 
 
 class Film(NamedTuple):

@@ -215,9 +215,19 @@ def prior_bits(process: Process, x_0: Any, t: Any) -> Any:
 
 
 def noise_at(key: Any, x_0: Any) -> Callable[[Any], Any]:
-    """The noise of each example at a time as a function of it: white, like x_0, from fold_in(its key, t)."""
+    """The noise of each example at a time as a function of it: white, like x_0, from fold_in(its key, t).
+
+    Of a time that is no integer the bits are folded in.
+    """
     keys = batch_keys(key, x_0.shape[0])
-    return lambda t: white_noise(fold_in(keys, t), x_0.shape[1:], x_0.dtype)
+
+    def draw(t: Any) -> Any:
+        t = jnp.asarray(t)
+        if jnp.issubdtype(t.dtype, jnp.floating):
+            t = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
+        return white_noise(fold_in(keys, t), x_0.shape[1:], x_0.dtype)
+
+    return draw
 
 
 def _mean(x: Any) -> Any:

@@ -61,7 +61,8 @@ def kl_loss(
       noise: like x_0, standard normal.
       prediction: what the first C channels are.
       variance: "small", "large", "learned", "range", or a function (d, step) -> variance.
-      rescaled: times T, which makes its mean over uniform t the bound in bits/dim, but for the prior.
+      rescaled: times T, which makes its mean over uniform t the bound in bits/dim, but for the prior and, with noise at
+        t = 0, the decoder, which have no network.
       cdf: of the decoder, "exact" or "tanh"; see `ddx.diffusion.decoder`.
 
     Returns:

@@ -81,9 +81,9 @@ class Process:
     @property
     def forgets(self) -> bool:
         """Whether nothing is left of some coordinates at T: they cannot be found from u_T and its noise."""
-        if self.blur is not None and self.d_min == 0 and self.blur.tau(self.num_steps) > 0:
-            return True
-        return bool(self.noise.at(self.num_steps).logsnr == -np.inf)
+        last = self.noise.at(self.num_steps)
+        blurs = self.blur is not None and self.blur.tau(self.num_steps) > 0
+        return bool(last.logsnr == -np.inf or (blurs and last.a * self.d_min < _LEAST))
 
     def marginal(self, t: Any, shape: tuple[int, ...] | None = None) -> Marginal:
         """alpha, sigma and logsnr of q(u_t | u_0) at times t, () or (B,), in [0, T].
@@ -136,6 +136,9 @@ class Process:
         """The `Level` of times t, () or (B,)."""
         t = np.asarray(t) if is_host(t) else t
         return Level(t, self.model_time(t), self.marginal(t, shape), self.scalars(t).a)
+
+
+_LEAST = 1e-15  # an alpha that a float32 can still be divided by
 
 
 def spread(at: Scalars, d_min: Any, shape: tuple[int, ...]) -> Marginal:
@@ -224,15 +227,15 @@ def blurring(
     if blur_schedule not in schedules.BLUR_POWERS:
         choices = ", ".join(schedules.BLUR_POWERS)
         raise ValueError(f"blur_schedule {blur_schedule!r} is unknown; choose one of: {choices}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1")
-    if not (0 <= sigma_blur_max < np.inf and 0 <= d_min < 1 and 0 <= paper_delta < 1):
+    if num_steps < 1 or num_steps != int(num_steps):
+        raise ValueError(f"num_steps={num_steps} must be an integer, at least 1")
+    if not (0 <= sigma_blur_max <= 1e6 and 0 <= d_min < 1 and 0 <= paper_delta < 1):
         raise ValueError(
-            f"sigma_blur_max={sigma_blur_max} must be at least 0 and finite, d_min={d_min} and"
+            f"sigma_blur_max={sigma_blur_max} must be at least 0 and at most 1e6, d_min={d_min} and"
             f" paper_delta={paper_delta} at least 0 and below 1"
         )
-    if not -np.inf < logsnr_min < logsnr_max < np.inf:
-        raise ValueError(f"logsnr_min={logsnr_min} must be below logsnr_max={logsnr_max}, both finite")
+    if not -80 <= logsnr_min < logsnr_max <= 80:
+        raise ValueError(f"logsnr_min={logsnr_min} must be below logsnr_max={logsnr_max}, both within -80..80")
     return Process(
         DCT,
         Cosine(num_steps, logsnr_min, logsnr_max),

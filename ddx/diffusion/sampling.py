@@ -57,6 +57,7 @@ def sample(
       ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
     """
     times, kernel = visited(process, times), make_kernel(solver, eta, variance)
+    kernel.check(times)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
     walking = _run(process, denoise, x_T, times, eta, kernel, draws, noisy_end)
     return process.basis.synthesis(walking.u_t).astype(x_T.dtype)
@@ -95,13 +96,14 @@ def progressive(
       ValueError: a frame is not visited; or as `sample`.
     """
     times = visited(process, times)
-    frames = tuple(int(t) for t in frames)
+    frames = tuple(frames) if process.continuous else tuple(int(t) for t in frames)
     missing = [t for t in frames if t not in times[:-1]]
     if not frames or len(set(frames)) < len(frames):
         raise ValueError(f"frames must be different times, at least one; got {frames}")
     if missing:
         raise ValueError(f"frames {missing} are not among the visited times {times[0]}..{times[-2]}")
     kernel = filmed(make_kernel(solver, eta, variance), frames)
+    kernel.check(times)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
     walking = _run(process, denoise, x_T, times, eta, kernel, draws)
     film = walking.memory[1]
@@ -190,7 +192,7 @@ def _draws(
     """The draws of a sampler, none where no noise is added. A kernel of the user's own at eta = 0 may do without."""
     # k and not t: an example's k-th draw is the same for every trajectory.
     entries = jnp.arange(num_steps)
-    can_do_without = not isinstance(solver, Kernel) or (key is None and noise is None)
+    can_do_without = not isinstance(solver, Kernel) or (key is None and noise is None and not solver.needs_noise)
     if eta == 0.0 and variance == "small" and can_do_without:
         return entries, no_noise
     if noise is None:

@@ -103,18 +103,21 @@ def step_table(
     return steps._replace(small=small, noise=noise)
 
 
-def chain_rows(process: Process, t: Any, shape: tuple[int, ...]) -> Step:
+def chain_rows(process: Process, t: Any, shape: tuple[int, ...] | None = None) -> Step:
     """The rows of the steps from t to t - 1 at eta = 1, one an example, for integers t (B,) that may be traced."""
     if process.blur is None:
         table = step_table(process, tuple(range(process.num_steps, -1, -1)))
         return jax.tree.map(lambda x: jnp.asarray(x)[process.num_steps - t], table)
+    if shape is None:
+        raise ValueError("this process treats frequencies differently: pass shape=(H, W)")
     return _shared(process, t - 1, t, 1.0, 1.0).expand(shape)
 
 
 def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:
     """The steps of DDIM (eta = 0) up through a sampler's times.
 
-    Images are taken for x_1, whose noise is below their grey levels; where times are continuous, for x_0.
+    Images are taken for x_1, whose noise is below their grey levels: networks know no time 0 where times are integers.
+    Where they are continuous images are taken for x_0.
 
     Args:
       process: the process.

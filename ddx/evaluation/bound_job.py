@@ -7,7 +7,6 @@ rate_distortion.csv, .png  if asked for
 """
 
 import csv
-import hashlib
 import io
 import math
 import pathlib
@@ -104,7 +103,7 @@ def evaluate(
         "workdir": str(workdir),
         "step": source.step,
         "weights": source.seal,
-        "images": _fingerprint(data, examples),
+        "images": trained.fingerprint(data, examples),
         "times": digest(list(times)),
         "protocol": {
             "data": data.name,
@@ -118,6 +117,9 @@ def evaluate(
             "seed": seed,
         },
     }
+    training = trained.training_images(source, data_dir) if "delta" in how else None
+    if training is not None:
+        record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
     with lock(out, "--out"):
         # Parts that are there already keep their size; what a part says does not depend on it.
         before = read_record(out / "bpd.json").get("at_once")
@@ -126,7 +128,7 @@ def evaluate(
         result = _finished(out, job.before)
         finished = result is not None
         if result is None:
-            bound = Bound(protocol(source, how, data_dir))
+            bound = Bound(protocol(source, how, training))
             for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
                 job.write(start, **part._asdict())
             result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
@@ -167,12 +169,6 @@ def _dataset(source: trained.Trained, split: str, data_dir: str | None, seed: in
             f" {source.system.image_shape}. Use the run's own data set"
         )
     return data
-
-
-def _fingerprint(data: Dataset, examples: np.ndarray) -> str:
-    """A checksum of some of the examples: other data are another job."""
-    some = data.read(examples[np.linspace(0, len(examples) - 1, min(256, len(examples))).astype(int)])
-    return digest([hashlib.sha256(some[name].tobytes()).hexdigest() for name in ("image", "label")])
 
 
 def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:

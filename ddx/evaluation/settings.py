@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from ddx.data import Dataset
 from ddx.diffusion import trajectory as trajectories
 from ddx.diffusion.decoder import CDFS
 from ddx.errors import ConfigError
@@ -81,12 +82,10 @@ def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, 
     return how | {"delta": delta, "sigma": config.process.sigma}
 
 
-def protocol(source: trained.Trained, how: dict[str, Any], data_dir: str | None) -> Protocol:
-    """The bound with these settings."""
-    if "delta" not in how:
+def protocol(source: trained.Trained, how: dict[str, Any], training: Dataset | None) -> Protocol:
+    """The bound with these settings; that of IHDM needs the training set."""
+    if training is None:
         return variational(source.system, how["times"], how["variance"], how["clip"], how["cdf"])
-    training = trained.training_images(source, data_dir)
-    assert training is not None
     return inverse_heat(source.system, training, how["delta"])
 
 

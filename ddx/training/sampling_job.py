@@ -131,6 +131,7 @@ def sample(
         name += f"_of_{pathlib.Path(low_res).stem}_{record['low_res'][:8]}"
     if images is not None:
         record["starts_from"] = f"{images.num_examples} images of {images.name} {source.system.config.data.split}"
+        record["starts_from_checksum"] = trained.fingerprint(images, np.arange(images.num_examples))
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
         job = Job(out, "samples", record, num_samples, record["at_once"])

@@ -1,5 +1,6 @@
 """From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
 
+import hashlib
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from ddx.config import completed, validate
 from ddx.data import Dataset, given_images
 from ddx.diffusion.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
+from ddx.files import digest
 from ddx.keys import SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
 
@@ -112,6 +114,12 @@ def training_images(source: Trained, data_dir: str | None = None) -> Dataset | N
             " Set data_dir to the run's own data set"
         )
     return data
+
+
+def fingerprint(data: Dataset, examples: np.ndarray) -> str:
+    """A checksum of some of the examples: other data are another job."""
+    some = data.read(examples[np.linspace(0, len(examples) - 1, min(256, len(examples))).astype(int)])
+    return digest([hashlib.sha256(some[name].tobytes()).hexdigest() for name in ("image", "label")])
 
 
 def told(

@@ -331,9 +331,55 @@ def test_the_table_of_a_blur_does_not_grow_with_the_images():
     assert sizes[0] == sizes[1] < 100 * 30
 
 
+def test_clipping_and_the_decoder_know_the_range_of_the_data():
+    chain = dataclasses.replace(ddx.blurring(10, 2.0), low=0.0)
+    d = ddx.denoiser(chain, lambda x, t: x, "x0", clip=True)(jnp.full((1, *SHAPE, 1), -0.5), 5)
+    assert np.abs(d.x_0).max() < 1e-6
+    black, z = jnp.zeros((1, *SHAPE, 1)), jnp.zeros((1, *SHAPE, 1))
+    other = dataclasses.replace(chain, low=-1.0)
+    # Twice as fine levels against the same noise.
+    finer = likelihood.decoder_bits(chain, black, z)
+    assert float(finer[0]) > float(likelihood.decoder_bits(other, black - 1, z)[0])
+    twice = ddx.diffusion.decoder.decoder_log_prob(black, black, -10.0, low=0.0)
+    np.testing.assert_allclose(
+        twice, ddx.diffusion.decoder.decoder_log_prob(2 * black - 1, 2 * black - 1, -10.0 + np.log(4)), rtol=1e-6
+    )
+
+
+def test_real_times_have_noise_of_their_own_and_can_be_filmed():
+    draw = likelihood.noise_at(jax.random.key(0), jnp.zeros((1, *SHAPE, 1)))
+    drawn = [np.asarray(draw(t)) for t in (0, 0.25, 0.5, 10.5, 10)]
+    assert len({z.tobytes() for z in drawn}) == 5
+    process = ddx.blurring(10, 2.0)
+    denoise = ddx.denoiser(process, lambda x, t: 0.5 * x, "v", clip=False)
+    x_T = jnp.ones((1, *SHAPE, 1))
+    x_0, film = ddx.progressive(process, denoise, None, x_T, (10, 2.5), (10, 5, 2.5, 0))
+    np.testing.assert_allclose(film.x_t[0], x_T, atol=1e-6)
+    np.testing.assert_allclose(x_0, ddx.sample(process, denoise, None, x_T, (10, 5, 2.5, 0)), atol=1e-6)
+
+
+def test_coarse_steps_in_float32_are_those_in_float64():
+    for kind in ("sin2", "sin"):
+        process, times = ddx.blurring(1000, 20.0, kind), (1000, 900, 500, 120, 10, 0)
+        table = steps.step_table(process, times, 0.7, SHAPE)
+        found = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), table).expand(SHAPE)
+        exact = ddx.step_coefficients(process, np.asarray(times[1:]), np.asarray(times[:-1]), 0.7, SHAPE)
+        for name in ("k", "gamma", "lambda2"):
+            np.testing.assert_allclose(getattr(found, name), getattr(exact, name), rtol=2e-5)
+
+
+def test_the_gradient_by_eta_is_finite_where_nothing_is_left():
+    process = ddx.blurring(10, 20.0, d_min=0.0)
+    by_eta = jax.grad(lambda eta: sum(x.sum() for x in ddx.step_coefficients(process, 0, 10, eta, SHAPE)))(1.0)
+    assert np.isfinite(by_eta)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: ddx.blurring(10.5), "an integer"),
+        (lambda: ddx.blurring(logsnr_max=2000), r"within -80\.\.80"),
+        (lambda: ddx.denoiser(ddx.blurring(d_min=1e-30), None), "use 'v' or 'x0'"),
         (lambda: ddx.blurring(blur_schedule="cos"), "choose one of: sin2, sin"),
         (lambda: ddx.blurring(0), "at least 1"),
         (lambda: ddx.blurring(sigma_blur_max=-1.0), "sigma_blur_max=-1"),

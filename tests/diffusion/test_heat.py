@@ -185,8 +185,25 @@ def test_between_two_states_the_ends_are_their_samples():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d: ddx.sample(process(), d("x0"), None, images(1), eta=0.0, solver=ddx.heat_sampler()), "residual"),
+        (lambda d: ddx.sample(process(), d("x0"), None, images(1), eta=0.0, solver=ddx.heat_sampler(0.0)), "residual"),
         (lambda d: heat.heat_table(process(), (0, 3)), r"must lie in 1\.\.20"),
+        (lambda d: ddx.sample(process(), d("residual"), None, images(1), eta=1.0, solver=ddx.heat_sampler()), "key"),
+        (
+            lambda d: ddx.sample(
+                process(), d("residual"), jax.random.key(0), images(1), (20, 7, 0), solver=ddx.heat_sampler()
+            ),
+            "leave times out",
+        ),
+        (
+            lambda d: ddx.heat_bits_per_dim(process(), d("x0"), images(1), jax.random.key(0), jnp.ones((1, 3))),
+            "prediction='residual'",
+        ),
+        (
+            lambda d: ddx.heat_bits_per_dim(
+                process(), d("residual"), images(1), jax.random.key(0), jnp.ones((1, 3)), 0.0
+            ),
+            "delta=0.0 must be above 0",
+        ),
     ],
 )
 def test_mistakes_are_named(call, message):

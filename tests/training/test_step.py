@@ -164,7 +164,7 @@ def test_the_average_follows_the_weights_and_its_warm_up_counts_steps():
     for n in range(5):
         state, _ = jax.jit(step)(state, jax.random.key(0), batch())
         warm_state, _ = jax.jit(warm)(warm_state, jax.random.key(0), batch())
-        decay = (1 + n) / (10 + n)  # below 0.9 for all n < 81
+        decay = (2 + n) / (11 + n)  # below 0.9 for all n < 79
         expected = 0.9 * expected + 0.1 * (n + 1)
         warm_expected = decay * warm_expected + (1 - decay) * (n + 1)
     np.testing.assert_allclose((state.params["w"], state.ema["w"]), (5, expected), rtol=1e-6)

@@ -13,6 +13,9 @@ _HOME = {
     "ddpm": "ddx.diffusion.process",
     "iddpm": "ddx.diffusion.process",
     "blurring": "ddx.diffusion.process",
+    "in_dct_basis": "ddx.diffusion.process",
+    "analytic": "ddx.diffusion.analytic",
+    "optimal_trajectories": "ddx.diffusion.optimal",
     "ihdm": "ddx.diffusion.process",
     "process_from_betas": "ddx.diffusion.process",
     "q_sample": "ddx.diffusion.gaussian",
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from ddx import models as models
     from ddx import parallel as parallel
     from ddx import training as training
+    from ddx.diffusion.analytic import analytic as analytic
     from ddx.diffusion.flow import probability_flow as probability_flow
     from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.gaussian import prior_kl as prior_kl
@@ -82,12 +86,14 @@ if TYPE_CHECKING:
     from ddx.diffusion.losses import hybrid_loss as hybrid_loss
     from ddx.diffusion.losses import kl_loss as kl_loss
     from ddx.diffusion.losses import simple_loss as simple_loss
+    from ddx.diffusion.optimal import optimal_trajectories as optimal_trajectories
     from ddx.diffusion.prediction import Denoised as Denoised
     from ddx.diffusion.prediction import denoiser as denoiser
     from ddx.diffusion.process import blurring as blurring
     from ddx.diffusion.process import ddpm as ddpm
     from ddx.diffusion.process import iddpm as iddpm
     from ddx.diffusion.process import ihdm as ihdm
+    from ddx.diffusion.process import in_dct_basis as in_dct_basis
     from ddx.diffusion.process import process_from_betas as process_from_betas
     from ddx.diffusion.sampling import encode as encode
     from ddx.diffusion.sampling import progressive as progressive

@@ -11,6 +11,7 @@ graph, in JAX's default float. Coefficients have the shape () for a scalar time 
 (B,), ready to broadcast to images; where they differ between frequencies, (H, W, 1) and (B, H, W, 1).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -195,6 +196,19 @@ def iddpm(num_steps: int = 4000, rescale_time: bool = False) -> Process:
     Most of its released networks were trained with `rescale_time`: they are told times as if T were 1000.
     """
     return ddpm(num_steps, "cosine", rescale_time)
+
+
+def in_dct_basis(process: Process) -> Process:
+    """The same process, its state held in cosines: for a reverse variance of each frequency.
+
+    Noise is white in either basis, so nothing else changes but what `noise=` arguments are coordinates of.
+
+    Raises:
+      ValueError: the process has other coordinates than pixels already.
+    """
+    if process.basis is not PIXEL:
+        raise ValueError(f"this process is in the {process.basis.name} basis already")
+    return dataclasses.replace(process, basis=DCT)
 
 
 def blurring(

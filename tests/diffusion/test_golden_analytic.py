@@ -262,3 +262,101 @@ def test_costs_and_trajectories_of_analytic_dpm(schedule, table):
     for match in (m.values[0] for m in entries(ANALYTIC, rf"dpseg/{schedule}/{table}/K(\d+)/path")):
         times = optimal.gamma_trajectory(p, ms_eps, int(match[1]))
         np.testing.assert_array_equal(times[-2::-1], ANALYTIC[match[0]])
+
+
+CLOSED, GENERAL = golden.load("golden_closed_form"), golden.load("golden_general_diag")
+PAIRS = r"([a-z]+\d+)/K(\d+)/eta([\d.]+)/lam2_iso_diag"
+
+
+def of_gaussian(process):
+    """The statistics of the exact network for N(mu, Sigma): errors without any of its own."""
+    eigenvalues, vectors = np.linalg.eigh(CLOSED["data/Sigma"])
+    logsnr = statistics.noise_logsnr(process, np.arange(1, process.num_steps + 1))
+    shrunk = eigenvalues / (1 + np.exp(logsnr)[:, None] * eigenvalues)
+    mse = np.einsum("ik,tk->ti", vectors**2, shrunk).reshape(-1, 1, 6, 1)
+    zeros, spectrum = np.zeros(len(logsnr)), np.diag(CLOSED["data/Sigma"]).reshape(1, 6, 1)
+    ms_eps = 1 - np.exp(logsnr) * mse.mean((1, 2, 3))
+    return statistics.Statistics(logsnr, mse, zeros, ms_eps, zeros, spectrum, 1)
+
+
+@pytest.mark.parametrize("entry", entries(CLOSED, PAIRS))
+def test_variances_are_those_of_the_true_posterior(entry):
+    schedule, num_visits, eta = entry.groups()
+    p, of = process(schedule), of_gaussian(process(schedule))
+    for (s, t), (_, isotropic, *diagonal) in zip(CLOSED[f"{schedule}/K{num_visits}/st"], CLOSED[entry[0]], strict=True):
+        if s == 0:
+            continue
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (int(t), int(s), 0), float(eta)))
+        # The data of the closed form have more variance than its posterior at every time, so no limit acts.
+        found = analytic.analytic(of)(None, row), analytic.analytic(of, per_coordinate=True)(None, row)
+        np.testing.assert_allclose(found[0].ravel(), isotropic, rtol=1e-8)
+        np.testing.assert_allclose(found[1].ravel(), diagonal, rtol=1e-8)
+        from_eps = analytic.analytic(of._replace(ms_eps=CLOSED[f"{schedule}/ms_eps"][1:]), "gamma")(None, row)
+        # 1 - E eps^2 has lost digits where the SNR is 1e-9.
+        np.testing.assert_allclose(from_eps.ravel(), isotropic, rtol=1e-6 if schedule == "cosine1000" else 1e-8)
+
+
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000", "vpsde1000"])
+def test_the_mean_squared_error_of_the_exact_network(schedule):
+    of = of_gaussian(process(schedule))
+    rtol = 1e-6 if schedule == "cosine1000" else 1e-8
+    np.testing.assert_allclose(of.mse.mean((1, 2, 3)), CLOSED[f"{schedule}/mse_x0"][1:], rtol=1e-8)
+    np.testing.assert_allclose(of.ms_eps, CLOSED[f"{schedule}/ms_eps"][1:], rtol=rtol)
+
+
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000", "vpsde1000"])
+def test_terms_of_the_bound_are_those_of_gaussian_data(schedule):
+    p, of = process(schedule), of_gaussian(process(schedule))
+    mse = np.concatenate([of.mse[:1], of.mse])
+    diagonal, isotropic = optimal.step_costs(p, mse), optimal.step_costs(p, mse.mean((1, 2, 3)))
+    for key in (key for key in CLOSED if re.fullmatch(rf"{schedule}/K\d+/elbo/kl_iso", key)):
+        base = key.removesuffix("elbo/kl_iso")
+        s, t = CLOSED[base + "st"][1:].T
+        np.testing.assert_allclose(6 * isotropic[s, t], CLOSED[key], rtol=1e-8)
+        np.testing.assert_allclose(6 * diagonal[s, t], CLOSED[base + "elbo/kl_diag"], rtol=1e-8)
+
+
+HEAD = r"([a-z]+\d+)/heads/s(\d+)_t(\d+)/eta([\d.]+)/(SN_exact|NPR_wrongmean|SN_wrongmean)"
+
+
+@pytest.mark.parametrize("entry", entries(CLOSED, HEAD))
+def test_exact_heads_give_the_variances_of_their_papers(entry):
+    schedule, s, t, eta, kind = entry.groups()
+    p, heads = process(schedule), f"{schedule}/heads/t{t}/"
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (int(t), int(s), 0), float(eta)))
+    wrong = kind != "SN_exact"
+    of = {name: CLOSED[heads + name].reshape(-1, 1, 6, 1) for name in ("eps_star", "eps_hat", "sn_head", "npr_head")}
+    eps = of["eps_hat" if wrong else "eps_star"]
+    head, v = (of["npr_head"], analytic.npr) if kind.startswith("NPR") else (of["sn_head"], analytic.sn)
+    found = v(limit=None)(ddx.Denoised(None, jnp.asarray(eps), jnp.asarray(head)), row)
+    expected = CLOSED[entry[0]]
+    rtol = 2e-6 if schedule == "cosine1000" else 1e-8
+    np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=rtol, atol=rtol * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ["vp", "vp_percoord", "ve", "rectified", "subvp", "blur"])
+def test_any_diagonal_process_has_these_steps_and_variances(kind):
+    from ddx.diffusion import gaussian
+    from ddx.diffusion.process import Marginal
+
+    cases = [key.rsplit("/", 1)[0] for key in GENERAL if re.fullmatch(rf"{kind}/.*/k_gamma_lam2", key)]
+    assert len(cases) >= 12
+    for case in cases:
+        eta = float(case.rsplit("eta", 1)[1])
+        a_s, s_s, a_t, s_t = GENERAL[case + "/in_as_ss_at_st"]
+        m_s, m_t = (Marginal(a, s, 2 * (np.log(a) - np.log(s))) for a, s in ((a_s, s_s), (a_t, s_t)))
+        found = gaussian.solve(m_s, m_t, m_t.logsnr - m_s.logsnr, eta)
+        np.testing.assert_allclose(np.stack(found), GENERAL[case + "/k_gamma_lam2"], rtol=1e-8, atol=1e-14)
+        posterior = found.lambda2 + found.gamma**2 * GENERAL[case + "/V_u0"]
+        np.testing.assert_allclose(posterior, GENERAL[case + "/post_diag"], rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("num_visits", [5, 10, 25, 100])
+def test_a_variance_of_each_frequency_makes_the_bound_independent_of_the_steps(num_visits):
+    p, data = ddx.ddpm(), GENERAL["dct/var"]
+    snr = np.exp(p.noise.logsnr[1:])
+    mse = np.concatenate([np.zeros((1, 1024)), 1 / (1 / data + snr[:, None])]).reshape(1001, 32, 32, 1)
+    times = ddx.trajectory(1000, num_visits, "analytic_dpm")[-2::-1]
+    found = [optimal.step_costs(p, table)[times[:-1], times[1:]].sum() for table in (mse.mean((1, 2, 3)), mse)]
+    expected = GENERAL[f"dct/K{num_visits}/kl_bits_small_big_iso_diag"][2:]
+    np.testing.assert_allclose(np.asarray(found) / np.log(2), expected, rtol=1e-8)

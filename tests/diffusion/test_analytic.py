@@ -1,0 +1,185 @@
+"""Optimal variances and trajectories: what must hold whatever the numbers."""
+
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.diffusion import analytic, kernels, optimal, statistics, steps
+from ddx.diffusion.basis import DCT
+from tests import golden, oracle
+
+
+def natural_spectrum():
+    """The variance of every frequency of CIFAR-10's images, (32, 32, 1), and data that are Gaussian with it."""
+    variance = golden.load("golden_general_diag")["dct/var"].reshape(32, 32, 1)
+    return oracle.Gaussian(np.zeros(variance.shape), variance)
+
+
+def exact_statistics(process, data):
+    t = np.arange(1, process.num_steps + 1)
+    m = process.marginal(t, data.variance.shape[:2])
+    mse, zeros = data.covariance(m.alpha, m.sigma), np.zeros(len(t))
+    logsnr = statistics.noise_logsnr(process, t)
+    ms_eps = 1 - (m.alpha**2 / m.sigma**2 * mse).mean((1, 2, 3))
+    return statistics.Statistics(logsnr, mse, zeros, ms_eps, zeros, np.asarray(data.variance), 1)
+
+
+def variance_of_samples(process, data, times, eta, variance, until):
+    """That of u at the time `until`, of each coordinate, from the exact variance at times[0].
+
+    The sampler is linear and diagonal: every step has a gain, and what its noise adds.
+    """
+    denoise = ddx.denoiser(process, data.model_fn(process), clip=False)
+    m = process.marginal(times[0], data.variance.shape[:2])
+    found = m.alpha**2 * data.variance + m.sigma**2
+    rows = jax.tree.map(jnp.asarray, steps.step_table(process, times, eta, data.variance.shape[:2]))
+    kernel = kernels.euler(variance) if variance else kernels.euler()
+
+    @jax.jit
+    def step(row):
+        u = jnp.stack([jnp.zeros(data.variance.shape), jnp.ones(data.variance.shape)])
+        row = row.expand(data.variance.shape[:2])._replace(noise=jnp.ones(()))
+        still = kernel.step(denoise.at, u, (), row, 0.0)[0]
+        return still[1] - still[0], kernel.step(denoise.at, u, (), row, 1.0)[0][0] - still[0]
+
+    for i, s in enumerate(times[1:]):
+        gain, added = step(jax.tree.map(lambda x, i=i: x[i], rows))
+        found = gain**2 * found + added**2
+        if s == until:
+            return np.asarray(found)
+    raise AssertionError(until)
+
+
+def test_in_cosines_any_number_of_steps_keeps_every_frequency_of_images():
+    # At eta = 0 and from T to x_1. The highest band is the quarter of the frequencies that have the least variance.
+    data = natural_spectrum()
+    with jax.enable_x64(True):
+        process = ddx.in_dct_basis(ddx.ddpm())
+        of = exact_statistics(process, data)
+        m = process.marginal(1)
+        truth = np.asarray(m.alpha**2 * data.variance + m.sigma**2)
+        high = data.variance <= np.quantile(data.variance, 0.25)
+
+        def ratio(times, variance):
+            return variance_of_samples(process, data, times, 0.0, variance, 1) / truth
+
+        for num_visits in (5, 10, 25, 100):
+            times = ddx.trajectory(1000, num_visits, "analytic_dpm")
+            every = ratio(times, analytic.analytic(of, per_coordinate=True))
+            np.testing.assert_allclose(every, 1.0, atol=0.002)
+        times = ddx.trajectory(1000, 10, "analytic_dpm")
+        ddim, isotropic = ratio(times, None)[high].mean(), ratio(times, analytic.analytic(of))[high].mean()
+        assert abs(ddim - 0.16) < 0.01 and abs(isotropic - 26.4) < 0.1, (ddim, isotropic)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_the_same_for_a_blur(eta):
+    process = ddx.blurring(1000, 20.0)
+    data = natural_spectrum()
+    with jax.enable_x64(True):
+        of = exact_statistics(process, data)
+        m = process.marginal(0, (32, 32))
+        truth = m.alpha**2 * data.variance + m.sigma**2
+        for num_visits in (5, 25):
+            times = tuple(np.linspace(1000, 0, num_visits + 1).round().astype(int).tolist())
+            variance = analytic.analytic(of, per_coordinate=True)
+            found = variance_of_samples(process, data, times, eta, variance, 0)
+            np.testing.assert_allclose(found / truth, 1.0, atol=1e-6)
+
+
+def test_a_table_of_one_schedule_serves_another():
+    data = natural_spectrum()
+    of = exact_statistics(ddx.in_dct_basis(ddx.ddpm()), data)
+    other = ddx.in_dct_basis(ddx.iddpm())
+    row = jax.tree.map(lambda x: jnp.asarray(x)[2], steps.step_table(other, (3000, 2500, 1800, 1200, 0), 1.0))
+    for per_coordinate in (False, True):
+        found = analytic.analytic(of, per_coordinate=per_coordinate)(None, row)
+        exact = analytic.analytic(exact_statistics(other, data), per_coordinate=per_coordinate)(None, row)
+        np.testing.assert_allclose(found, exact, rtol=1e-3)
+
+
+def test_the_errors_of_the_exact_network_are_the_closed_form():
+    data = oracle.random_gaussian((4, 4, 1))
+    process = ddx.in_dct_basis(ddx.ddpm(20, "cosine"))
+    with jax.enable_x64(True):
+        at = ddx.denoiser(process, data.model_fn(process), clip=False).at
+        rows = jax.tree.map(lambda x: x[::-1], steps.step_table(process, ddx.trajectory(20)))
+        rng = np.random.default_rng(0)
+        count, total, zeros = 4000, None, None
+        u_0 = np.asarray(data.mean) + np.sqrt(np.asarray(data.variance)) * rng.standard_normal((count, 4, 4, 1))
+        noise = jnp.asarray(rng.standard_normal((20, count, 4, 4, 1)))
+        x_0, weight = DCT.synthesis(jnp.asarray(u_0)), jnp.ones(count)
+        total = statistics.error_sums(process, at, x_0, weight, rows, noise, lambda z: z, clip=False)
+        zeros = statistics.error_sums(process, at, x_0, weight.at[5:].set(0), rows, noise, lambda z: z, clip=False)
+        five = statistics.error_sums(process, at, x_0[:5], weight[:5], rows, noise[:, :5], lambda z: z, clip=False)
+    for a, b in zip(zeros, five, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    logsnr = statistics.noise_logsnr(process, np.arange(1, 21))
+    of = statistics.statistics(total, logsnr, np.asarray(data.variance), count)
+    exact = exact_statistics(process, data)
+    z = (of.mse.mean((1, 2, 3)) - exact.mse.mean((1, 2, 3))) / of.mse_error
+    assert np.abs(z).max() < 4 and np.abs(z).mean() > 0.2  # the errors are neither too small nor too large
+    np.testing.assert_allclose(of.mse, exact.mse, rtol=0.12)
+
+
+def test_no_variance_is_below_that_of_the_posterior_or_above_the_data_s():
+    data = natural_spectrum()
+    process = ddx.in_dct_basis(ddx.ddpm())
+    of = exact_statistics(process, data)
+    wrong = of._replace(mse=100 * of.mse, ms_eps=of.ms_eps * 1.5)
+    for t, s in ((1000, 700), (500, 499), (20, 1)):
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (t, s, 0), 1.0))
+        for variance in (analytic.analytic(wrong), analytic.analytic(wrong, per_coordinate=True)):
+            v = np.asarray(variance(None, row))
+            limit = data.variance if v.size > 1 else data.variance.mean()
+            assert np.all(v >= row.lambda2) and np.all(v <= row.lambda2 + row.gamma**2 * limit * (1 + 1e-6))
+        assert np.all(analytic.analytic(wrong, "gamma")(None, row) >= row.lambda2)
+
+
+def test_trajectories_are_the_cheapest_of_all():
+    rng = np.random.default_rng(0)
+    process = ddx.ddpm(20)
+    costs = optimal.step_costs(process, rng.uniform(0.01, 0.5, 21))
+    found = optimal.optimal_trajectories(costs, 20)
+    assert found[20] == ddx.trajectory(20) and found[1] == (20, 0)
+    for k in (2, 3, 4):
+        every = itertools.combinations(range(2, 20), k - 2)
+        cost = lambda path: sum(costs[s, t] for t, s in itertools.pairwise(path))  # noqa: E731
+        best = min((cost((20, *reversed(middle), 1)), (20, *reversed(middle), 1)) for middle in every)
+        np.testing.assert_allclose(cost(found[k][:-1]), best[0], rtol=1e-12)
+        assert found[k] == (*best[1], 0)
+    noisy = optimal.optimal_trajectories(optimal.step_costs(ddx.blurring(6, 2.0), np.full(7, 0.2), (4, 4)), 6, True)
+    assert noisy[6] == (6, 5, 4, 3, 2, 1, 0) and all(path[0] == 6 and path[-1] == 0 for path in noisy.values())
+
+
+def test_all_trajectories_of_a_thousand_times_take_seconds():
+    process = ddx.ddpm()
+    mse = exact_statistics(process, natural_spectrum()).mse.mean((1, 2, 3))
+    costs = optimal.step_costs(process, np.concatenate([[0.0], mse]))
+    start = time.process_time()
+    found = optimal.optimal_trajectories(costs, 1000)
+    assert time.process_time() - start < 10 and len(found) == 1000
+    total = [sum(costs[s, t] for t, s in itertools.pairwise(path[:-1])) for path in found.values()]
+    assert np.all(np.diff(total[1:]) <= 1e-12)  # one variance for all frequencies: more steps cost less
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda of: analytic.analytic(of, "sn"), "choose mse or gamma"),
+        (lambda of: analytic.analytic(of, "gamma", per_coordinate=True), "use source='mse'"),
+        (lambda of: ddx.in_dct_basis(ddx.blurring()), "dct basis already"),
+        (lambda of: optimal.dynamic_program(np.zeros((5, 5)), 5), "1 to 4 steps"),
+        (lambda of: optimal.dynamic_program(np.full((5, 5), np.nan), 2), "between nodes 0 and 1 is not a number"),
+        (lambda of: optimal.optimal_trajectories(np.zeros((5, 5)), 5), r"1\.\.4"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call(None)
+    assert "\n" not in str(error.value)

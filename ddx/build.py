@@ -22,6 +22,7 @@ from ddx.diffusion.process import Process, blurring, ddpm, ihdm
 from ddx.diffusion.steps import Steps, step_table
 from ddx.diffusion.timesteps import TIME_SAMPLERS, TimeSampler
 from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.keys import LEARNED_VARIANCES
 from ddx.models import UNet
@@ -166,19 +167,21 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
     return System(config, process(config), model, image_shape)
 
 
-def sampler(config: ConfigDict, system: System) -> Sampler:
+def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = None) -> Sampler:
     """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
+
+    `variance` is one that is no name, and replaces the config's; with it ddim draws noise at any eta.
 
     Raises:
       ConfigError: the settings do not go together.
     """
     s = config.sample
-    eta, variance = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
+    eta, named = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
     try:
         times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
         steps = step_table(system.process, times, eta, system.image_shape[:2])
         steps = steps._replace(noise=np.ones_like(steps.noise)) if s.noisy_end else steps
-        kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance)
+        kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance or named)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
     if s.solver != "euler" and config.loss.prediction == "eps" and config.process.kind == "blurring":
@@ -188,7 +191,8 @@ def sampler(config: ConfigDict, system: System) -> Sampler:
             stacklevel=2,
         )
     prior_noise = s.delta if s.prior_noise else 0.0
-    return Sampler(times, steps, kernel, eta == 0, s.clip, s.batch_size, prior_noise)
+    deterministic = eta == 0 and variance is None
+    return Sampler(times, steps, kernel, deterministic, s.clip, s.batch_size, prior_noise)
 
 
 def time_sampler(config: ConfigDict) -> TimeSampler:

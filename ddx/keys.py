@@ -11,7 +11,8 @@ PROCESSES = ("ddpm", "blurring", "ihdm")
 PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
-VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES)
+ANALYTIC_VARIANCES = ("analytic", "analytic_frequency", "analytic_gamma")  # from statistics of a trained network
+VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *ANALYTIC_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
@@ -133,7 +134,9 @@ KEYS: dict[str, Key] = {
         "simple", "simple (DDPM), hybrid (Improved DDPM) or a term of the bound", **_one_of(*OBJECTIVES)
     ),
     "loss.variance": Key(
-        "small", "reverse variance of the bound; learned and range double the network's outputs", **_one_of(*VARIANCES)
+        "small",
+        "reverse variance of the bound; learned and range double the network's outputs",
+        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
     ),
     "loss.vlb_weight": Key(
         0.001, "weight of the bound, in bits/dim, in hybrid", limit="at least 0", holds=lambda w: 0 <= w < math.inf
@@ -168,7 +171,11 @@ KEYS: dict[str, Key] = {
         limit="at least 0 and finite",
         holds=lambda eta: 0 <= eta < math.inf,
     ),
-    "sample.variance": Key("small", "reverse variance of the ancestral sampler", **_one_of(*VARIANCES)),
+    "sample.variance": Key(
+        "small",
+        "reverse variance of the ancestral sampler, or of ddim too, analytic",
+        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
+    ),
     "sample.clip": Key(True, "clip the estimate of x_0 to the range of the data"),
     "sample.delta": Key(0.0125, "noise of the steps and the prior of ihdm", **_number(0)),
     "sample.prior_noise": Key(True, "ihdm starts from blurred images with noise, or as its released code without"),

@@ -139,6 +139,9 @@ def _of_eps(of: Callable[[Denoised], Any], averaged: bool, limit: float | None) 
     return variance
 
 
+_FAR = 500.0  # beyond every log-SNR but the infinite
+
+
 def _head(d: Denoised, name: str) -> Any:
     if d.extra is None:
         raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
@@ -151,10 +154,10 @@ def _noise_to_signal(level: Level) -> Any:
 
 def _interpolated(logsnr: np.ndarray, table: np.ndarray, level: Level) -> Any:
     """The rows of a table, (N, h, w, c) at descending log-SNRs (N,), at the level's; beyond its ends, the last ones."""
-    here = -2.0 * jnp.log(level.a / level.marginal.sigma)
-    knots = jnp.asarray(-logsnr, here.dtype)
-    at = here[..., 0, 0, 0]
+    # A schedule may end without any signal.
+    at = jnp.clip(2.0 * jnp.log(level.marginal.sigma / level.a), -_FAR, _FAR)[..., 0, 0, 0]
+    knots = jnp.asarray(np.clip(-logsnr, -_FAR, _FAR), at.dtype)
     i = jnp.clip(jnp.searchsorted(knots, at), 1, len(logsnr) - 1)
     share = jnp.clip((at - knots[i - 1]) / (knots[i] - knots[i - 1]), 0.0, 1.0)[..., None, None, None]
-    rows = jnp.asarray(table, here.dtype)
+    rows = jnp.asarray(table, at.dtype)
     return (1.0 - share) * rows[i - 1] + share * rows[i]

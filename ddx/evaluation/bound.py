@@ -12,7 +12,7 @@ from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion import heat, likelihood
 from ddx.diffusion.noise import example_keys, fold_in
-from ddx.diffusion.variance import variance_fn
+from ddx.diffusion.variance import VarianceFn, variance_fn
 from ddx.generation import rows_a_call
 from ddx.progress import Progress
 
@@ -36,7 +36,7 @@ class Protocol(NamedTuple):
     ends: Callable[[Any, Any, Any], tuple[Any, Any]]  # (shared, keys, images) -> prior and decoder, (B,) each
 
 
-def variational(system: System, times: tuple[int, ...], variance: str, clip: bool, cdf: str) -> Protocol:
+def variational(system: System, times: tuple[int, ...], variance: str | VarianceFn, clip: bool, cdf: str) -> Protocol:
     """`ddx.bits_per_dim`; `times` are those of a sampler."""
     process, chosen = system.process, variance_fn(variance)
 

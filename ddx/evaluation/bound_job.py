@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from ddx import build
 from ddx.config import validate
-from ddx.data import Dataset
 from ddx.data.order import batch_indices
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
-from ddx.training import trained
+from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
 from ddx.training.workdir import lock
 
@@ -61,8 +59,9 @@ def evaluate(
       split: of the run's data set.
       num_steps: steps of the bound; None for all T, which is what papers report.
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
-        where the large terms are: even times give a much looser bound in few steps.
-      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance.
+        where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
+      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. "analytic",
+        "analytic_frequency" and "analytic_gamma" need the run's statistics.
       clip: clip the estimate of x_0; None for wherever the network tells it at all times.
       cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
       delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
@@ -88,17 +87,21 @@ def evaluate(
         step = read_record(pathlib.Path(out) / "bpd.json").get("step")
     source = trained.load(workdir, step)
     config = source.system.config
+    trajectory = measured.trajectory(source, workdir, trajectory, num_steps)
     curves = "rate_distortion" in metrics or None
     how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, rate_distortion=curves)
     times, spacing = how["times"], how["trajectory"]
-    data = _dataset(source, split, data_dir, seed)
+    system, chosen = measured.variance(source, workdir, how["variance"])
+    changed = config.to_dict() | {"seed": seed}
+    changed["data"] |= {"split": split} | ({} if data_dir is None else {"dir": data_dir})
+    data = trained.dataset(source, validate(changed))
     count = min(max_examples or data.num_examples, data.num_examples)
     examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
     name = (
         f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
     )
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
-    out = pathlib.Path(out) if out else workdir / "evaluated" / _file_name(name)
+    out = pathlib.Path(out) if out else workdir / "evaluated" / measured.file_name(name)
     record = {
         "workdir": str(workdir),
         "step": source.step,
@@ -117,6 +120,8 @@ def evaluate(
             "seed": seed,
         },
     }
+    if chosen is not None:
+        record["statistics"] = measured.checksum(source, workdir, how["variance"])
     training = trained.training_images(source, data_dir) if "delta" in how else None
     if training is not None:
         record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
@@ -128,7 +133,7 @@ def evaluate(
         result = _finished(out, job.before)
         finished = result is not None
         if result is None:
-            bound = Bound(protocol(source, how, training))
+            bound = Bound(protocol(system, how, chosen or how["variance"], training))
             for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
                 job.write(start, **part._asdict())
             result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
@@ -152,23 +157,6 @@ def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, 
     for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}={value} must be at least 1")
-
-
-def _dataset(source: trained.Trained, split: str, data_dir: str | None, seed: int) -> Dataset:
-    changed = source.system.config.to_dict() | {"seed": seed}
-    changed["data"] |= {"split": split} | ({} if data_dir is None else {"dir": data_dir})
-    data = build.dataset(validate(changed))
-    if source.system.model.num_classes not in (0, data.num_classes):
-        raise ConfigError(
-            f"{data.name} {split} has {data.num_classes} classes, and the network knows"
-            f" {source.system.model.num_classes}. Use the run's own data set"
-        )
-    if data.image_shape != source.system.image_shape:
-        raise ConfigError(
-            f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
-            f" {source.system.image_shape}. Use the run's own data set"
-        )
-    return data
 
 
 def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:
@@ -226,8 +214,3 @@ def _draw(out: pathlib.Path, num_steps: int, low: int) -> None:
         rows.writerow([t, num_steps - t + 1, *(f"{value:.8g}" for value in (rate, distortion, term))])
     write_text(out / CURVES[0], text.getvalue())
     rate_distortion_png(out / CURVES[1], num_steps, *coding, terms)
-
-
-def _file_name(name: str) -> str:
-    """A split may be an expression such as test[:100]."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)

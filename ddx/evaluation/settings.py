@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
+from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion import trajectory as trajectories
 from ddx.diffusion.decoder import CDFS
+from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
-from ddx.keys import FIXED_VARIANCES, LEARNED_VARIANCES
-from ddx.training import trained
+from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, LEARNED_VARIANCES
 
 __all__ = ["CDFS", "protocol", "settings"]
 
@@ -37,6 +38,12 @@ def settings(
     return _heat(config, delta, given | others)
 
 
+def tells_x_0(config: Any) -> bool:
+    """Whether the network tells x_0 at all times: under a blur eps does not."""
+    blurs = config.process.kind == "blurring" and config.process.sigma_blur_max > 0
+    return not (blurs and config.loss.prediction == "eps")
+
+
 def _variational(
     config: Any,
     num_steps: int | None,
@@ -50,15 +57,12 @@ def _variational(
     """The settings of `ddx.bits_per_dim`."""
     learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
     variance = variance or learned or ("small" if config.process.kind == "ihdm" else config.sample.variance)
-    if variance not in (*FIXED_VARIANCES, config.loss.variance):
-        choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance))
+    choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *ANALYTIC_VARIANCES))
+    if variance not in choices:
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
     if delta is not None:
         raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
-    # Under a blur eps says nothing of x_0 for many times.
-    blurred = (
-        config.process.kind == "blurring" and config.process.sigma_blur_max > 0 and config.loss.prediction == "eps"
-    )
+    blurred = not tells_x_0(config)
     asked = [name for name, value in ({"clip": clip or None} | others).items() if value is not None]
     if blurred and asked:
         raise ConfigError(f"{asked[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
@@ -82,11 +86,11 @@ def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, 
     return how | {"delta": delta, "sigma": config.process.sigma}
 
 
-def protocol(source: trained.Trained, how: dict[str, Any], training: Dataset | None) -> Protocol:
+def protocol(system: System, how: dict[str, Any], variance: str | VarianceFn, training: Dataset | None) -> Protocol:
     """The bound with these settings; that of IHDM needs the training set."""
     if training is None:
-        return variational(source.system, how["times"], how["variance"], how["clip"], how["cdf"])
-    return inverse_heat(source.system, training, how["delta"])
+        return variational(system, how["times"], variance, how["clip"], how["cdf"])
+    return inverse_heat(system, training, how["delta"])
 
 
 def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:

@@ -17,8 +17,9 @@ from ddx import build
 from ddx.errors import ConfigError
 from ddx.files import replacing, sha256
 from ddx.generation import Generator
+from ddx.keys import ANALYTIC_VARIANCES
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
-from ddx.training import trained
+from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
 from ddx.training.workdir import lock
 
@@ -64,7 +65,8 @@ def sample(
       trajectory: the times to visit, as `ddx.trajectory` names them.
       solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
       eta: stochasticity of ddim.
-      variance: reverse variance of the ancestral sampler.
+      variance: reverse variance of the ancestral sampler; "analytic", "analytic_frequency" and "analytic_gamma", which
+        ddim may have too, need the run's statistics.
       clip: clip the estimate of x_0.
       delta: noise of the steps and the prior of ihdm.
       prior_noise: of ihdm: start from blurred images with noise, or without.
@@ -94,26 +96,28 @@ def sample(
     if out is not None and step is None:
         step = read_record(pathlib.Path(out) / "samples.json").get("step")
     source = trained.load(workdir, step)
+    named = None if variance in ANALYTIC_VARIANCES else variance
     config = trained.settings(
         source.system.config,
         seed,
         preset,
         sampler=sampler,
         num_steps=num_steps,
-        trajectory=trajectory,
+        trajectory=measured.trajectory(source, workdir, trajectory, num_steps),
         solver=solver,
         eta=eta,
-        variance=variance,
+        variance=named,
         clip=clip,
         delta=delta,
         prior_noise=prior_noise,
         noisy_end=noisy_end,
         batch_size=batch_size,
     )
-    how = build.sampler(config, source.system)
+    system, chosen = measured.variance(source, workdir, variance or "small")
+    how = build.sampler(config, system, chosen)
     told = trained.told(source.system, labels, low_res)
     images = trained.training_images(source, data_dir)
-    generator = Generator(source.system, how, told=told, images=images)
+    generator = Generator(system, how, told=told, images=images)
     record: dict[str, Any] = {
         "workdir": str(workdir),
         "step": source.step,
@@ -125,6 +129,10 @@ def sample(
         "sample": config.sample.to_dict(),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}"
+    if chosen is not None:
+        record["variance"] = variance
+        record["statistics"] = measured.checksum(source, workdir, str(variance))
+        name += f"_{variance}"
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:
         record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
@@ -143,7 +151,7 @@ def sample(
         job.remove_parts()
         filmed = not gif or all((out / name).exists() for name in FILM)
         if not filmed:
-            _film(Generator(source.system, how, _frames(how.times), told, images), source.params, record, out)
+            _film(Generator(system, how, _frames(how.times), told, images), source.params, record, out)
     said = "already there:" if finished and filmed else "wrote"
     written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"

@@ -93,6 +93,28 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
     return validate(changed)
 
 
+def dataset(source: Trained, config: ConfigDict) -> Dataset:
+    """The data set of a config, which must be one for the network.
+
+    Raises:
+      ConfigError: it has other images or classes.
+      DataError: it cannot be read.
+    """
+    data = build.dataset(config)
+    split = config.data.split
+    if source.system.model.num_classes not in (0, data.num_classes):
+        raise ConfigError(
+            f"{data.name} {split} has {data.num_classes} classes, and the network knows"
+            f" {source.system.model.num_classes}. Use the run's own data set"
+        )
+    if data.image_shape != source.system.image_shape:
+        raise ConfigError(
+            f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
+            f" {source.system.image_shape}. Use the run's own data set"
+        )
+    return data
+
+
 def training_images(source: Trained, data_dir: str | None = None) -> Dataset | None:
     """The training set, for a system whose samples start from its images; None for others.
 
@@ -107,13 +129,7 @@ def training_images(source: Trained, data_dir: str | None = None) -> Dataset | N
         return None
     changed = system.config.to_dict()
     changed["data"] |= {} if data_dir is None else {"dir": data_dir}
-    data = build.dataset(validate(changed))
-    if data.image_shape != system.image_shape:
-        raise ConfigError(
-            f"images of {data.name} have the shape {data.image_shape}, the network's are {system.image_shape}."
-            " Set data_dir to the run's own data set"
-        )
-    return data
+    return dataset(source, validate(changed))
 
 
 def fingerprint(data: Dataset, examples: np.ndarray) -> str:

@@ -141,6 +141,33 @@ def test_no_variance_is_below_that_of_the_posterior_or_above_the_data_s():
         assert np.all(analytic.analytic(wrong, "gamma")(None, row) >= row.lambda2)
 
 
+@pytest.mark.parametrize("basis", ["pixel", "dct"])
+def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
+    # On the images and with the noise that the statistics are of: then the optimum is exact for every term.
+    process = ddx.in_dct_basis(ddx.ddpm(20)) if basis == "dct" else ddx.ddpm(20)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x_0 = jnp.asarray(rng.integers(0, 256, (6, 4, 4, 1)) / 127.5 - 1)
+        noise = jnp.asarray(rng.standard_normal((20, *x_0.shape)))
+        denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
+        rows = jax.tree.map(lambda x: x[::-1], steps.step_table(process, ddx.trajectory(20)))
+        weight, given = jnp.ones(6), lambda z: z
+        sums = statistics.error_sums(process, denoise.at, x_0, weight, rows, noise, given, clip=False)
+        logsnr = statistics.noise_logsnr(process, np.arange(1, 21))
+        of = statistics.statistics(sums, logsnr, np.ones((4, 4, 1)), 6)
+
+        def terms(variance):
+            found = ddx.bits_per_dim(process, denoise, x_0, None, variance=variance, noise=noise)
+            return np.asarray(found.terms)[:, 1:].mean(0)
+
+        isotropic = terms(analytic.analytic(of, limit=np.inf))
+        for other in ("small", "large", analytic.analytic(of, "gamma", limit=1.0)):
+            assert np.all(isotropic <= terms(other) + 1e-12)
+        assert np.all(terms(analytic.analytic(of, per_coordinate=True, limit=np.inf)) <= isotropic + 1e-12)
+        costs = optimal.step_costs(process, np.concatenate([[0.0], of.mse.mean((1, 2, 3))])) / np.log(2)
+        np.testing.assert_allclose(isotropic, [costs[t - 1, t] for t in range(2, 21)], rtol=1e-9)
+
+
 def test_trajectories_are_the_cheapest_of_all():
     rng = np.random.default_rng(0)
     process = ddx.ddpm(20)

@@ -86,8 +86,8 @@ def products_in_the_loop(draw, *args):
     (loop,) = [equation for equation in jaxpr.eqns if equation.primitive.name == "scan"]
 
     def count(inner):
-        below = (jax.core.jaxprs_in_params(e.params) for e in inner.eqns)
-        return sum(e.primitive.name == "dot_general" for e in inner.eqns) + sum(count(j) for js in below for j in js)
+        below = [value.jaxpr for e in inner.eqns for value in e.params.values() if hasattr(value, "jaxpr")]
+        return sum(e.primitive.name == "dot_general" for e in inner.eqns) + sum(map(count, below))
 
     return count(loop.params["jaxpr"].jaxpr)
 

@@ -1,0 +1,207 @@
+"""How wrong a trained network is at every time: a job that may be interrupted at any moment.
+
+statistics.json   the protocol and, when it is finished, a summary
+statistics.npz    the fields of `ddx.diffusion.statistics.Statistics`
+"""
+
+import math
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddx import parallel
+from ddx.build import System
+from ddx.config import validate
+from ddx.data import Dataset
+from ddx.data.order import batch_indices
+from ddx.diffusion import likelihood
+from ddx.diffusion import statistics as stats
+from ddx.diffusion.noise import example_keys
+from ddx.errors import ConfigError, NonFiniteError
+from ddx.evaluation.settings import tells_x_0
+from ddx.files import replacing, sha256
+from ddx.generation import rows_a_call
+from ddx.progress import Progress
+from ddx.training import measured, trained
+from ddx.training.job import Job, read_record
+from ddx.training.workdir import lock
+
+PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
+
+
+def measure(
+    workdir: str | pathlib.Path,
+    *,
+    split: str | None = None,
+    basis: str = "dct",
+    clip: bool | None = None,
+    max_examples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    data_dir: str | None = None,
+    out: str | pathlib.Path | None = None,
+) -> str:
+    """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
+
+    An interrupted measurement goes on after the last part that was written; a finished one changes nothing.
+
+    Args:
+      workdir: folder of a training run.
+      split: of the run's data set; None for the one it was trained on.
+      basis: whose coordinates to tell apart, "dct" or "pixel".
+      clip: clip the estimate of x_0, as samplers will; None for wherever the network tells it at all times.
+      max_examples: a random part of the split of this size; None for all. A few hundred do.
+      batch_size: examples at once; None for the run's sample.batch_size.
+      seed: names the noise and the part.
+      step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
+      data_dir: where the data set lies, if not where the run found it.
+      out: folder to write to; None for one in the workdir named after the protocol.
+
+    Returns:
+      A line with a summary that says what was written.
+
+    Raises:
+      ConfigError: a setting is invalid, or `out` holds another job.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the data set cannot be read.
+      NonFiniteError: an error is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    if out is not None and step is None:
+        step = read_record(pathlib.Path(out) / "statistics.json").get("step")
+    source = trained.load(workdir, step)
+    config = source.system.config
+    if config.loss.prediction == "residual":
+        raise ConfigError(
+            "statistics are of estimates of x_0, and an IHDM network predicts the next image. Leave them out"
+        )
+    clip = tells_x_0(config) if clip is None else clip
+    system = measured.in_basis(source.system, basis)
+    changed = config.to_dict() | {"seed": seed}
+    changed["data"] |= ({} if split is None else {"split": split}) | ({} if data_dir is None else {"dir": data_dir})
+    data = trained.dataset(source, validate(changed))
+    split = changed["data"]["split"]
+    count = min(max_examples or data.num_examples, data.num_examples)
+    examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
+    name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
+    out = pathlib.Path(out) if out else workdir / measured.FOLDER / name
+    record = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "weights": source.seal,
+        "images": trained.fingerprint(data, examples),
+        "process": config.process.to_dict(),
+        "prediction": config.loss.prediction,
+        "protocol": {
+            "data": data.name,
+            "split": split,
+            "num_examples": count,
+            "basis": basis,
+            "clip": clip,
+            "seed": seed,
+        },
+    }
+    batch = min(batch_size or config.sample.batch_size, count)
+    size = -(-math.ceil(count / PARTS) // batch) * batch
+    with lock(out, "--out"):
+        job = Job(out, "statistics", record | {"at_once": size}, count, size)
+        result = job.before.get("result")
+        arrays = out / "statistics.npz"
+        finished = isinstance(result, dict) and arrays.is_file() and sha256(arrays) == result.get("sha256")
+        if not finished:
+            for start, part in _parts(system, source.params, data, examples, seed, (batch, size), clip, job.begin()):
+                job.write(start, **part)
+            result = _finish(arrays, job, system, count)
+        assert result is not None
+        job.remove_parts()
+    said = "already there:" if finished else "wrote"
+    summary = f"root mean squared error {result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
+    return f"{summary}, {count} examples of {split}; {said} {out}/statistics.json, statistics.npz"
+
+
+def _parts(
+    system: System,
+    params: Any,
+    data: Dataset,
+    examples: np.ndarray,
+    seed: int,
+    sizes: tuple[int, int],
+    clip: bool,
+    done: frozenset[int],
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The sums over the examples of each part, without those whose first place is in `done`."""
+    process, (batch, size) = system.process, sizes
+    rows = likelihood.bound_table(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
+    num_steps = len(rows.noise)
+    piece = rows_a_call(num_steps)
+
+    def sums(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.Sums:
+        x_0 = system.to_float(images)
+        at = system.denoiser(params, False, system.told(x_0, label)).at
+        return stats.error_sums(process, at, x_0, weight, rows, rows.level.t, likelihood.noise_at(keys, x_0), clip)
+
+    def moments(images: Any, weight: Any) -> tuple[Any, Any]:
+        u_0 = process.basis.analysis(system.to_float(images))
+        return tuple(jnp.einsum("b,b...->...", weight, x) for x in (u_0, jnp.square(u_0)))  # type: ignore[return-value]
+
+    call = parallel.over_batch(sums, shared=2, split=4)
+    call_moments = parallel.over_batch(moments, shared=0, split=2)
+    devices, params = parallel.num_devices(), parallel.replicate(params)
+    starts = range(0, len(examples), size)
+    calls = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts) * num_steps
+    before = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts if start in done) * num_steps
+    with Progress("measuring", calls, before) as progress:
+        for start in starts:
+            if start in done:
+                continue
+            total: Any = None
+            for first in range(start, min(start + size, len(examples)), batch):
+                here = examples[first : min(first + batch, start + size)]
+                filled = np.resize(here, -(-batch // devices) * devices)
+                weight = (np.arange(len(filled)) < len(here)).astype(np.float32)
+                read = data.read(filled)
+                keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
+                split = parallel.split_batch((keys, read["image"], read["label"], weight))
+                pieces = []
+                for i in range(0, num_steps, piece):
+                    part = jax.tree.map(lambda x, i=i: np.asarray(x)[i : i + piece], rows)
+                    pieces.append([_over_devices(x) for x in call(params, part, *split)])
+                    progress.advance(len(part.noise))
+                    progress.tick()
+                found = [np.concatenate(x) for x in zip(*pieces, strict=True)]
+                found += [_over_devices(x) for x in call_moments(split[1], split[3])]
+                total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
+            yield start, dict(zip((*stats.Sums._fields, "first", "second"), total, strict=True))
+
+
+def _over_devices(x: Any) -> np.ndarray:
+    total: np.ndarray = np.asarray(x, np.float64).sum(0)
+    return total
+
+
+def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[str, Any]:
+    parts = list(job.parts())
+    total = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
+    sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
+    if not all(np.isfinite(x).all() for x in sums):
+        raise NonFiniteError("an error of the network is not finite. Try --clip, or another checkpoint")
+    spectrum = np.maximum(total["second"] / count - (total["first"] / count) ** 2, 0.0)
+    times = np.arange(1, system.process.num_steps + 1)
+    found = stats.statistics(sums, stats.noise_logsnr(system.process, times), spectrum, count)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **found._asdict())
+    middle = len(times) // 2
+    mse = float(found.mse[middle].mean())
+    result = {
+        "rmse_middle": math.sqrt(mse),
+        "relative_error_middle": float(found.mse_error[middle]) / mse if mse else 0.0,
+        "data_variance": float(spectrum.mean()),
+        "sha256": sha256(path),
+    }
+    job.finish(result=result)
+    return result

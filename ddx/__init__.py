@@ -29,6 +29,7 @@ _HOME = {
     "simple_loss": "ddx.diffusion.losses",
     "kl_loss": "ddx.diffusion.losses",
     "hybrid_loss": "ddx.diffusion.losses",
+    "head_loss": "ddx.diffusion.losses",
     "bits_per_dim": "ddx.diffusion.likelihood",
     "rate_distortion": "ddx.diffusion.likelihood",
     "trajectory": "ddx.diffusion.trajectory",
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.kernels import Kernel as Kernel
     from ddx.diffusion.likelihood import bits_per_dim as bits_per_dim
     from ddx.diffusion.likelihood import rate_distortion as rate_distortion
+    from ddx.diffusion.losses import head_loss as head_loss
     from ddx.diffusion.losses import hybrid_loss as hybrid_loss
     from ddx.diffusion.losses import kl_loss as kl_loss
     from ddx.diffusion.losses import simple_loss as simple_loss

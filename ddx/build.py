@@ -87,7 +87,7 @@ class System(NamedTuple):
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
         return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
 
-    def denoiser(self, params: Any, clip: bool, told: Told | None = None) -> Denoiser:
+    def denoiser(self, params: Any, clip: bool | str, told: Told | None = None) -> Denoiser:
         """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`."""
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
@@ -103,7 +103,8 @@ class Sampler(NamedTuple):
     steps: Steps
     kernel: Kernel
     deterministic: bool  # no noise is drawn
-    clip: bool
+    eta: float
+    clip: bool | str
     batch_size: int
     prior_noise: float  # of ihdm: added to the blurred images that samples start from
 
@@ -192,7 +193,7 @@ def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = No
         )
     prior_noise = s.delta if s.prior_noise else 0.0
     deterministic = eta == 0 and variance is None
-    return Sampler(times, steps, kernel, deterministic, s.clip, s.batch_size, prior_noise)
+    return Sampler(times, steps, kernel, deterministic, eta, s.clip, s.batch_size, prior_noise)
 
 
 def time_sampler(config: ConfigDict) -> TimeSampler:

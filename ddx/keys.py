@@ -11,7 +11,8 @@ PROCESSES = ("ddpm", "blurring", "ihdm")
 PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
-ANALYTIC_VARIANCES = ("analytic", "analytic_frequency", "analytic_gamma")  # from statistics of a trained network
+# From statistics of a trained network.
+ANALYTIC_VARIANCES = ("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma", "analytic_paper")
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *ANALYTIC_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid")

@@ -72,6 +72,7 @@ def bits_per_dim(
     variance: str | VarianceFn = "small",
     noise: Any = None,
     cdf: str = "exact",
+    eta: float = 1.0,
 ) -> BitsPerDim:
     """A bound on the bits per dimension of images, one noise draw a term (DDPM table 1, Improved DDPM table 2).
 
@@ -88,17 +89,21 @@ def bits_per_dim(
         process with noise at t = 0 (K + 1, ...): the decoder's comes first.
       cdf: of the decoder, "exact", "tanh" or "softmax"; see `ddx.diffusion.decoder`. "tanh" is what the papers' numbers
         are.
+      eta: of the inference process and of the steps, above 0; other values than 1 are DDIM's family, whose bound grows
+        without end as eta goes to 0.
 
     Returns:
       `BitsPerDim`: totals, prior, and terms by ascending time.
 
     Raises:
-      ValueError: times, variance or cdf are invalid, noise has not one draw a term, or x_0 are no floats.
+      ValueError: times, variance, eta or cdf are invalid, noise has not one draw a term, or x_0 are no floats.
     """
     if not jnp.issubdtype(x_0.dtype, jnp.floating):
         raise ValueError(f"x_0 must be floats, k / 127.5 - 1 for a grey level k; got {x_0.dtype}")
     x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
-    rows = bound_table(process, visited(process, times), x_0.shape[-3:-1])
+    if not eta > 0:
+        raise ValueError(f"eta={eta} has no bound: a step without noise has an infinite KL; use eta above 0")
+    rows = bound_table(process, visited(process, times), x_0.shape[-3:-1], eta)
     num_draws = len(rows.level.t) + process.ends_noisy
     if noise is None:
         draws, draw = rows.level.t, noise_at(key, x_0)
@@ -109,7 +114,7 @@ def bits_per_dim(
     else:
         raise ValueError(f"noise must have the shape {(num_draws, *x_0.shape)}, one draw a term")
     at = denoise_at(process, denoise)
-    found = bound_terms(process, at, x_0, rows, draws, variance_fn(variance, 1.0), draw, cdf)
+    found = bound_terms(process, at, x_0, rows, draws, variance_fn(variance, eta), draw, cdf)
     prior = prior_bits(process, x_0, rows.level.t[-1])
     decoder = decoder_bits(process, x_0, last, cdf) if process.ends_noisy else jnp.zeros_like(prior)
     total = prior + found.terms.sum(-1) + decoder
@@ -135,9 +140,9 @@ def rate_distortion(times: Any, prior: Any, terms: Any, mse: Any, low: float = -
     return RateDistortion(np.asarray(times), np.mean(prior) + paid, 255.0 / (1.0 - low) * np.sqrt(mse))
 
 
-def bound_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...]) -> Steps:
-    """The rows of `step_table` at eta = 1 from the data to the noise."""
-    return jax.tree.map(lambda x: x[::-1], step_table(process, times, 1.0, shape))
+def bound_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...], eta: float = 1.0) -> Steps:
+    """The rows of `step_table` from the data to the noise."""
+    return jax.tree.map(lambda x: x[::-1], step_table(process, times, eta, shape))
 
 
 def bound_terms(

@@ -21,6 +21,13 @@ class HybridLoss(NamedTuple):
     vb: Any  # the term of the bound, bits/dim
 
 
+class HeadLoss(NamedTuple):
+    """Of a network and the head that predicts its second moment, (B,) each."""
+
+    mse: Any  # L_simple, as of `simple_loss`
+    head: Any  # the head's mean squared error
+
+
 def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: Any, prediction: str = "eps") -> Any:
     """L_simple, the unweighted squared error of the network's output (DDPM eq. 14 for "eps").
 
@@ -38,6 +45,41 @@ def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: An
     x_t = q_sample(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
     return _squared_error(process, output, x_0, x_t, t, noise, prediction)
+
+
+def head_loss(
+    process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: Any, head: str, prediction: str = "eps"
+) -> HeadLoss:
+    """The losses of SN- and NPR-DPM's heads (Bao et al. 2022b), and the network's own beside them.
+
+    With y what the network predicts, "sn" fits E[y^2 given x_t] and "npr" the squared error of its own prediction,
+    which has no gradient.
+
+    Args:
+      process: here and below, all but `head` are as `simple_loss`'s.
+      model_fn: the network, of 2 C output channels, the second half its head.
+      x_0: the data.
+      t: the times.
+      noise: the noise.
+      head: "sn" or "npr".
+      prediction: what the first C channels are.
+
+    Returns:
+      Both losses; their code sums over pixels instead: multiply by H * W * C.
+
+    Raises:
+      ValueError: the head is unknown, or the network has none.
+    """
+    if head not in ("sn", "npr"):
+        raise ValueError(f"head {head!r} is unknown; choose sn or npr")
+    x_t = q_sample(process, x_0, t, noise)
+    output, extra = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
+    if extra is None:
+        raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
+    y = target(process, prediction, x_0, x_t, t, noise)
+    error = jnp.square(y - output)
+    goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
+    return HeadLoss(error.mean((1, 2, 3)), jnp.square(goal - extra).mean((1, 2, 3)))
 
 
 def kl_loss(

@@ -6,10 +6,11 @@ error mse_t of the estimate of x_0, a step from t to s costs, per coordinate and
 
     J(s, t) = log(1 + (SNR_s - SNR_t) mse_t) / 2                                                               (1)
 
-which is finite for every pair (`ddx.diffusion.variance`, "analytic"). All arithmetic is float64 NumPy on the host.
+which is finite for every pair (`ddx.diffusion.analytic`). All arithmetic is float64 NumPy on the host.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -61,18 +62,26 @@ def dynamic_program(cost: np.ndarray, num_steps: int) -> Paths:
     return Paths(total, before)
 
 
-def step_costs(process: Process, mse: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarray:
-    """Equation (1), averaged over coordinates, for all pairs of times: (T + 1, T + 1) nats at [s, t].
+def step_costs(
+    process: Process, mse: np.ndarray, shape: tuple[int, ...] | None = None, variance: str = "analytic"
+) -> np.ndarray:
+    """What steps add to the bound, averaged over coordinates, for all pairs of times: (T + 1, T + 1) nats at [s, t].
 
     Args:
       process: the process.
       mse: (T + 1,) or (T + 1, H, W, C), the mean squared error of the estimate of x_0 at each time, in the process's
         basis; that of time 0 is not looked at.
       shape: (H, W), for processes whose coefficients differ between coordinates.
+      variance: "analytic" for equation (1); "small" and "large" for those of `ddx.diffusion.variance`.
 
     Returns:
       The costs; inf from data without noise, whose step is the decoder and none of these.
+
+    Raises:
+      ValueError: the variance is unknown.
     """
+    if variance not in _COSTS:
+        raise ValueError(f"variance {variance!r} is unknown; choose one of: {', '.join(_COSTS)}")
     mse = np.asarray(mse, np.float64)
     mse = mse.reshape(len(mse), *(mse.shape[1:] or (1, 1, 1)))
     times = np.arange(process.num_steps + 1)
@@ -84,8 +93,18 @@ def step_costs(process: Process, mse: np.ndarray, shape: tuple[int, ...] | None 
         if len(s):
             log_r = process.logsnr_difference(s, np.full(len(s), t), shape)
             gain = np.exp(logsnr[s]) * -np.expm1(log_r)  # SNR_s - SNR_t
-            costs[s, t] = 0.5 * np.log1p(gain * mse[t]).mean((1, 2, 3))
+            # lambda2 over the variance "large"
+            share = (process.scalars(s).sigma / process.scalars(t).sigma) ** 2
+            costs[s, t] = _COSTS[variance](gain * mse[t], share).mean((1, 2, 3))
     return costs
+
+
+# Of x = (SNR_s - SNR_t) mse: KL(N(., lambda2) || N(., v)) with a squared error of lambda2 x.
+_COSTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "analytic": lambda x, share: 0.5 * np.log1p(x),
+    "small": lambda x, share: 0.5 * x,
+    "large": lambda x, share: 0.5 * (share * (1.0 + x) - np.log(share) - 1.0),
+}
 
 
 def optimal_trajectories(costs: np.ndarray, num_visits: int, ends_noisy: bool = False) -> dict[int, tuple[int, ...]]:

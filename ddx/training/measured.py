@@ -8,6 +8,7 @@ import numpy as np
 from ddx import build
 from ddx.diffusion import analytic, optimal
 from ddx.diffusion.basis import DCT, PIXEL
+from ddx.diffusion.kernels import euler
 from ddx.diffusion.process import in_dct_basis
 from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.variance import VarianceFn
@@ -53,7 +54,7 @@ def checksum(source: Trained, workdir: pathlib.Path, variance: str) -> str:
 
 
 def _basis(variance: str) -> str | None:
-    return "dct" if variance == "analytic_frequency" else None
+    return {"analytic_frequency": "dct", "analytic_pixel": "pixel"}.get(variance)
 
 
 def _find(source: Trained, workdir: pathlib.Path, basis: str | None) -> tuple[pathlib.Path, str]:
@@ -83,9 +84,23 @@ def variance(source: Trained, workdir: pathlib.Path, name: str) -> tuple[build.S
     if name not in ANALYTIC_VARIANCES:
         return source.system, None
     statistics = load(source, workdir, _basis(name))
-    if name == "analytic_frequency":
-        return in_basis(source.system, "dct"), analytic.analytic(statistics, per_coordinate=True)
+    if name == "analytic_paper":
+        return source.system, analytic.analytic(statistics, "gamma", limit=1.0)
+    if basis := _basis(name):
+        return in_basis(source.system, basis), analytic.analytic(statistics, per_coordinate=True)
     return source.system, analytic.analytic(statistics, "gamma" if name == "analytic_gamma" else "mse")
+
+
+def as_published(how: build.Sampler, variance: VarianceFn, low: float) -> build.Sampler:
+    """A sampler with Analytic-DPM's own limits (Bao et al. 2022, appendix F), for comparisons.
+
+    Of the noise into the last noisy time, 2 grey levels for ancestral sampling and 1 for ddim, whose mean has the eps
+    of the network and not that of its clipped x_0.
+    """
+    is_ddim = how.eta != 1.0
+    limited = analytic.clip_last(variance, how.times, 1.0 if is_ddim else 2.0, low=low)
+    kernel = analytic.published_ddim(limited) if is_ddim else euler(limited)
+    return how._replace(kernel=kernel, clip="x0" if how.clip else False)
 
 
 def trajectory(source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None) -> str | None:

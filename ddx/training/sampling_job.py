@@ -65,8 +65,8 @@ def sample(
       trajectory: the times to visit, as `ddx.trajectory` names them.
       solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
       eta: stochasticity of ddim.
-      variance: reverse variance of the ancestral sampler; "analytic", "analytic_frequency" and "analytic_gamma", which
-        ddim may have too, need the run's statistics.
+      variance: reverse variance of the ancestral sampler; "analytic", "analytic_frequency", "analytic_pixel",
+        "analytic_gamma" and "analytic_paper", which ddim may have too, need the run's statistics.
       clip: clip the estimate of x_0.
       delta: noise of the steps and the prior of ihdm.
       prior_noise: of ihdm: start from blurred images with noise, or without.
@@ -115,6 +115,8 @@ def sample(
     )
     system, chosen = measured.variance(source, workdir, variance or "small")
     how = build.sampler(config, system, chosen)
+    if chosen is not None and variance == "analytic_paper":
+        how = measured.as_published(how, chosen, system.process.low)
     told = trained.told(source.system, labels, low_res)
     images = trained.training_images(source, data_dir)
     generator = Generator(system, how, told=told, images=images)

@@ -168,6 +168,31 @@ def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
         np.testing.assert_allclose(isotropic, [costs[t - 1, t] for t in range(2, 21)], rtol=1e-9)
 
 
+@pytest.mark.parametrize("eta", [0.3, 0.8])
+def test_the_bound_of_ddim_s_family_is_that_of_its_coefficients(eta):
+    # A KL of Gaussians with variances lambda2 and v is 0.5 (x - 1 - log x + gamma^2 e^2 / v), x = lambda2 / v.
+    process, times = ddx.ddpm(20), (20, 11, 4, 1, 0)
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        x_0 = jnp.asarray(rng.integers(0, 256, (2, 4, 4, 1)) / 127.5 - 1)
+        noise = jnp.asarray(rng.standard_normal((4, *x_0.shape)))
+        denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
+        v = lambda d, step: 2.0 * step.lambda2 + 0.01  # noqa: E731
+        found = ddx.bits_per_dim(process, denoise, x_0, None, times, v, noise, eta=eta)
+        for j, (s, t) in enumerate([(1, 4), (4, 11), (11, 20)]):
+            a_t, s_t, _ = process.marginal(t)
+            s_s, r = process.marginal(s).sigma, np.exp(process.logsnr_difference(s, t))
+            lambda2 = eta**2 * s_s**2 * (1 - r)
+            gamma = process.marginal(s).alpha - np.sqrt(s_s**2 - lambda2) * a_t / s_t  # DDIM eq. 12
+            estimate = denoise(a_t * x_0 + s_t * noise[j + 1], np.full(2, t)).x_0
+            square = jnp.square(x_0 - estimate).mean((1, 2, 3))
+            ratio = lambda2 / (2.0 * lambda2 + 0.01)
+            kl = 0.5 * (ratio - 1 - np.log(ratio) + gamma**2 * square / (2.0 * lambda2 + 0.01))
+            np.testing.assert_allclose(found.terms[:, j + 1], kl / np.log(2), rtol=1e-8)
+        with pytest.raises(ValueError, match="eta=0"):
+            ddx.bits_per_dim(process, denoise, x_0, None, times, noise=noise, eta=0)
+
+
 def test_trajectories_are_the_cheapest_of_all():
     rng = np.random.default_rng(0)
     process = ddx.ddpm(20)

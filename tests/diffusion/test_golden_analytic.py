@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import analytic, optimal, statistics, steps, variance
+from ddx.diffusion import analytic, losses, optimal, statistics, steps, variance
 from tests import golden
 
 ANALYTIC, EXTENDED = golden.load("golden_analytic"), golden.load("golden_extended")
@@ -360,3 +360,47 @@ def test_a_variance_of_each_frequency_makes_the_bound_independent_of_the_steps(n
     found = [optimal.step_costs(p, table)[times[:-1], times[1:]].sum() for table in (mse.mean((1, 2, 3)), mse)]
     expected = GENERAL[f"dct/K{num_visits}/kl_bits_small_big_iso_diag"][2:]
     np.testing.assert_allclose(np.asarray(found) / np.log(2), expected, rtol=1e-8)
+
+
+@pytest.mark.parametrize("head", ["SN", "NPR"])
+def test_losses_of_the_heads(head):
+    p, x_0 = process("linear1000"), nhwc(EXTENDED["loss/x0"])
+    t, eps = EXTENDED["loss/n"], nhwc(EXTENDED["loss/eps"])
+    np.testing.assert_allclose(ddx.q_sample(p, x_0, t, eps), nhwc(EXTENDED["loss/xn"]), rtol=1e-8, atol=1e-12)
+    found = losses.head_loss(p, denoiser(p, HEADS[head]).model_fn, x_0, t, eps, head.lower())
+    for value, name in zip(found, ("dsm", "ddm"), strict=True):
+        np.testing.assert_allclose(value * np.prod(x_0.shape[1:]), EXTENDED[f"loss/{head}/{name}"], rtol=1e-8)
+    frozen = jax.grad(lambda w: losses.head_loss(p, scaled(p, HEADS[head], w), x_0, t, eps, "npr").head.sum())(1.0)
+    assert frozen == 0.0
+
+
+def scaled(p, head, w):
+    """The network, its prediction times w and its head as it is."""
+    model_fn = denoiser(p, head).model_fn
+
+    def network(x, t):
+        output = model_fn(x, t)
+        return output.at[..., :3].multiply(w)
+
+    return network
+
+
+@pytest.mark.parametrize("small", [0, 1])
+@pytest.mark.parametrize("schedule", ["linear40", "cosine12"])
+def test_costs_of_fixed_variances_and_their_trajectories(schedule, small):
+    p, base = process(schedule), f"elboF/{schedule}/small{small}/"
+    x_0, noise, n = nhwc(ANALYTIC["elbo/x0"]), nhwc(ANALYTIC[base + "noise"]), p.num_steps
+    rows = jax.tree.map(lambda x: x[::-1], steps.step_table(p, ddx.trajectory(n)))
+    at = denoiser(p, clip=False).at
+    sums = statistics.error_sums(p, at, x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z, clip=True)
+    mse = np.concatenate([[0.0], sums.mse.mean((1, 2, 3)) / len(x_0)])
+    found = 48 * optimal.step_costs(p, mse, variance="small" if small else "large")
+    expected = ANALYTIC[base + "F"]
+    above = np.triu(np.ones((n + 1, n + 1), bool), 1)
+    above[0] = False  # the decoder's
+    np.testing.assert_allclose(found[above], expected[above], rtol=1e-8)
+    paths = optimal.dynamic_program(expected, n)
+    for match in (m.values[0] for m in entries(ANALYTIC, re.escape(base) + r"path_K(\d+)")):
+        np.testing.assert_array_equal(paths.to_last(int(match[1])), ANALYTIC[match[0]])
+        nelbo = paths.cost[int(match[1]), -1] + ANALYTIC[base + "last_term"]
+        np.testing.assert_allclose(nelbo, ANALYTIC[f"{base}nelbo_K{match[1]}"], rtol=1e-8)

@@ -62,7 +62,7 @@ def test_they_are_the_mean_errors_at_every_time(run):
 
 def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, tmp_path):
     measure(run, out=tmp_path, max_examples=40, batch_size=7)
-    whole, cut = (arrays(path / "statistics.npz") for path in (next((run / "statistics").iterdir()), tmp_path))
+    whole, cut = (arrays(path / "statistics.npz") for path in (next((run / "statistics").glob("*dct*")), tmp_path))
     for name, value in whole.items():
         np.testing.assert_allclose(value, cut[name], rtol=2e-4, atol=1e-7)
     before = (tmp_path / "statistics.npz").read_bytes()
@@ -70,17 +70,29 @@ def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, t
     assert (tmp_path / "statistics.npz").read_bytes() == before and not (tmp_path / "parts").exists()
 
 
-@pytest.mark.parametrize("name", ["analytic", "analytic_frequency", "analytic_gamma"])
+NAMES = ["analytic", "analytic_frequency", "analytic_gamma", "analytic_pixel", "analytic_paper"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_samples_have_the_variance_that_is_asked_for(run, tmp_path, name):
+    basis = "pixel" if name == "analytic_pixel" else "dct"
+    if basis == "pixel":
+        measure(run, basis="pixel", max_examples=20, batch_size=20)
     sample(run, 3, out=tmp_path, sampler="ddim", eta=0.0, num_steps=5, variance=name, seed=2)
     source = trained.load(run)
-    of = measured.load(source, run)
-    v = analytic.analytic(of, "gamma" if name.endswith("gamma") else "mse", per_coordinate=name.endswith("frequency"))
+    of = measured.load(source, run, basis)
+    each, from_eps = name.endswith(("frequency", "pixel")), name.endswith(("gamma", "paper"))
+    v = analytic.analytic(
+        of, "gamma" if from_eps else "mse", per_coordinate=each, limit=1.0 if name == NAMES[4] else None
+    )
     process = source.system.process
     process = ddx.in_dct_basis(process) if name.endswith("frequency") else process
     keys = noise.example_keys(jax.random.key(2), jnp.arange(3))
     x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
-    x_0 = ddx.sample(process, denoiser(source, process, True), keys, x_T, ddx.trajectory(20, 5), 0.0, v)
+    times, clip, solver = ddx.trajectory(20, 5), True, ddx.diffusion.kernels.euler(v)
+    if name == "analytic_paper":
+        clip, solver = "x0", analytic.published_ddim(analytic.clip_last(v, times, 1.0))
+    x_0 = ddx.sample(process, denoiser(source, process, clip), keys, x_T, times, 0.0, solver=solver)
     found = arrays(tmp_path / "samples.npz")["samples"]
     assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
     record = json.loads((tmp_path / "samples.json").read_text())
@@ -115,7 +127,7 @@ def test_mistakes_are_named(job, message, run, whole):
 
 
 def test_damaged_statistics_are_refused(run, tmp_path):
-    (path,) = (run / "statistics").glob("*/statistics.npz")
+    (path,) = (run / "statistics").glob("*dct*/statistics.npz")
     before = path.read_bytes()
     try:
         path.write_bytes(before[:-1] + b"x")

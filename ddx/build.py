@@ -11,8 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx.config import validate
-from ddx.consistency import check_image_size
+from ddx.config import flatten, validate
+from ddx.consistency import check_image_size, tells_x_0
 from ddx.data.augment import shrink, to_float
 from ddx.diffusion import losses, timesteps
 from ddx.diffusion.heat import heat_sampler
@@ -185,7 +185,7 @@ def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = No
         kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance or named)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
-    if s.solver != "euler" and config.loss.prediction == "eps" and config.process.kind == "blurring":
+    if s.solver != "euler" and not tells_x_0(flatten(config)):
         warnings.warn(
             f"solver {s.solver} extrapolates x_0, which eps does not tell under a blur; expect spoiled images, or use"
             " euler, or train v",

@@ -60,6 +60,12 @@ def _check_betas(c: dict[str, Any]) -> None:
         )
 
 
+def tells_x_0(c: dict[str, Any]) -> bool:
+    """Whether a network tells x_0 at all times: under a blur eps does not."""
+    blurs = c["process.kind"] == "blurring" and c["process.sigma_blur_max"] > 0
+    return not (blurs and c["loss.prediction"] == "eps")
+
+
 def _check_blurring(c: dict[str, Any]) -> None:
     if c["process.logsnr_min"] >= c["process.logsnr_max"]:
         raise ConfigError(
@@ -70,7 +76,7 @@ def _check_blurring(c: dict[str, Any]) -> None:
             f"loss.prediction={c['loss.prediction']!r} is that of the step to t - 1, and the times of blurring are"
             " continuous; use 'eps' or 'v'"
         )
-    if c["process.sigma_blur_max"] == 0 or c["loss.prediction"] != "eps":
+    if tells_x_0(c):
         return
     if c["process.d_min"] < 1e-12:
         raise ConfigError(

@@ -174,7 +174,7 @@ KEYS: dict[str, Key] = {
     ),
     "sample.variance": Key(
         "small",
-        "reverse variance of the ancestral sampler, or of ddim too, analytic",
+        "reverse variance of the ancestral sampler",
         **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
     ),
     "sample.clip": Key(True, "clip the estimate of x_0 to the range of the data"),

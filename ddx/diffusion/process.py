@@ -95,7 +95,7 @@ class Process:
           ValueError: a time known on the host is out of range, or no integer where it must be; or there is no shape.
         """
         at = self.scalars(t)
-        return Marginal(*at[:3]) if self.blur is None else spread(at, self.d_min, _given(shape))
+        return Marginal(*at[:3]) if self.blur is None else spread(at, self.d_min, needed(shape))
 
     def scalars(self, t: Any) -> Scalars:
         """What all coordinates share at times t."""
@@ -122,7 +122,7 @@ class Process:
         if self.blur is None:
             return changes.log_a, changes.logsnr
         tau_s, tau_t = (_to_images(self.blur.tau(time)) for time in (s, t))
-        return dissipate_changes(tau_s, tau_t, changes, self.d_min, _given(shape))
+        return dissipate_changes(tau_s, tau_t, changes, self.d_min, needed(shape))
 
     def model_time(self, t: Any) -> Any:
         """What the network is told for time t, as in the original codes.
@@ -152,7 +152,8 @@ def _to_images(x: Any) -> Any:
     return x[:, None, None, None] if x.ndim == 1 else x
 
 
-def _given(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+def needed(shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape, or a ValueError where there is none to tell frequencies apart by."""
     if shape is None:
         raise ValueError("this process treats frequencies differently: pass shape=(H, W)")
     return shape

@@ -15,7 +15,7 @@ import numpy as np
 
 from ddx.diffusion.dissipation import Changes, Scalars, dissipate_changes
 from ddx.diffusion.gaussian import StepCoefficients, solve, step_coefficients
-from ddx.diffusion.process import Level, Process, spread
+from ddx.diffusion.process import Level, Process, needed, spread
 
 
 class Step(NamedTuple):
@@ -108,9 +108,7 @@ def chain_rows(process: Process, t: Any, shape: tuple[int, ...] | None = None) -
     if process.blur is None:
         table = step_table(process, tuple(range(process.num_steps, -1, -1)))
         return jax.tree.map(lambda x: jnp.asarray(x)[process.num_steps - t], table)
-    if shape is None:
-        raise ValueError("this process treats frequencies differently: pass shape=(H, W)")
-    return _shared(process, t - 1, t, 1.0, 1.0).expand(shape)
+    return _shared(process, t - 1, t, 1.0, 1.0).expand(needed(shape))
 
 
 def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:

@@ -108,7 +108,7 @@ class Bound:
         devices = parallel.num_devices()
         batch_size = -(-size // devices) * devices
         num_steps = len(self._rows.noise)
-        params = parallel.replicate(params)
+        params, shared = parallel.replicate(params), parallel.replicate(self._shared)
         with Progress("evaluating", len(starts) * num_steps, (len(starts) - len(left)) * num_steps) as progress:
             for start in left:
                 here = examples[start : start + size]
@@ -116,7 +116,7 @@ class Bound:
                 batch = data.read(filled)
                 keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, batch["image"], batch["label"]))
-                ends = self._ends(self._shared, *split[:2])
+                ends = self._ends(shared, *split[:2])
                 prior, decoder = (parallel.join_batch(x)[: len(here)].astype(np.float64) for x in ends)
                 pieces = list(self._pieces(params, split, progress))
                 terms, mse = (np.concatenate([p[i][: len(here)] for p in pieces], axis=1) for i in (0, 1))

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ddx.config import validate
-from ddx.data.order import batch_indices
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
@@ -60,8 +58,8 @@ def evaluate(
       num_steps: steps of the bound; None for all T, which is what papers report.
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
-      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. "analytic",
-        "analytic_frequency" and "analytic_gamma" need the run's statistics.
+      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. The
+        analytic ones of `ddx.keys.ANALYTIC_VARIANCES` need the run's statistics.
       clip: clip the estimate of x_0; None for wherever the network tells it at all times.
       cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
       delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
@@ -92,11 +90,8 @@ def evaluate(
     how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, rate_distortion=curves)
     times, spacing = how["times"], how["trajectory"]
     system, chosen = measured.variance(source, workdir, how["variance"])
-    changed = config.to_dict() | {"seed": seed}
-    changed["data"] |= {"split": split} | ({} if data_dir is None else {"dir": data_dir})
-    data = trained.dataset(source, validate(changed))
-    count = min(max_examples or data.num_examples, data.num_examples)
-    examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
+    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    count = len(examples)
     name = (
         f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
     )

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 from ddx.build import System
+from ddx.config import flatten
+from ddx.consistency import tells_x_0
 from ddx.data import Dataset
 from ddx.diffusion import trajectory as trajectories
 from ddx.diffusion.decoder import CDFS
@@ -38,12 +40,6 @@ def settings(
     return _heat(config, delta, given | others)
 
 
-def tells_x_0(config: Any) -> bool:
-    """Whether the network tells x_0 at all times: under a blur eps does not."""
-    blurs = config.process.kind == "blurring" and config.process.sigma_blur_max > 0
-    return not (blurs and config.loss.prediction == "eps")
-
-
 def _variational(
     config: Any,
     num_steps: int | None,
@@ -62,7 +58,7 @@ def _variational(
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
     if delta is not None:
         raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
-    blurred = not tells_x_0(config)
+    blurred = not tells_x_0(flatten(config))
     asked = [name for name, value in ({"clip": clip or None} | others).items() if value is not None]
     if blurred and asked:
         raise ConfigError(f"{asked[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")

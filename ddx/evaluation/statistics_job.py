@@ -15,14 +15,13 @@ import numpy as np
 
 from ddx import parallel
 from ddx.build import System
-from ddx.config import validate
+from ddx.config import flatten
+from ddx.consistency import tells_x_0
 from ddx.data import Dataset
-from ddx.data.order import batch_indices
 from ddx.diffusion import likelihood
 from ddx.diffusion import statistics as stats
 from ddx.diffusion.noise import example_keys
 from ddx.errors import ConfigError, NonFiniteError
-from ddx.evaluation.settings import tells_x_0
 from ddx.files import replacing, sha256
 from ddx.generation import rows_a_call
 from ddx.progress import Progress
@@ -80,14 +79,10 @@ def measure(
         raise ConfigError(
             "statistics are of estimates of x_0, and an IHDM network predicts the next image. Leave them out"
         )
-    clip = tells_x_0(config) if clip is None else clip
+    clip = tells_x_0(flatten(config)) if clip is None else clip
     system = measured.in_basis(source.system, basis)
-    changed = config.to_dict() | {"seed": seed}
-    changed["data"] |= ({} if split is None else {"split": split}) | ({} if data_dir is None else {"dir": data_dir})
-    data = trained.dataset(source, validate(changed))
-    split = changed["data"]["split"]
-    count = min(max_examples or data.num_examples, data.num_examples)
-    examples = np.arange(count) if count == data.num_examples else batch_indices(seed, 0, data.num_examples, count)
+    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    split, count = split or config.data.split, len(examples)
     name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
     out = pathlib.Path(out) if out else workdir / measured.FOLDER / name
     record = {

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.config import completed, validate
-from ddx.data import Dataset, given_images
+from ddx.data import Dataset, batch_indices, given_images
 from ddx.diffusion.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
@@ -115,6 +115,26 @@ def dataset(source: Trained, config: ConfigDict) -> Dataset:
     return data
 
 
+def examples(
+    source: Trained, split: str | None, data_dir: str | None, max_examples: int | None, seed: int
+) -> tuple[Dataset, np.ndarray]:
+    """A split of the run's data set, and the indices of all of it, or of a random part that the seed chooses.
+
+    `split` None is the one it was trained on, `data_dir` None where the run found it, `max_examples` None all.
+
+    Raises:
+      ConfigError: the data are not the network's.
+      DataError: they cannot be read.
+    """
+    changed = source.system.config.to_dict() | {"seed": seed}
+    given = {"split": split, "dir": data_dir}
+    changed["data"] |= {name: value for name, value in given.items() if value is not None}
+    data = dataset(source, validate(changed))
+    count = min(max_examples or data.num_examples, data.num_examples)
+    everything = count == data.num_examples
+    return data, np.arange(count) if everything else batch_indices(seed, 0, data.num_examples, count)
+
+
 def training_images(source: Trained, data_dir: str | None = None) -> Dataset | None:
     """The training set, for a system whose samples start from its images; None for others.
 
@@ -124,12 +144,9 @@ def training_images(source: Trained, data_dir: str | None = None) -> Dataset | N
       ConfigError: these are other images than the network's.
       DataError: the set cannot be read.
     """
-    system = source.system
-    if not system.starts_from_images:
+    if not source.system.starts_from_images:
         return None
-    changed = system.config.to_dict()
-    changed["data"] |= {} if data_dir is None else {"dir": data_dir}
-    return dataset(source, validate(changed))
+    return examples(source, None, data_dir, None, source.system.config.seed)[0]
 
 
 def fingerprint(data: Dataset, examples: np.ndarray) -> str:

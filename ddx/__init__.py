@@ -15,6 +15,11 @@ _HOME = {
     "blurring": "ddx.diffusion.process",
     "in_dct_basis": "ddx.diffusion.process",
     "analytic": "ddx.diffusion.analytic",
+    "sn": "ddx.diffusion.analytic",
+    "npr": "ddx.diffusion.analytic",
+    "heuristic": "ddx.diffusion.analytic",
+    "step_costs": "ddx.diffusion.optimal",
+    "bound_costs": "ddx.diffusion.optimal",
     "optimal_trajectories": "ddx.diffusion.optimal",
     "ihdm": "ddx.diffusion.process",
     "process_from_betas": "ddx.diffusion.process",
@@ -63,6 +68,9 @@ if TYPE_CHECKING:
     from ddx import parallel as parallel
     from ddx import training as training
     from ddx.diffusion.analytic import analytic as analytic
+    from ddx.diffusion.analytic import heuristic as heuristic
+    from ddx.diffusion.analytic import npr as npr
+    from ddx.diffusion.analytic import sn as sn
     from ddx.diffusion.flow import probability_flow as probability_flow
     from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.gaussian import prior_kl as prior_kl
@@ -88,7 +96,9 @@ if TYPE_CHECKING:
     from ddx.diffusion.losses import hybrid_loss as hybrid_loss
     from ddx.diffusion.losses import kl_loss as kl_loss
     from ddx.diffusion.losses import simple_loss as simple_loss
+    from ddx.diffusion.optimal import bound_costs as bound_costs
     from ddx.diffusion.optimal import optimal_trajectories as optimal_trajectories
+    from ddx.diffusion.optimal import step_costs as step_costs
     from ddx.diffusion.prediction import Denoised as Denoised
     from ddx.diffusion.prediction import denoiser as denoiser
     from ddx.diffusion.process import blurring as blurring

@@ -24,8 +24,8 @@ from ddx.diffusion.timesteps import TIME_SAMPLERS, TimeSampler
 from ddx.diffusion.trajectory import trajectory
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
-from ddx.keys import LEARNED_VARIANCES
-from ddx.models import UNet
+from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
+from ddx.models import UNet, of_head
 
 LossFn = Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
 """loss(params, x_0, label, t, noise, dropout_key) -> the loss of each example, (B,), and its named parts, (B,) each."""
@@ -63,6 +63,13 @@ class System(NamedTuple):
         """Initial parameters."""
         return self.model.init(key, *self.model.inputs(self.image_shape))["params"]
 
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """Parameters as those that are trained and those of the backbone, which stay as they are; most have none."""
+        if not self.config.train.backbone:
+            return params, ()
+        head = {name for name, is_head in of_head(params).items() if is_head}
+        return {name: params[name] for name in head}, {name: params[name] for name in params.keys() - head}
+
     def told(self, x_0: Any, label: Any) -> Told:
         """What the network is told of images x_0 with these labels besides the time."""
         told = {"label": label} if self.model.num_classes else {}
@@ -82,6 +89,9 @@ class System(NamedTuple):
         if loss.objective == "simple":
             each = losses.simple_loss(*args)
             return each * (np.prod(x_0.shape[1:]) if loss.reduction == "sum" else 1), {}
+        if loss.objective == "head":
+            head = losses.head_loss(self.process, model_fn, x_0, t, noise, loss.variance, loss.prediction)
+            return head.mse + head.head, {"mse": head.mse, "head": head.head}
         if loss.objective == "hybrid":
             hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight)
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
@@ -148,7 +158,7 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
     if config.model.class_conditional and num_classes < 2:
         raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
     m = config.model
-    outputs = 2 if config.loss.variance in LEARNED_VARIANCES else 1
+    doubled = config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES) and not m.head
     model = UNet(
         family=m.family,
         channels=m.channels,
@@ -160,10 +170,11 @@ def system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1)
         num_heads=m.num_heads,
         scale_shift=m.scale_shift,
         low_res=m.low_res,
-        out_channels=outputs * image_shape[-1],
+        out_channels=(2 if doubled else 1) * image_shape[-1],
         num_classes=num_classes if m.class_conditional else 0,
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
+        head=m.head,
     )
     return System(config, process(config), model, image_shape)
 
@@ -197,9 +208,9 @@ def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = No
 
 
 def time_sampler(config: ConfigDict) -> TimeSampler:
-    """How a config's training draws times: integers, but for the simple loss where times are continuous."""
+    """How a config's training draws times: integers, but for losses that are no bound where times are continuous."""
     times = TIME_SAMPLERS[config.loss.times](config.process.num_steps - (not config.loss.last_level))
-    whole = config.process.kind != "blurring" or config.loss.objective != "simple"
+    whole = config.process.kind != "blurring" or config.loss.objective not in ("simple", "head")
     return times if whole else timesteps.continuous(times)
 
 

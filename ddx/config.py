@@ -7,13 +7,14 @@ values that cannot go together. This module imports neither jax nor a data libra
 
 import difflib
 import json
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddx.consistency import check_together
 from ddx.errors import ConfigError
-from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS
+from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES
 
 
 def default_config() -> ConfigDict:
@@ -94,6 +95,33 @@ def from_json(text: str, where: str) -> ConfigDict:
         return completed(config)
     except ConfigError as error:
         raise ConfigError(f"in {where}: {error}") from None
+
+
+def head_config(workdir: str, variance: str, head: str = "simple") -> ConfigDict:
+    """The config of a run that trains a head on the network of the run in `workdir`, whose weights stay as they are.
+
+    All else is as in that run.
+
+    Args:
+      workdir: its folder.
+      variance: what the head is for: "sn" or "npr".
+      head: "simple" or "complex"; see `ddx.models.UNet`.
+
+    Raises:
+      ConfigError: the folder has no run, or one whose network cannot have such a head.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        config = from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Name the folder of a run that is trained") from None
+    config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
+    config.loss.reduction = "mean"
+    config.model.head, config.model.dropout = head, 0.0
+    config.train.backbone = str(workdir)
+    if config.sample.variance in LEARNED_VARIANCES:
+        config.sample.variance = "small"  # it was the further channels' that the head has now
+    return validate(config)
 
 
 def _filled(config: Any) -> dict[str, Any]:

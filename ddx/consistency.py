@@ -6,7 +6,7 @@ from typing import Any
 from ddx.diffusion import schedules
 from ddx.diffusion.trajectory import trajectory
 from ddx.errors import ConfigError
-from ddx.keys import LEARNED_VARIANCES
+from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
 
 
 def check_together(c: dict[str, Any]) -> None:
@@ -36,12 +36,38 @@ def check_together(c: dict[str, Any]) -> None:
         raise ConfigError(
             f"loss.objective='simple' does not train loss.variance={c['loss.variance']!r}; use hybrid or rescaled_kl"
         )
+    _check_head(c)
     if c["train.batch_size"] % c["train.accumulation"]:
         raise ConfigError(
             f"train.batch_size={c['train.batch_size']} must be a multiple of"
             f" train.accumulation={c['train.accumulation']}"
         )
     _check_sampling({key.removeprefix("sample."): value for key, value in c.items() if key.startswith("sample.")}, c)
+
+
+def _check_head(c: dict[str, Any]) -> None:
+    variance, objective = c["loss.variance"], c["loss.objective"]
+    if (objective == "head") != (variance in HEAD_VARIANCES):
+        raise ConfigError(
+            f"loss.objective={objective!r} with loss.variance={variance!r}: objective head trains what sn or npr is"
+            " from, and nothing else does; set both or neither"
+        )
+    if objective == "head" and c["loss.prediction"] not in ("eps", "x0", "v"):
+        raise ConfigError(
+            f"loss.objective='head' belongs to loss.prediction='eps', 'x0' or 'v', not {c['loss.prediction']!r}"
+        )
+    if c["model.head"] and variance not in (*HEAD_VARIANCES, *LEARNED_VARIANCES):
+        raise ConfigError(
+            f"model.head={c['model.head']!r} has nothing to output with loss.variance={variance!r}; set it to npr, sn,"
+            " learned or range, or model.head=''"
+        )
+    if c["train.backbone"] and not c["model.head"]:
+        raise ConfigError("train.backbone trains model.head alone; set model.head='simple' or 'complex'")
+    if c["train.backbone"] and c["model.dropout"]:
+        raise ConfigError(
+            f"train.backbone with model.dropout={c['model.dropout']} would show the head another network than samplers"
+            " use; set model.dropout=0.0"
+        )
 
 
 def _check_betas(c: dict[str, Any]) -> None:

@@ -193,14 +193,8 @@ class Generator:
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
     def _take(self, params: Any, walking: Any, of_examples: OfExamples, steps: Steps, progress: Progress) -> Any:
-        num_steps = len(steps.noise)
-        piece = rows_a_call(num_steps)
-        for first in range(0, num_steps, piece):
-            rows = slice(first, min(first + piece, num_steps))
-            part = jax.tree.map(lambda x, rows=rows: np.asarray(x)[rows], steps)
-            walking = self._walk(params, part, np.arange(rows.start, rows.stop), *of_examples, walking)
-            progress.advance(rows.stop - rows.start)
-            progress.tick()
+        for numbers, rows in in_pieces(steps, progress):
+            walking = self._walk(params, rows, numbers, *of_examples, walking)
         return walking
 
 
@@ -218,7 +212,13 @@ def _join_film(x: Any) -> np.ndarray:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def rows_a_call(num_steps: int) -> int:
-    """Steps between two looks at the progress bar: at most 20, in equal parts if possible (each length compiles)."""
-    parts = [n for n in range(5, 21) if num_steps % n == 0]
-    return min(num_steps, max(parts, default=20))
+def in_pieces(table: Any, progress: Progress) -> Iterator[tuple[np.ndarray, Any]]:
+    """A table of steps in pieces short enough to tell of their progress: the rows' numbers, and the rows."""
+    num_steps = len(table.noise)
+    # At most 20 rows, in equal pieces if possible (each length compiles).
+    size = min(num_steps, max((n for n in range(5, 21) if num_steps % n == 0), default=20))
+    for first in range(0, num_steps, size):
+        numbers = np.arange(first, min(first + size, num_steps))
+        yield numbers, jax.tree.map(lambda x, numbers=numbers: np.asarray(x)[numbers], table)
+        progress.advance(len(numbers))
+        progress.tick()

@@ -11,11 +11,23 @@ PROCESSES = ("ddpm", "blurring", "ihdm")
 PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
+# What the squares of a prediction, or of its errors, are: from a network's further outputs.
+HEAD_VARIANCES = ("sn", "npr")
 # From statistics of a trained network.
 ANALYTIC_VARIANCES = ("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma", "analytic_paper")
-VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *ANALYTIC_VARIANCES)
+# Functions of what is known of a trained network, for any sampler; those of "paper" are as its code has them.
+OPTIMAL_VARIANCES = (
+    *ANALYTIC_VARIANCES,
+    *HEAD_VARIANCES,
+    "sn_paper",
+    "npr_paper",
+    "heuristic",
+    "heuristic_averaged",
+)
+VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")
-OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid")
+OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
+HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 SAMPLERS = ("ddim", "ancestral", "heat")
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
@@ -128,16 +140,24 @@ KEYS: dict[str, Key] = {
         0, "height of low-resolution images to enlarge, for a super-resolution network; 0: none", **_at_least(0)
     ),
     "model.class_conditional": Key(False, "tell the network the class of each image"),
+    "model.head": Key(
+        "",
+        "layers of their own for what a network outputs besides its prediction; empty: none",
+        limit="empty, simple or complex",
+        holds=lambda value: value in HEADS,
+    ),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **_one_of("float32", "bfloat16")),
     "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
     "loss.prediction": Key("eps", "what the network outputs", **_one_of(*PREDICTIONS)),
     "loss.objective": Key(
-        "simple", "simple (DDPM), hybrid (Improved DDPM) or a term of the bound", **_one_of(*OBJECTIVES)
+        "simple",
+        "simple (DDPM), hybrid (Improved DDPM), head (SN- and NPR-DPM) or a term of the bound",
+        **_one_of(*OBJECTIVES),
     ),
     "loss.variance": Key(
         "small",
-        "reverse variance of the bound; learned and range double the network's outputs",
-        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
+        "reverse variance of the bound, or what a head predicts; all but small and large double the network's outputs",
+        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES, *HEAD_VARIANCES),
     ),
     "loss.vlb_weight": Key(
         0.001, "weight of the bound, in bits/dim, in hybrid", limit="at least 0", holds=lambda w: 0 <= w < math.inf
@@ -145,6 +165,9 @@ KEYS: dict[str, Key] = {
     "loss.times": Key("uniform", "how times are drawn", **_one_of(*TIME_SAMPLERS)),
     "loss.reduction": Key("mean", "of an image's squared errors in simple; IHDM sums", **_one_of("mean", "sum")),
     "loss.last_level": Key(True, "train at T too, where sampling starts; IHDM's released code does not"),
+    "train.backbone": Key(
+        "", "folder of a run whose averaged weights are used and stay as they are; only model.head is trained"
+    ),
     "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
     "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
     "train.accumulation": Key(

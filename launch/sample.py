@@ -27,7 +27,7 @@ TRAJECTORY = flags.DEFINE_string(
 )
 SOLVER = flags.DEFINE_enum("solver", None, SOLVERS, "euler is DDIM and DDPM; the others have a higher order.")
 ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim: 0 deterministic, 1 DDPM; by default the run's.")
-VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Variance of ancestral sampling; by default the run's.")
+VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Reverse variance; by default the run's.")
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
 DELTA = flags.DEFINE_float("delta", None, "Noise of the steps and the prior of ihdm; by default the run's.")
 PRIOR_NOISE = flags.DEFINE_bool(

@@ -11,26 +11,35 @@ and methods differ in how they know V:
 | mse | the mean squared error of the estimate of x_0 at this time | the best of V that are the same for all images |
 | gamma | (sigma / alpha)^2 (1 - E eps^2) | Analytic-DPM, Bao et al. 2022, theorem 1 |
 | heuristic | (sigma / alpha)^2 (1 - eps^2), of the network's eps for this image | Extended Analytic-DPM's code |
-| sn | (sigma / alpha)^2 (h - eps^2), h a network's E[eps^2 given u_t] | Bao et al. 2022b |
-| npr | (sigma / alpha)^2 g, g a network's E[(eps - its estimate)^2 given u_t] | Bao et al. 2022b |
+| sn | (sigma / alpha)^2 (h - eps^2), h a head's E[eps^2 given u_t] | Bao et al. 2022b |
+| npr | (sigma / alpha)^2 g, g a head's E[(eps - the network's)^2 given u_t] | Bao et al. 2022b |
+
+A head is a network's further channels, of which each says something of its own coordinate. A network that predicts
+another y = p u_0 + q eps has a head for that: u_0 = (q u_t - sigma y) / D with D = q alpha - p sigma, so
+
+    Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
+
+where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and without limit for "eps".
 
 They hold at any eta: at eta = 1 they are A-, SN- and NPR-DDPM's, at eta = 0, with V alone, A-, SN- and NPR-DDIM's. On a
 step to noise-free data there is the variance "small", as in the bounds of those papers.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.basis import DCT, dct_matrix
 from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.prediction import Denoised
-from ddx.diffusion.process import Level
+from ddx.diffusion.process import Level, Process
 from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.steps import Step
 from ddx.diffusion.variance import VarianceFn
+
+_FAR = 500.0  # beyond every log-SNR but the infinite
 
 
 def analytic(
@@ -67,22 +76,54 @@ def analytic(
     return variance
 
 
-def heuristic(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
+def heuristic(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
     """V from the size of the network's own eps, without any statistics; `averaged` over the coordinates of an image.
 
-    `limit`: of V, from 0 to it; None for none, which may be negative.
+    `limit`: of V, from 0 to it, such as `largest_variance`; None for none, which may be negative.
     """
-    return _of_eps(lambda d: 1.0 - jnp.square(d.eps), averaged, limit)
+
+    def variance(d: Denoised, step: Step) -> Any:
+        m = step.level.marginal
+        return _limited(step, jnp.square(m.sigma / m.alpha) * (1.0 - jnp.square(d.eps)), averaged, limit)
+
+    return variance
 
 
-def sn(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
-    """V from a head that predicts eps^2; exact where eps is, and below 0, so clipped, where that errs."""
-    return _of_eps(lambda d: _head(d, "sn") - jnp.square(d.eps), averaged, limit)
+def sn(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
+    """V from a head that predicts y^2; exact where the network's y is, and below 0, so clipped, where that errs.
+
+    For denoisers of networks that predict eps, x0 or v and have 2 C output channels; `averaged` and `limit` are as of
+    `heuristic`. Trained by `ddx.head_loss`.
+    """
+
+    def variance(d: Denoised, step: Step) -> Any:
+        head, gain = _head(d, "sn")
+        return _limited(step, jnp.square(gain) * (head - jnp.square(d.output)), averaged, limit)
+
+    return variance
 
 
-def npr(averaged: bool = False, limit: float | None = 1.0) -> VarianceFn:
-    """V from a head that predicts the squared error of eps; the best there is for the network's mean."""
-    return _of_eps(lambda d: _head(d, "npr"), averaged, limit)
+def npr(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
+    """V from a head that predicts the squared error of y, otherwise as `sn`; the best there is for the network's x_0.
+
+    It is that of the x_0 that the network says; clipped, that may be better.
+    """
+
+    def variance(d: Denoised, step: Step) -> Any:
+        head, gain = _head(d, "npr")
+        return _limited(step, jnp.square(gain) * head, averaged, limit)
+
+    return variance
+
+
+def largest_variance(process: Process, shape: tuple[int, ...]) -> np.ndarray:
+    """The most that coordinates of data within the process's range can vary, (H, W, 1), for images of shape (H, W).
+
+    That of a pixel is ((b - a) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12); that of a coordinate, the product of the
+    pixels and a vector v of the basis, is this times (sum of abs(v))^2.
+    """
+    rows, columns = (np.abs(dct_matrix(n)).sum(1) if process.basis is DCT else np.ones(n) for n in shape)
+    return (((1.0 - process.low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
 
 
 def clip_last(
@@ -129,23 +170,18 @@ def total(step: Step, v: Any) -> Any:
     return jnp.where(step.target.marginal.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
 
 
-def _of_eps(of: Callable[[Denoised], Any], averaged: bool, limit: float | None) -> VarianceFn:
-    def variance(d: Denoised, step: Step) -> Any:
-        marginal = step.level.marginal
-        v = jnp.square(marginal.sigma / marginal.alpha) * of(d)
-        v = v.mean((-3, -2, -1), keepdims=True) if averaged else v
-        return total(step, v if limit is None else jnp.clip(v, 0.0, limit))
-
-    return variance
+def _limited(step: Step, v: Any, averaged: bool, limit: Any) -> Any:
+    v = v.mean((-3, -2, -1), keepdims=True) if averaged else v
+    return total(step, v if limit is None else jnp.clip(v, 0.0, jnp.asarray(limit, v.dtype)))
 
 
-_FAR = 500.0  # beyond every log-SNR but the infinite
-
-
-def _head(d: Denoised, name: str) -> Any:
+def _head(d: Denoised, name: str) -> tuple[Any, Any]:
+    """What the head says, and the gain from the network's output to x_0."""
     if d.extra is None:
         raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
-    return d.extra
+    if d.gain is None:
+        raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network that predicts eps, x0 or v")
+    return d.extra, d.gain
 
 
 def _noise_to_signal(level: Level) -> Any:

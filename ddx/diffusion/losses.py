@@ -52,8 +52,8 @@ def head_loss(
 ) -> HeadLoss:
     """The losses of SN- and NPR-DPM's heads (Bao et al. 2022b), and the network's own beside them.
 
-    With y what the network predicts, "sn" fits E[y^2 given x_t] and "npr" the squared error of its own prediction,
-    which has no gradient.
+    With y what the network predicts, in coordinates of the basis, "sn" fits E[y^2 given x_t] and "npr" the squared
+    error of its own prediction, which has no gradient.
 
     Args:
       process: here and below, all but `head` are as `simple_loss`'s.
@@ -65,7 +65,8 @@ def head_loss(
       prediction: what the first C channels are.
 
     Returns:
-      Both losses; their code sums over pixels instead: multiply by H * W * C.
+      Both losses; their code sums over pixels instead: multiply by H * W * C. Its joint training of "npr" is "sn" for a
+      network whose second half is g + eps^2, g and eps its own: the gradient of the head's loss then moves eps too.
 
     Raises:
       ValueError: the head is unknown, or the network has none.
@@ -76,8 +77,8 @@ def head_loss(
     output, extra = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
     if extra is None:
         raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
-    y = target(process, prediction, x_0, x_t, t, noise)
-    error = jnp.square(y - output)
+    y = process.basis.analysis(target(process, prediction, x_0, x_t, t, noise))
+    error = jnp.square(y - process.basis.analysis(output))
     goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
     return HeadLoss(error.mean((1, 2, 3)), jnp.square(goal - extra).mean((1, 2, 3)))
 

@@ -6,17 +6,24 @@ error mse_t of the estimate of x_0, a step from t to s costs, per coordinate and
 
     J(s, t) = log(1 + (SNR_s - SNR_t) mse_t) / 2                                                               (1)
 
-which is finite for every pair (`ddx.diffusion.analytic`). All arithmetic is float64 NumPy on the host.
+which is finite for every pair (`ddx.diffusion.analytic`). Costs with other variances are from the terms of the bound
+themselves (`bound_costs`). Programs and tables are float64 NumPy on the host.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
+from ddx.diffusion.kernels import DenoiseAt
+from ddx.diffusion.likelihood import bound_term
 from ddx.diffusion.process import Process
+from ddx.diffusion.sampling import cast
+from ddx.diffusion.steps import pair_table
 from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.variance import VarianceFn
 
 
 class Paths(NamedTuple):
@@ -107,11 +114,60 @@ _COSTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def optimal_trajectories(costs: np.ndarray, num_visits: int, ends_noisy: bool = False) -> dict[int, tuple[int, ...]]:
-    """The cheapest trajectory of every number of visits up to `num_visits`, by `step_costs`: {K: times}.
+def bound_costs(
+    process: Process,
+    at: DenoiseAt,
+    x_0: Any,
+    draws: Any,
+    draw: Callable[[Any], Any],
+    variance: VarianceFn,
+    cdf: str = "exact",
+) -> np.ndarray:
+    """What steps add to the bound with any variance, for all pairs of times: (T + 1, T + 1) nats at [s, t].
 
-    A trajectory starts at T. Its last step but one goes to t = 1, whose step to the data is the decoder; a process with
-    noise at t = 0 goes there by steps like the others.
+    The means over images and coordinates of the terms of `ddx.bits_per_dim`, those of steps to the data included. The
+    network is asked once for each time, the variance T times for each (Watson et al. 2021).
+
+    Args:
+      process: the process.
+      at: `Denoiser.at` of a denoiser.
+      x_0: (B, H, W, C) images, as of `ddx.bits_per_dim`.
+      draws: one entry a time, from t = 1 to T, given to `draw`.
+      draw: draw(entry) -> noise of each image, white in the basis.
+      variance: of the reverse steps.
+      cdf: of the decoder.
+    """
+    shape, u_0 = x_0.shape[-3:-1], process.basis.analysis(x_0)
+
+    @jax.jit
+    def column(rows: Any, entry: Any) -> Any:
+        rows = jax.tree.map(lambda x: cast(x, x_0.dtype), rows)
+        first = jax.tree.map(lambda x: x[0], rows).expand(shape)
+        u_t = first.level.marginal.alpha * u_0 + first.level.marginal.sigma * draw(entry)
+        d = at(u_t, first.level)
+
+        def cost(row: Any) -> Any:
+            return bound_term(process, x_0, u_t, d, row.expand(shape), variance, cdf).mean()
+
+        return jax.lax.map(cost, rows)
+
+    num_steps = process.num_steps
+    costs = np.full((num_steps + 1, num_steps + 1), np.inf)
+    for t in range(1, num_steps + 1):
+        s = np.minimum(np.arange(num_steps), t - 1)  # as many rows for every t: one program
+        found = column(
+            pair_table(process, s, np.full(num_steps, t), shape), jax.tree.map(lambda x, t=t: x[t - 1], draws)
+        )
+        costs[:t, t] = math.log(2.0) * np.asarray(found, np.float64)[:t]
+    return costs
+
+
+def optimal_trajectories(costs: np.ndarray, num_visits: int, to_data: bool = False) -> dict[int, tuple[int, ...]]:
+    """The cheapest trajectory of every number of visits up to `num_visits`, by the costs of steps: {K: times}.
+
+    A trajectory starts at T. By default its last step but one goes to t = 1, whose step to the data is the decoder,
+    which `step_costs` do not know. With `to_data` the step to 0 is like the others: for processes with noise at t = 0,
+    and for `bound_costs`, by which a trajectory may leave out t = 1.
 
     Raises:
       ValueError: `num_visits` is out of 1..T, or a cost is NaN.
@@ -121,7 +177,7 @@ def optimal_trajectories(costs: np.ndarray, num_visits: int, ends_noisy: bool = 
         raise ValueError(
             f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
         )
-    if ends_noisy:
+    if to_data:
         paths = dynamic_program(costs, num_visits)
         return {k: tuple(paths.to_last(k)[::-1].tolist()) for k in range(1, num_visits + 1)}
     found: dict[int, tuple[int, ...]] = {1: (num_steps, 0)}

@@ -42,6 +42,8 @@ class Denoised(NamedTuple):
     eps: Any
     extra: Any  # the raw channels C.. of the network (learned variances), or None
     mean: Any = None  # of "residual": alpha_{t-1} times x_0, as the network itself says; no clipping changes it
+    output: Any = None  # the network's first C channels as they are, of eps, x0 and v
+    gain: Any = None  # how much an error of the output is one of x_0; no clipping changes these two
 
 
 DenoiseFn = Callable[[Any, Any], Denoised]
@@ -70,14 +72,15 @@ class Denoiser:
         model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
         output, extra = split_output(self.model_fn(x_t, model_time), x_t.shape[-1])
         out = basis.analysis(output)
-        (alpha, sigma, _), a, mean = level.marginal, level.a, None
+        (alpha, sigma, _), a, mean, gain = level.marginal, level.a, None, None
         if self.prediction == "eps":
-            u_0, eps = (u_t - sigma * out) / alpha, out
+            u_0, eps, gain = (u_t - sigma * out) / alpha, out, -sigma / alpha
         elif self.prediction == "x0":
-            u_0, eps = out, (u_t - alpha * out) / sigma
+            u_0, eps, gain = out, (u_t - alpha * out) / sigma, jnp.ones_like(sigma)
         elif self.prediction == "v":
             divisor = a * alpha + sigma**2
             u_0, eps = (a * u_t - sigma * out) / divisor, (sigma * u_t + alpha * out) / divisor
+            gain = -sigma / divisor
         elif self.prediction == "residual":
             mean, alpha_s = u_t + out, process.marginal(level.t - 1, x_t.shape[-3:-1]).alpha
             known = alpha_s > sigma
@@ -87,7 +90,7 @@ class Denoiser:
             c = step_coefficients(process, level.t - 1, level.t, shape=x_t.shape[-3:-1])
             u_0 = (out - c.k * u_t) / c.gamma
             eps = (u_t - alpha * u_0) / sigma
-        d = Denoised(u_0, eps, extra, mean)
+        d = Denoised(u_0, eps, extra, mean, out, gain)
         if not self.clip:
             return d
         return clipped(process, u_t, level, d)._replace(**({"eps": eps} if self.clip == "x0" else {}))
@@ -102,14 +105,17 @@ def clipped(process: Process, u_t: Any, level: Level, d: Denoised) -> Denoised:
 
 def to_pixels(basis: Basis, d: Denoised) -> Denoised:
     """An estimate in basis coordinates as one in pixels; learned variances stay those of coordinates."""
-    mean = None if d.mean is None else basis.synthesis(d.mean)
-    return Denoised(basis.synthesis(d.x_0), basis.synthesis(d.eps), d.extra, mean)
+    return _changed(d, basis.synthesis)
 
 
 def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
     """The inverse of `to_pixels`."""
-    mean = None if d.mean is None else basis.analysis(d.mean)
-    return Denoised(basis.analysis(d.x_0), basis.analysis(d.eps), d.extra, mean)
+    return _changed(d, basis.analysis)
+
+
+def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:
+    mean, output = (None if x is None else change(x) for x in (d.mean, d.output))
+    return Denoised(change(d.x_0), change(d.eps), d.extra, mean, output, d.gain)
 
 
 def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool | str = True) -> Denoiser:

@@ -11,6 +11,7 @@
 | jsd | 1 / (T - t + 1), which ends in pure noise: alpha_T = 0 | Sohl-Dickstein et al. 2015, section 2.4.1 |
 | sigmoid | a logistic curve over [-6, 6] between beta_1 and beta_T | DDIM's code |
 | cosine | from alpha_bar = cos^2, clipped at 0.999 | Improved DDPM eq. 17 |
+| vpsde | 1 - exp(- integral of 0.1 + 19.9 u from (t - 1) / T to t / T) | the VP SDE of Song et al. 2021, exact |
 
 beta_1 = 1e-4 and beta_T = 0.02 hold at T = 1000 and are scaled by 1000 / T, which keeps the total noise (Improved
 DDPM's code).
@@ -74,6 +75,11 @@ def _cosine(num_steps: int) -> np.ndarray:
     return np.minimum(1.0 - f[1:] / f[:-1], 0.999)
 
 
+def _vpsde(num_steps: int) -> np.ndarray:
+    u = np.arange(num_steps + 1, dtype=np.float64) / num_steps
+    return -np.expm1(-np.diff(0.1 * u + 0.5 * 19.9 * u**2))
+
+
 SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "linear": _linear,
     "quad": _quad,
@@ -83,6 +89,7 @@ SCHEDULES: dict[str, Callable[[int], np.ndarray]] = {
     "jsd": _jsd,
     "sigmoid": _sigmoid,
     "cosine": _cosine,
+    "vpsde": _vpsde,
 }
 
 

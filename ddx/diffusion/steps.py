@@ -93,7 +93,7 @@ def step_table(
       ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta is impossible.
     """
     _check(times)
-    steps = _table(process, times, eta, shape)
+    steps = _table(process, np.asarray(times[1:]), np.asarray(times[:-1]), eta, shape)
     noise = np.ones((len(times) - 1, 1, 1, 1))
     noise[-1] = 0.0
     if isinstance(steps, SharedStep) or process.ends_noisy:
@@ -109,6 +109,20 @@ def chain_rows(process: Process, t: Any, shape: tuple[int, ...] | None = None) -
         table = step_table(process, tuple(range(process.num_steps, -1, -1)))
         return jax.tree.map(lambda x: jnp.asarray(x)[process.num_steps - t], table)
     return _shared(process, t - 1, t, 1.0, 1.0).expand(needed(shape))
+
+
+def pair_table(process: Process, s: Any, t: Any, shape: tuple[int, ...] | None = None) -> Steps:
+    """The steps at eta = 1 from times t to times s < t, (N,) each on the host, a row each, of no trajectory.
+
+    On a step to noise-free data `small` is the decoder's of the shortest trajectory with that step: its `upper`, but on
+    the step from 1 that of the step before, from 2.
+    """
+    steps = _table(process, np.asarray(s), np.asarray(t), 1.0, shape)
+    if isinstance(steps, SharedStep) or process.ends_noisy:
+        return steps
+    first = np.where(steps.level.t == 1, step_coefficients(process, 1, 2).lambda2, steps.upper[..., 0, 0, 0])
+    decoder = first.reshape(-1, 1, 1, 1)
+    return steps._replace(small=np.where(steps.target.marginal.sigma == 0, decoder, steps.lambda2))
 
 
 def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:
@@ -129,11 +143,11 @@ def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, .
     upwards = tuple(sorted({0 if process.continuous else 1, *times[:-1]}))
     if len(upwards) < 2:
         raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {upwards}")
-    return _table(process, upwards, 0.0, shape)
+    return _table(process, np.asarray(upwards[1:]), np.asarray(upwards[:-1]), 0.0, shape)
 
 
-def _table(process: Process, times: tuple[int, ...], eta: float, shape: tuple[int, ...] | None) -> Steps:
-    t, s = np.asarray(times[:-1]), np.asarray(times[1:])
+def _table(process: Process, s: np.ndarray, t: np.ndarray, eta: float, shape: tuple[int, ...] | None) -> Steps:
+    """The rows of the steps from t to s, (N,) each."""
     noise = np.ones((len(t), 1, 1, 1))
     # The printed algorithm is for comparisons in float64, an eta above 1 has to be checked on the host.
     if process.blur is None or process.paper_delta or eta > 1:

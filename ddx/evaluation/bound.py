@@ -13,7 +13,7 @@ from ddx.data import Dataset
 from ddx.diffusion import heat, likelihood
 from ddx.diffusion.noise import example_keys, fold_in
 from ddx.diffusion.variance import VarianceFn, variance_fn
-from ddx.generation import rows_a_call
+from ddx.generation import in_pieces
 from ddx.progress import Progress
 
 
@@ -124,11 +124,6 @@ class Bound:
 
     def _pieces(self, params: Any, split: Any, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The terms and squared errors, (B, k) each, of some times after the other."""
-        num_steps = len(self._rows.noise)
-        piece = rows_a_call(num_steps)
-        for first in range(0, num_steps, piece):
-            rows = jax.tree.map(lambda x, i=first: np.asarray(x)[i : i + piece], self._rows)
+        for _, rows in in_pieces(self._rows, progress):
             found = self._terms(params, rows, *split)
             yield tuple(parallel.join_batch(x).astype(np.float64) for x in (found.terms, found.mse))  # type: ignore[misc]
-            progress.advance(len(rows.noise))
-            progress.tick()

@@ -17,7 +17,7 @@ import numpy as np
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
-from ddx.evaluation.settings import CDFS, protocol, settings
+from ddx.evaluation.settings import CDFS, check_counts, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -58,8 +58,8 @@ def evaluate(
       num_steps: steps of the bound; None for all T, which is what papers report.
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
-      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. The
-        analytic ones of `ddx.keys.ANALYTIC_VARIANCES` need the run's statistics.
+      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. Those of
+        `ddx.keys.ANALYTIC_VARIANCES` need the run's statistics.
       clip: clip the estimate of x_0; None for wherever the network tells it at all times.
       cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
       delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
@@ -115,8 +115,7 @@ def evaluate(
             "seed": seed,
         },
     }
-    if chosen is not None:
-        record["statistics"] = measured.checksum(source, workdir, how["variance"])
+    record |= measured.checksum(source, workdir, how["variance"])
     training = trained.training_images(source, data_dir) if "delta" in how else None
     if training is not None:
         record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
@@ -149,9 +148,7 @@ def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, 
         raise ConfigError(f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)}")
     if cdf not in (None, *CDFS):
         raise ConfigError(f"cdf={cdf!r} is unknown. Choose one of: {', '.join(CDFS)}")
-    for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1")
+    check_counts(max_examples, batch_size)
 
 
 def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,9 +12,16 @@ from ddx.diffusion.decoder import CDFS
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
-from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, LEARNED_VARIANCES
+from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES
 
-__all__ = ["CDFS", "protocol", "settings"]
+__all__ = ["CDFS", "check_counts", "protocol", "settings"]
+
+
+def check_counts(max_examples: int | None, batch_size: int | None) -> None:
+    """Refuse, with a ConfigError, to score no examples, or none at once."""
+    for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
 
 
 def settings(
@@ -51,9 +58,9 @@ def _variational(
     **others: Any,
 ) -> dict[str, Any]:
     """The settings of `ddx.bits_per_dim`."""
-    learned = config.loss.variance if config.loss.variance in LEARNED_VARIANCES else None
+    learned = config.loss.variance if config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES) else None
     variance = variance or learned or ("small" if config.process.kind == "ihdm" else config.sample.variance)
-    choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *ANALYTIC_VARIANCES))
+    choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *OPTIMAL_VARIANCES))
     if variance not in choices:
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
     if delta is not None:

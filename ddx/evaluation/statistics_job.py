@@ -22,8 +22,9 @@ from ddx.diffusion import likelihood
 from ddx.diffusion import statistics as stats
 from ddx.diffusion.noise import example_keys
 from ddx.errors import ConfigError, NonFiniteError
+from ddx.evaluation.settings import check_counts
 from ddx.files import replacing, sha256
-from ddx.generation import rows_a_call
+from ddx.generation import in_pieces
 from ddx.progress import Progress
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -71,6 +72,7 @@ def measure(
       NonFiniteError: an error is not finite.
     """
     workdir = pathlib.Path(workdir)
+    check_counts(max_examples, batch_size)
     if out is not None and step is None:
         step = read_record(pathlib.Path(out) / "statistics.json").get("step")
     source = trained.load(workdir, step)
@@ -133,7 +135,6 @@ def _parts(
     process, (batch, size) = system.process, sizes
     rows = likelihood.bound_table(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
     num_steps = len(rows.noise)
-    piece = rows_a_call(num_steps)
 
     def sums(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.Sums:
         x_0 = system.to_float(images)
@@ -163,11 +164,8 @@ def _parts(
                 keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, read["image"], read["label"], weight))
                 pieces = []
-                for i in range(0, num_steps, piece):
-                    part = jax.tree.map(lambda x, i=i: np.asarray(x)[i : i + piece], rows)
-                    pieces.append([_over_devices(x) for x in call(params, part, *split)])
-                    progress.advance(len(part.noise))
-                    progress.tick()
+                for _, some in in_pieces(rows, progress):
+                    pieces.append([_over_devices(x) for x in call(params, some, *split)])
                 found = [np.concatenate(x) for x in zip(*pieces, strict=True)]
                 found += [_over_devices(x) for x in call_moments(split[1], split[3])]
                 total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]

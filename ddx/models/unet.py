@@ -14,6 +14,8 @@ from ddx.models.blocks import AttentionBlock, Downsample, GroupNorm, ResnetBlock
 from ddx.models.conventions import FAMILIES
 from ddx.models.embeddings import time_embedding
 
+HEADS = ("simple", "complex")
+
 # Eight images of 32 x 32: activations of a part stay in a CPU's caches, which makes a batch of 64 a quarter faster.
 _PIXELS_A_PART = 8192
 
@@ -39,6 +41,9 @@ class UNet(nn.Module):
       scale_shift: the time scales and shifts after the second norm of a residual block, instead of being added before.
       num_heads: heads of every attention block; they share its channels evenly.
       low_res: 0, or the height of the low-resolution images that are to be enlarged to x's size (super-resolution).
+      head: "" for none; or layers of its own for as many channels again, from what the last convolution is given
+        (Extended Analytic-DPM's): "simple", a normalisation and a convolution, "complex", a residual block before them.
+        Their names begin with "head".
     """
 
     channels: int = 128
@@ -55,6 +60,7 @@ class UNet(nn.Module):
     scale_shift: bool = False
     num_heads: int = 1
     low_res: int = 0
+    head: str = ""
 
     def __call__(
         self,
@@ -75,12 +81,12 @@ class UNet(nn.Module):
           train: apply dropout, from the "dropout" random stream.
 
         Returns:
-          (B, H, W, out_channels) float32.
+          (B, H, W, out_channels) float32, twice the channels with a head.
 
         Raises:
           ValueError: x, t, label or low_res has the wrong shape, a label or low_res is missing or unknown to the
-            network, the family is unknown, the images cannot be halved often enough, channels cannot be grouped or
-            shared by the heads, or an attention resolution is never reached.
+            network, the family or head is unknown, the images cannot be halved often enough, channels cannot be grouped
+            or shared by the heads, or an attention resolution is never reached.
         """
         self._check_inputs(x, t, label, low_res)
         self._check_settings(*x.shape[1:3])
@@ -95,7 +101,7 @@ class UNet(nn.Module):
         def in_parts(*inputs: Any) -> jax.Array:
             even = x.shape[0] // part * part
             parts = jax.tree.map(lambda a: a[:even].reshape(-1, part, *a.shape[1:]), inputs)
-            out = jax.lax.map(lambda one: whole(*one), parts).reshape(even, *x.shape[1:3], self.out_channels)
+            out = jax.lax.map(lambda one: whole(*one), parts).reshape(even, *x.shape[1:3], -1)
             rest = jax.tree.map(lambda a: a[even:], inputs)
             return out if even == x.shape[0] else jnp.concatenate([out, whole(*rest)])
 
@@ -162,8 +168,16 @@ class UNet(nn.Module):
             if level != 0:
                 h = Upsample(self.dtype, like, name=f"up_{level}_upsample")(h)
 
-        h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm_out")(h))
-        return conv3x3(h, self.out_channels, like, self.dtype, "conv_out", last=True).astype(jnp.float32)
+        def output(h: jax.Array, norm: str, conv: str) -> jax.Array:
+            h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name=norm)(h))
+            return conv3x3(h, self.out_channels, like, self.dtype, conv, last=True).astype(jnp.float32)
+
+        out = output(h, "norm_out", "conv_out")
+        if not self.head:
+            return out
+        if self.head == "complex":
+            h = residual(h, "head_block", self.multipliers[0])
+        return jnp.concatenate([out, output(h, "head_norm", "head_conv")], axis=-1)
 
     def _low_res_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the low-resolution images that belong to images of this one."""
@@ -184,6 +198,8 @@ class UNet(nn.Module):
     def _check_settings(self, height: int, width: int) -> None:
         if self.family not in FAMILIES:
             raise ValueError(f"family {self.family!r} is unknown; choose one of: {', '.join(FAMILIES)}")
+        if self.head and self.head not in HEADS:
+            raise ValueError(f"head {self.head!r} is unknown; choose one of: {', '.join(HEADS)}")
         factor = 2 ** (len(self.multipliers) - 1)
         if height % factor or width % factor:
             raise ValueError(
@@ -209,6 +225,11 @@ class UNet(nn.Module):
                     f"channels={self.channels} times multiplier {multiplier} is not a multiple of"
                     f" num_heads={self.num_heads}"
                 )
+
+
+def of_head(params: dict[str, Any]) -> dict[str, bool]:
+    """Which of a network's modules belong to its head."""
+    return {name: name.startswith("head") for name in params}
 
 
 def _given(array: jax.Array | None) -> str:

@@ -19,11 +19,11 @@ from ddx.files import make_directory
 from ddx.generation import Generator
 from ddx.pictures import grid, save_png
 from ddx.progress import Progress
-from ddx.training import summary
+from ddx.training import backbone, summary
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.preemption import Preemption
-from ddx.training.state import TrainState, init_state, make_optimizer
+from ddx.training.state import TrainState, init_state, joined, make_optimizer
 from ddx.training.step import make_step, many_steps
 from ddx.training.workdir import check_same_run, lock, run_config, save_config
 
@@ -108,13 +108,17 @@ class _Run:
         told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
         self.generator = Generator(self.system, build.sampler(config, self.system), told=told, images=data)
 
+    def initial(self, key: Any) -> TrainState:
+        params, frozen = self.system.split(self.system.init(key))
+        return init_state(params, self.optimizer, self.times.init(), frozen)
+
     def begin(self) -> TrainState:
-        init = jax.jit(lambda key: init_state(self.system.init(key), self.optimizer, self.times.init()))
-        state: TrainState = init(self.init_key)
-        return state
+        state: TrainState = jax.jit(self.initial)(self.init_key)
+        return state._replace(frozen=backbone.load(self.workdir, self.system)) if state.frozen else state
 
     def restore(self, step: int) -> TrainState:
-        return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(jax.eval_shape(self.begin))))
+        shapes = jax.eval_shape(self.initial, self.init_key)
+        return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(shapes)))
 
     def describe(self, state: TrainState, start: int) -> None:
         """The rest of the first screen."""
@@ -129,8 +133,11 @@ class _Run:
         split = f"{batch} images = {devices} x {batch // devices}"
         if config.train.accumulation > 1:
             split += f", in {config.train.accumulation} parts"
-        print(f"network  {sum(leaf.size for leaf in jax.tree.leaves(state.params)):,} parameters, {config.model.dtype}")
-        print(summary.parameter_table(state.params))
+        params = joined(state.frozen, state.params)
+        trained, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, params))
+        some = f", {trained:,} of them trained, the others from {config.train.backbone}" if state.frozen else ""
+        print(f"network  {total:,} parameters{some}, {config.model.dtype}")
+        print(summary.parameter_table(params))
         print(f"process  {summary.describe_process(config)}")
         print(f"loss     {summary.describe_loss(config)}")
         print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
@@ -207,13 +214,13 @@ class _Run:
     def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
         """Show and write the means of all steps since the last line."""
         values = summarise(metrics)
-        progress.line(**{name: values[name] for name in ("loss", "mse", "vb") if name in values})
+        progress.line(**{name: values[name] for name in ("loss", "mse", "vb", "head") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
 
     def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
         """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
-        images = self.generator(state.ema, self.config.seed, self.config.sample.num_images)
+        images = self.generator(state.averaged, self.config.seed, self.config.sample.num_images)
         picture = grid(images)
         save_png(self.workdir / "samples" / f"{step:06d}.png", picture)
         writer.picture(step, "samples", picture)
@@ -232,8 +239,9 @@ class _Run:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds; the step is its name. Sampling restores "ema" alone."""
-    items = {"params": state.params, "ema": state.ema, "opt_state": state.opt_state, "times": state.times}
+    """What a checkpoint holds; the step is its name. Sampling restores "ema" and "frozen" alone."""
+    items = state._asdict()
+    del items["step"]
     return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 

@@ -1,4 +1,7 @@
-"""Statistics of a trained network, from its folder: reverse variances and trajectories that follow from them."""
+"""Reverse variances and trajectories that follow from what is known of a trained network, most of them from statistics.
+
+Statistics lie in its folder; heads are part of it.
+"""
 
 import pathlib
 from typing import Any
@@ -14,7 +17,7 @@ from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import sha256
-from ddx.keys import ANALYTIC_VARIANCES
+from ddx.keys import ANALYTIC_VARIANCES, OPTIMAL_VARIANCES
 from ddx.training.job import read_record
 from ddx.training.trained import Trained
 
@@ -48,9 +51,11 @@ def load(source: Trained, workdir: pathlib.Path, basis: str | None = None) -> St
         return Statistics(**{name: file[name][()] for name in Statistics._fields})
 
 
-def checksum(source: Trained, workdir: pathlib.Path, variance: str) -> str:
-    """Names the statistics that a variance is from."""
-    return _find(source, workdir, _basis(variance))[1]
+def checksum(source: Trained, workdir: pathlib.Path, variance: str) -> dict[str, str]:
+    """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
+    if variance not in ANALYTIC_VARIANCES:
+        return {}
+    return {"statistics": _find(source, workdir, _basis(variance))[1]}
 
 
 def _basis(variance: str) -> str | None:
@@ -76,13 +81,30 @@ def _find(source: Trained, workdir: pathlib.Path, basis: str | None) -> tuple[pa
 
 
 def variance(source: Trained, workdir: pathlib.Path, name: str) -> tuple[build.System, VarianceFn | None]:
-    """The system to draw from and its reverse variance, for a name; None for one that needs no statistics.
+    """The system to draw from and its reverse variance, for a name; None for one that is not of `OPTIMAL_VARIANCES`.
 
     Raises:
-      ConfigError: it needs statistics, and there are none.
+      ConfigError: it needs statistics, and there are none; or the network has no such head.
     """
-    if name not in ANALYTIC_VARIANCES:
+    if name not in OPTIMAL_VARIANCES:
         return source.system, None
+    config, process = source.system.config, source.system.process
+    if config.loss.prediction not in ("eps", "x0", "v"):
+        raise ConfigError(
+            f"variance={name!r} needs a network that predicts eps, x0 or v, not {config.loss.prediction!r}."
+            " Use small or large"
+        )
+    if name not in ANALYTIC_VARIANCES:
+        limit = analytic.largest_variance(process, source.system.image_shape[:2])
+        if name.startswith("heuristic"):
+            return source.system, analytic.heuristic(name.endswith("averaged"), limit)
+        head = name.removesuffix("_paper")
+        if config.loss.variance != head:
+            raise ConfigError(
+                f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
+                f" Train one on it with python -m launch.train --config=configs/heads.py:{head},{workdir}"
+            )
+        return source.system, {"sn": analytic.sn, "npr": analytic.npr}[head](limit=limit)
     statistics = load(source, workdir, _basis(name))
     if name == "analytic_paper":
         return source.system, analytic.analytic(statistics, "gamma", limit=1.0)

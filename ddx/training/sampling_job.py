@@ -17,7 +17,7 @@ from ddx import build
 from ddx.errors import ConfigError
 from ddx.files import replacing, sha256
 from ddx.generation import Generator
-from ddx.keys import ANALYTIC_VARIANCES
+from ddx.keys import OPTIMAL_VARIANCES
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -65,8 +65,8 @@ def sample(
       trajectory: the times to visit, as `ddx.trajectory` names them.
       solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
       eta: stochasticity of ddim.
-      variance: reverse variance of the ancestral sampler; "analytic", "analytic_frequency", "analytic_pixel",
-        "analytic_gamma" and "analytic_paper", which ddim may have too, need the run's statistics.
+      variance: reverse variance of the ancestral sampler; ddim may have those of `ddx.keys.OPTIMAL_VARIANCES` too, of
+        which the analytic ones need the run's statistics, "sn" and "npr" a network with such a head.
       clip: clip the estimate of x_0.
       delta: noise of the steps and the prior of ihdm.
       prior_noise: of ihdm: start from blurred images with noise, or without.
@@ -96,7 +96,7 @@ def sample(
     if out is not None and step is None:
         step = read_record(pathlib.Path(out) / "samples.json").get("step")
     source = trained.load(workdir, step)
-    named = None if variance in ANALYTIC_VARIANCES else variance
+    named = None if variance in OPTIMAL_VARIANCES else variance
     config = trained.settings(
         source.system.config,
         seed,
@@ -115,7 +115,7 @@ def sample(
     )
     system, chosen = measured.variance(source, workdir, variance or "small")
     how = build.sampler(config, system, chosen)
-    if chosen is not None and variance == "analytic_paper":
+    if chosen is not None and variance is not None and variance.endswith("_paper"):
         how = measured.as_published(how, chosen, system.process.low)
     told = trained.told(source.system, labels, low_res)
     images = trained.training_images(source, data_dir)
@@ -132,8 +132,7 @@ def sample(
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}"
     if chosen is not None:
-        record["variance"] = variance
-        record["statistics"] = measured.checksum(source, workdir, str(variance))
+        record |= {"variance": variance} | measured.checksum(source, workdir, str(variance))
         name += f"_{variance}"
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:

@@ -15,6 +15,17 @@ class TrainState(NamedTuple):
     ema: Any  # like params: their exponential moving average, used for sampling
     opt_state: Any
     times: Any = ()  # what the sampler of times has learned
+    frozen: Any = ()  # weights of further modules, which training leaves as they are
+
+    @property
+    def averaged(self) -> Any:
+        """All weights to draw samples with."""
+        return joined(self.frozen, self.ema)
+
+
+def joined(frozen: Any, params: Any) -> Any:
+    """All weights of a network, of those that are trained and those that are not."""
+    return {**frozen, **params} if frozen else params
 
 
 def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
@@ -28,10 +39,10 @@ def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) ->
     return optax.chain(clip, optax.adam(schedule))
 
 
-def init_state(params: Any, optimizer: optax.GradientTransformation, times: Any = ()) -> TrainState:
+def init_state(params: Any, optimizer: optax.GradientTransformation, times: Any = (), frozen: Any = ()) -> TrainState:
     """The state at step 0; the average starts as a copy, since an alias could not be donated."""
     ema = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), times)
+    return TrainState(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params), times, frozen)
 
 
 def update_ema(ema: Any, params: Any, step: Any, decay: float, warmup: bool) -> Any:

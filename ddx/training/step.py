@@ -17,7 +17,7 @@ from ddx.build import LossFn
 from ddx.data import augment
 from ddx.diffusion.noise import example_keys, white_noise
 from ddx.diffusion.timesteps import TimeSampler
-from ddx.training.state import TrainState, update_ema
+from ddx.training.state import TrainState, joined, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -58,12 +58,15 @@ def make_step(
       False); the step still counts.
     """
 
-    def objective(params: Any, weight: Any, *of_examples: Any) -> tuple[Any, Any]:
-        each, parts = loss(params, *of_examples)
-        return (weight * each).mean(), (each, parts)
-
-    def gradient(params: Any, weight: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any) -> Any:
+    def gradient(
+        params: Any, frozen: Any, weight: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any
+    ) -> Any:
         """The gradient of the mean weighted loss, and the loss of each example and its parts."""
+
+        def objective(params: Any, weight: Any, *of_examples: Any) -> tuple[Any, Any]:
+            each, parts = loss(joined(frozen, params), *of_examples)
+            return (weight * each).mean(), (each, parts)
+
         grad = jax.grad(objective, has_aux=True)
         if accumulation == 1:
             return grad(params, weight, x_0, label, t, noise, dropout_key)
@@ -92,7 +95,7 @@ def make_step(
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
         dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
 
-        grad, (each, parts) = gradient(state.params, weight, x_0, batch["label"], t, noise, dropout_key)
+        grad, (each, parts) = gradient(state.params, state.frozen, weight, x_0, batch["label"], t, noise, dropout_key)
         level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
         quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)
         means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **parts})
@@ -106,7 +109,7 @@ def make_step(
         updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = update_ema(state.ema, params, state.step, ema_decay, ema_warmup)
-        kept = jax.tree.map(
+        params, ema, opt_state, learned = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old),
             (params, ema, opt_state, learned),
             (state.params, state.ema, state.opt_state, state.times),
@@ -118,7 +121,8 @@ def make_step(
             "quartile_count": quartile_count,
             "finite": finite,
         }
-        return TrainState(state.step + 1, *kept), metrics
+        state = state._replace(step=state.step + 1, params=params, ema=ema, opt_state=opt_state, times=learned)
+        return state, metrics
 
     return step
 

@@ -22,7 +22,7 @@ def parameter_table(params: Any) -> str:
 
 def _part(module: str) -> str:
     """'down_1_block_0' and 'down_1_attn_0' belong to 'down_1', 'temb_dense0' to 'temb'."""
-    match = re.match(r"(down_\d+|up_\d+|mid|temb)", module)
+    match = re.match(r"(down_\d+|up_\d+|mid|temb|head)", module)
     return match[1] if match else module
 
 

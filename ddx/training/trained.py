@@ -16,6 +16,7 @@ from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
 from ddx.keys import SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
+from ddx.training.state import joined
 
 
 class Trained(NamedTuple):
@@ -54,8 +55,9 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
 def _restore(checkpoints: Checkpoints, step: int) -> Trained:
     meta = checkpoints.meta(step)
     system = build.system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
-    ema = checkpoints.restore(step, {"ema": jax.eval_shape(system.init, jax.random.key(0))})["ema"]
-    return Trained(step, checkpoints.seal(step), system, ema)
+    ema, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
+    restored = checkpoints.restore(step, {"ema": ema} | ({"frozen": frozen} if frozen else {}))
+    return Trained(step, checkpoints.seal(step), system, joined(restored.get("frozen", ()), restored["ema"]))
 
 
 def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) -> ConfigDict:

@@ -2,6 +2,7 @@
 
 config.json        the validated config
 LOCK               held by the process that trains here
+backbone.json      for a run that trains a head: the checkpoint of another run whose weights it is on
 checkpoints/       `ddx.training.checkpoint`; checkpoints.last names the last finished save
 metrics.jsonl      one line each logged step
 tensorboard/       the same as events, and the grids

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import analytic, losses, optimal, statistics, steps, variance
+from ddx.diffusion import analytic, gaussian, losses, optimal, schedules, statistics, steps, variance
+from ddx.diffusion.process import Level, Marginal
 from tests import golden
 
 ANALYTIC, EXTENDED = golden.load("golden_analytic"), golden.load("golden_extended")
@@ -34,8 +35,6 @@ def entries(data, pattern, keep=lambda match: True):
 
 @functools.cache
 def process(name):
-    if name.startswith("vpsde"):
-        return ddx.process_from_betas(EXTENDED[f"sched/{name}/betas"][1:])
     schedule, num_steps = re.fullmatch(r"([a-z]+)(\d+)", name).groups()
     return ddx.ddpm(int(num_steps), schedule)
 
@@ -328,7 +327,9 @@ def test_exact_heads_give_the_variances_of_their_papers(entry):
     of = {name: CLOSED[heads + name].reshape(-1, 1, 6, 1) for name in ("eps_star", "eps_hat", "sn_head", "npr_head")}
     eps = of["eps_hat" if wrong else "eps_star"]
     head, v = (of["npr_head"], analytic.npr) if kind.startswith("NPR") else (of["sn_head"], analytic.sn)
-    found = v(limit=None)(ddx.Denoised(None, jnp.asarray(eps), jnp.asarray(head)), row)
+    m = row.level.marginal
+    d = ddx.Denoised(None, None, jnp.asarray(head), output=jnp.asarray(eps), gain=m.sigma / m.alpha)
+    found = v(limit=None)(d, row)
     expected = CLOSED[entry[0]]
     rtol = 2e-6 if schedule == "cosine1000" else 1e-8
     np.testing.assert_allclose(found.reshape(expected.shape), expected, rtol=rtol, atol=rtol * np.abs(expected).max())
@@ -336,9 +337,6 @@ def test_exact_heads_give_the_variances_of_their_papers(entry):
 
 @pytest.mark.parametrize("kind", ["vp", "vp_percoord", "ve", "rectified", "subvp", "blur"])
 def test_any_diagonal_process_has_these_steps_and_variances(kind):
-    from ddx.diffusion import gaussian
-    from ddx.diffusion.process import Marginal
-
     cases = [key.rsplit("/", 1)[0] for key in GENERAL if re.fullmatch(rf"{kind}/.*/k_gamma_lam2", key)]
     assert len(cases) >= 12
     for case in cases:
@@ -404,3 +402,111 @@ def test_costs_of_fixed_variances_and_their_trajectories(schedule, small):
         np.testing.assert_array_equal(paths.to_last(int(match[1])), ANALYTIC[match[0]])
         nelbo = paths.cost[int(match[1]), -1] + ANALYTIC[base + "last_term"]
         np.testing.assert_allclose(nelbo, ANALYTIC[f"{base}nelbo_K{match[1]}"], rtol=1e-8)
+
+
+def test_joint_training_as_published_is_that_of_the_second_moment():
+    # Its head g fits eps^2 - eps_hat^2, with the gradient for eps_hat too.
+    p, x_0 = process("linear1000"), nhwc(EXTENDED["loss/x0"])
+    t, eps = EXTENDED["loss/n"], nhwc(EXTENDED["loss/eps"])
+    second = denoiser(p, lambda x, t: npr_net(x, t) + eps_net(x, t) ** 2).model_fn
+    found = losses.head_loss(p, second, x_0, t, eps, "sn")
+    for value, name in zip(found, ("dsm", "ddm"), strict=True):
+        np.testing.assert_allclose(value * np.prod(x_0.shape[1:]), EXTENDED[f"loss/joint_epsc/{name}"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("head", ["SN", "NPR", "small", "big"])
+@pytest.mark.parametrize("schedule", ["linear40", "cosine12"])
+def test_costs_of_any_variance_are_the_terms_of_the_bound(schedule, head):
+    fixed = head in ("small", "big")
+    data, base = (ANALYTIC, f"elboF/{schedule}/small{int(head == 'small')}/") if fixed else (EXTENDED, "")
+    base = base or f"elboF/{schedule}/{head}/"
+    p = process(schedule)
+    noise = nhwc(data[base + "noise"])
+    args = (denoiser(p, HEADS.get(head)).at, nhwc(data["elbo/x0"]), noise, lambda z: z, VARIANCES[head], "tanh")
+    found = 48 * optimal.bound_costs(p, *args)
+    expected = data[base + "F"]
+    above = np.triu(np.ones(expected.shape, bool), 1)
+    np.testing.assert_allclose(found[above], expected[above], rtol=1e-8)
+    for match in (m.values[0] for m in entries(data, re.escape(base) + r"(?:dp_vb|path)_K(\d+)")):
+        path = optimal.dynamic_program(found, p.num_steps).to_last(int(match[1]))
+        np.testing.assert_array_equal(path[-len(data[match[0]]) :], data[match[0]])
+
+
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000", "vpsde1000", "linear40", "cosine12"])
+def test_schedules(schedule):
+    p, n = process(schedule), int(re.sub("[a-z]", "", schedule))
+    theirs = {name: EXTENDED[f"sched/{schedule}/{name}"][1:] for name in ("betas", "cum_alphas", "cum_betas")}
+    np.testing.assert_allclose(schedules.betas(re.sub(r"\d", "", schedule), n), theirs["betas"], rtol=1e-8)
+    m = p.marginal(np.arange(1, n + 1))
+    np.testing.assert_allclose(m.alpha.ravel() ** 2, theirs["cum_alphas"], rtol=1e-8)
+    np.testing.assert_allclose(m.sigma.ravel() ** 2, theirs["cum_betas"], rtol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", ["linear1000", "cosine1000", "vpsde1000"])
+def test_coefficients_of_long_steps(schedule):
+    p, pairs = process(schedule), EXTENDED["pairs_st"]
+    keys = [f"pairs/{schedule}/{name}" for name in ("skip_alpha", "skip_beta", "tilde_beta")]
+    for (s, t), *expected in zip(pairs, *(EXTENDED[key] for key in keys), strict=True):
+        if s == 0:
+            continue
+        log_alpha = p.noise.log_alpha_change(int(s), int(t))
+        found = (np.exp(2 * log_alpha), -np.expm1(2 * log_alpha), ddx.step_coefficients(p, int(s), int(t)).lambda2)
+        np.testing.assert_allclose([float(np.ravel(x)[0]) for x in found], expected, rtol=1e-8)
+
+
+# Bao et al. 2022, table 7, as printed: of the step to x_1's neighbour in K even steps, by K: the upper and lower bound
+# of theorem 2 for DDPM, and the upper bound for DDIM, whose lower one is 0.
+TABLE_7 = {
+    ("linear", 1000, (10, 25, 50, 100)): [
+        ("1.45e-1", "2.24e-2", "6.20e-3", "2.10e-3"),
+        ("9.99e-5", "9.96e-5", "9.84e-5", "9.55e-5"),
+        ("1.37e-1", "1.96e-2", "4.82e-3", "1.36e-3"),
+    ],
+    ("cosine", 1000, (10, 25, 50, 100)): [
+        ("3.56e-2", "6.15e-3", "1.85e-3", "6.80e-4"),
+        ("4.12e-5", "4.10e-5", "4.04e-5", "3.89e-5"),
+        ("3.33e-2", "5.22e-3", "1.37e-3", "4.18e-4"),
+    ],
+    ("cosine", 4000, (25, 50, 100, 200)): [
+        ("5.93e-3", "1.84e-3", "6.44e-4", "2.61e-4"),
+        ("9.85e-6", "9.81e-6", "9.72e-6", "9.51e-6"),
+        ("5.46e-3", "1.59e-3", "5.03e-4", "1.77e-4"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("schedule", "num_steps", "visits"), TABLE_7)
+def test_bounds_of_the_variance_are_those_of_the_paper_s_table_7(schedule, num_steps, visits):
+    p, printed = ddx.ddpm(num_steps, schedule), TABLE_7[schedule, num_steps, visits]
+    most = float(analytic.largest_variance(p, (1, 1))[0, 0, 0])
+    for column, k in enumerate(visits):
+        t = ddx.trajectory(num_steps, k, "analytic_dpm")[-3]
+        found = []
+        for eta in (1.0, 0.0):
+            row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (t, 1, 0), eta))
+            m = row.level.marginal
+            # No eps has a negative mean square: V is at most sigma^2 / alpha^2 as well.
+            found += [analytic.total(row, min(most, float((m.sigma / m.alpha).max()) ** 2)), row.lambda2]
+        assert [f"{float(np.ravel(x)[0]):.2e}".replace("e-0", "e-") for x in found[:3]] == [
+            line[column] for line in printed
+        ]
+        assert float(np.ravel(found[3])[0]) == 0.0
+
+
+@pytest.mark.parametrize("case", sorted({key.split("/")[1] for key in GENERAL if re.match(r"mixture/a", key)}))
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+def test_heads_of_every_prediction_say_the_same_of_data_that_are_no_gaussian(case, prediction):
+    a, sigma = (float(x) for x in re.fullmatch(r"a([\d.]+)_s([\d.]+)", case).groups())
+    p, q, scale = GENERAL[f"mixture/{case}/{prediction}/p_q_scale"]
+    u_t, u_0, known = (GENERAL[f"mixture/cond/{name}"].reshape(1, 3, 3, 1) for name in ("ut", "E_u0", "Var_u0"))
+    # y = p u_0 + q eps, and eps = (u_t - a u_0) / sigma: its mean and its variance given u_t.
+    y, of_y = p * u_0 + q * (u_t - a * u_0) / sigma, known * (p - q * a / sigma) ** 2
+    marginal = Marginal(*(jnp.asarray(x) for x in (a, sigma, 2 * np.log(a / sigma))))
+    level = Level(jnp.asarray(5), jnp.asarray(4), marginal, jnp.asarray(a))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process("cosine12"), (5, 2, 0), 1.0))
+    row = row._replace(level=level, lambda2=0.0, gamma=1.0)
+    for variance_of, head in ((analytic.sn, of_y + y**2), (analytic.npr, of_y)):
+        output = jnp.concatenate([jnp.asarray(y), jnp.asarray(head)], -1)
+        d = ddx.denoiser(process("cosine12"), lambda *_, output=output: output, prediction).at(jnp.asarray(u_t), level)
+        np.testing.assert_allclose(variance_of(limit=None)(d, row), known, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(d.gain**2, scale, rtol=1e-8)

@@ -117,6 +117,8 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
         (lambda run, other: evaluate(other, variance="analytic"), "has no statistics of step 12"),
         (lambda run, other: evaluate(run, trajectory="optimal", num_steps=21), r"1\.\.20"),
         (lambda run, other: measure(run, basis="fft"), "Choose one of: dct, pixel"),
+        (lambda run, other: measure(run, max_examples=0), "max_examples=0 must be at least 1"),
+        (lambda run, other: measure(run, batch_size=-1), "batch_size=-1 must be at least 1"),
         (lambda run, other: sample(run, 1, variance="analytic", sampler="ddim", solver="heun"), "'heun' has its own"),
     ],
 )

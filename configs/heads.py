@@ -1,0 +1,35 @@
+"""A head that predicts how wrong a trained network is, on that network: SN- or NPR-DPM (Bao et al. 2022b).
+
+configs/heads.py:KIND,WORKDIR or KIND,FORM,WORKDIR, of which KIND is npr (for likelihoods) or sn (for few steps), FORM
+simple (the default) or complex, and WORKDIR the folder of the run that trained the network. The paper has npr simple
+everywhere, sn simple on CIFAR-10 and CelebA and complex on ImageNet 64 and LSUN; Adam at 1e-4, batches of 128 (LSUN
+64), 500,000 steps. Digits are trained as their network was.
+
+    python -m launch.train    --config=configs/heads.py:npr,runs/digits --workdir=runs/digits_npr
+    python -m launch.sample   --workdir=runs/digits_npr --variance=npr --sampler=ancestral --num_steps=25
+    python -m launch.evaluate --workdir=runs/digits_npr --variance=npr --num_steps=25
+"""
+
+from ddx.config import head_config
+from ddx.errors import ConfigError
+
+
+def get_config(arg=""):
+    kind, _, workdir = arg.partition(",")
+    form, comma, rest = workdir.partition(",")
+    form, workdir = (form, rest) if comma and form in ("simple", "complex") else ("simple", workdir)
+    if kind not in ("npr", "sn") or not workdir:
+        raise ConfigError(
+            f"configs/heads.py has no run {arg!r}; write npr or sn and the folder of a trained network, as"
+            " heads.py:npr,runs/digits or heads.py:sn,complex,runs/digits"
+        )
+    config = head_config(workdir, kind, form)
+    if config.data.name != "digits":
+        config.train.num_steps = 500_000
+        config.train.batch_size = 128
+        config.train.learning_rate = 1e-4
+        config.train.warmup_steps = 0
+        config.train.clip_norm = 0.0
+        config.train.ema_decay = 0.9999
+        config.train.ema_warmup = False
+    return config

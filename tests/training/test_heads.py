@@ -1,0 +1,196 @@
+"""Heads that predict a network's error: trained on one that stays as it is, and with it from the start."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.config import flatten, head_config
+from ddx.diffusion import analytic, losses, noise
+from ddx.errors import CheckpointError, ConfigError
+from ddx.evaluation import evaluate
+from ddx.models import of_head
+from ddx.training import backbone, sample, train, trained
+from tests import oracle
+from tests.training.test_run import arrays, assert_same_bits
+
+
+def of(workdir, kind="npr", form="simple", **changes):
+    """The config of a head on the network of a run."""
+    config = head_config(str(workdir), kind, form)
+    for key, value in {"train.ema_decay": 0.5, **changes}.items():
+        group, name = key.split(".")
+        config[group][name] = value
+    return config
+
+
+@pytest.fixture(scope="module")
+def headed(whole, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("headed")
+    train(of(whole), folder)
+    return folder
+
+
+@pytest.mark.parametrize(("kind", "form"), [("npr", "simple"), ("sn", "complex")])
+def test_the_head_alone_is_trained_and_the_network_stays_as_its_run_left_it(kind, form, whole, tmp_path, headed):
+    folder = headed if kind == "npr" else tmp_path
+    if kind == "sn":
+        train(of(whole, kind, form), folder)
+    found, before = trained.load(folder), trained.load(whole)
+    head = of_head(found.params)
+    assert {name for name in head if head[name]} == {"head_norm", "head_conv", *["head_block"] * (form == "complex")}
+    frozen = {name: module for name, module in found.params.items() if not head[name]}
+    jax.tree.map(np.testing.assert_array_equal, frozen, before.params)
+    assert float(np.abs(found.params["head_conv"]["kernel"]).max()) > 1e-4
+    # The optimiser and the averages know of the head alone.
+    names = arrays(folder)
+    assert not any("down_0" in name for name in names if not name.startswith("['frozen']"))
+    record = json.loads((folder / "backbone.json").read_text())
+    assert record == {"workdir": str(whole), "step": 12, "seal": before.seal}
+
+
+def test_an_interrupted_run_ends_in_the_same_bits_whatever_becomes_of_the_network_s(whole, headed, tmp_path):
+    network = tmp_path / "network"
+    shutil.copytree(whole, network)
+    train(of(network, **{"train.num_steps": 5, "train.checkpoint_every": 100}), tmp_path / "run")
+    shutil.rmtree(network)
+    train(None, tmp_path / "run")  # to the 5 steps that it was to do
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    config["train"] |= {"num_steps": 12, "checkpoint_every": 4}
+    train(ddx.config.validate(config), tmp_path / "run")
+    assert_same_bits(headed, tmp_path / "run")
+
+
+def test_a_run_that_begins_again_does_so_on_the_same_checkpoint(whole, tiny_config, tmp_path):
+    network = tmp_path / "network"
+    shutil.copytree(whole, network)
+    config = of(network)
+    system = ddx.build.system(config, (8, 8, 1))
+    (tmp_path / "head").mkdir()
+    first = backbone.load(tmp_path / "head", system)
+    train(tiny_config(train__num_steps=14), network)
+    again = backbone.load(tmp_path / "head", system)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert trained.load(network).step == 14
+    (tmp_path / "other").mkdir()
+    later = backbone.load(tmp_path / "other", system)
+    assert np.abs(later["conv_in"]["kernel"] - first["conv_in"]["kernel"]).max() > 0
+    record = tmp_path / "head" / "backbone.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"seal": "x"}))
+    with pytest.raises(CheckpointError, match="is not the one that"):
+        backbone.load(tmp_path / "head", system)
+    record.write_text("[]")
+    with pytest.raises(ConfigError, match="names no checkpoint"):
+        backbone.load(tmp_path / "head", system)
+
+
+def test_of_a_network_that_learned_variances_the_prediction_is_taken(improved, tmp_path):
+    train(of(improved, "sn", "complex"), tmp_path)
+    found, before = trained.load(tmp_path), trained.load(improved)
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    args = (x, jnp.asarray([0, 1, 3]), jnp.asarray([1, 5, 9]))
+    new, old = (source.system.model.apply({"params": source.params}, *args) for source in (found, before))
+    assert new.shape == old.shape == (3, 8, 8, 2)
+    np.testing.assert_allclose(new[..., :1], old[..., :1], rtol=1e-5, atol=1e-6)
+    assert float(jnp.abs(new[..., 1] - old[..., 1]).max()) > 1e-3
+    assert found.system.config.sample.variance == "small"
+
+
+def test_from_the_start_both_are_trained_and_the_log_tells_of_both(tiny_config, tmp_path):
+    changes = {"loss__prediction": "v", "loss__objective": "head", "loss__variance": "sn"}
+    train(tiny_config(**changes), tmp_path)
+    for line in map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()):
+        np.testing.assert_allclose(line["loss"], line["mse"] + line["head"], rtol=1e-5)
+    source = trained.load(tmp_path)
+    assert source.params["conv_out"]["kernel"].shape[-1] == 2 and not any(of_head(source.params).values())
+    assert "npr" not in evaluate(tmp_path, max_examples=2, num_steps=3)
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn"])
+def test_a_head_that_is_trained_long_enough_knows_the_variance_of_the_posterior(kind):
+    # Gaussian data and the exact network: what the head is to learn does not depend on the image, only on the time.
+    process = ddx.in_dct_basis(ddx.ddpm(20, "cosine"))
+    gaussian = oracle.random_gaussian((4, 4, 1))
+    network = gaussian.model_fn(process, "v")
+    rng, t = np.random.default_rng(0), 8
+    with jax.enable_x64(True):
+        u_0 = gaussian.mean + np.sqrt(gaussian.variance) * rng.standard_normal((20000, 4, 4, 1))
+        x_0, z = process.basis.synthesis(jnp.asarray(u_0)), jnp.asarray(rng.standard_normal(u_0.shape))
+        m = process.marginal(t)
+        y_hat = process.basis.analysis(network(ddx.q_sample(process, x_0, t, z), np.full(len(u_0), t - 1)))
+
+        def loss(w):
+            # SN's head has to know y^2, NPR's its error: affine in the square of the prediction.
+            head = w + (1.0 if kind == "sn" else 0.0) * jnp.square(y_hat)
+            model_fn = lambda x, _: jnp.concatenate([network(x, np.full(len(x), t - 1)), head], -1)  # noqa: E731
+            return losses.head_loss(process, model_fn, x_0, np.full(len(u_0), t), z, kind, "v").head.mean()
+
+        zero = jnp.zeros((4, 4, 1))
+        gradient, curvature = jax.grad(loss)(zero), 2.0 / 16
+        w = -gradient / curvature  # the loss is a parabola
+        head = w + (1.0 if kind == "sn" else 0.0) * jnp.square(y_hat[:1])
+        output = process.basis.synthesis(y_hat[:1])
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(process, (t, 3, 0), 1.0))
+        denoise = ddx.denoiser(process, lambda *_: jnp.concatenate([output, head], -1), "v")
+        v = getattr(analytic, kind)(limit=None)(denoise.at(jnp.zeros((1, 4, 4, 1)), row.level), row)[0]
+        truth = row.lambda2 + row.gamma**2 * gaussian.covariance(m.alpha, m.sigma)
+        np.testing.assert_allclose(v, truth, rtol=0.04)
+
+
+@pytest.mark.parametrize(("name", "sampler"), [("npr", "ddim"), ("npr", "ancestral"), ("npr_paper", "ddim")])
+def test_samples_have_the_variance_that_the_head_says(name, sampler, headed, tmp_path):
+    given = {"eta": 0.0} if sampler == "ddim" else {}
+    sample(headed, 3, out=tmp_path, sampler=sampler, num_steps=5, variance=name, seed=2, **given)
+    source = trained.load(headed)
+    process, params = source.system.process, source.params
+    keys = noise.example_keys(jax.random.key(2), jnp.arange(3))
+    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    times, eta = ddx.trajectory(20, 5), 0.0 if sampler == "ddim" else 1.0
+    v, clip = analytic.npr(), True
+    solver = ddx.diffusion.kernels.euler(v)
+    if name == "npr_paper":
+        clip, solver = "x0", analytic.published_ddim(analytic.clip_last(v, times, 1.0))
+    denoise = ddx.denoiser(process, lambda x, t: source.system.model.apply({"params": params}, x, t), clip=clip)
+    x_0 = ddx.sample(process, denoise, keys, x_T, times, eta, solver=solver)
+    with np.load(tmp_path / "samples.npz") as file:
+        found = file["samples"]
+    assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
+    assert json.loads((tmp_path / "samples.json").read_text())["variance"] == name
+
+
+def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
+    settings = {"num_steps": 5, "max_examples": 4, "batch_size": 4}
+    assert "variance npr" in evaluate(headed, out=tmp_path / "npr", **settings)
+    evaluate(headed, out=tmp_path / "small", variance="small", **settings)
+    evaluate(headed, out=tmp_path / "heuristic", variance="heuristic_averaged", **settings)
+    with np.load(tmp_path / "npr" / "bpd.npz") as one, np.load(tmp_path / "small" / "bpd.npz") as other:
+        np.testing.assert_array_equal(one["mse"], other["mse"])
+        assert np.all(one["terms"][1:] != other["terms"][1:])
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        (lambda run, other: sample(other, 1, variance="npr"), "configs/heads.py:npr"),
+        (lambda run, other: sample(run, 1, variance="sn_paper"), "variance='sn_paper' needs a network with a head"),
+        (lambda run, other: evaluate(run, variance="sn"), "head for it, and this one has .npr."),
+        (lambda run, other: head_config(str(run / "none"), "npr"), "Name the folder of a run that is trained"),
+        (lambda run, other: train(of(other, **{"process.num_steps": 30}), run.parent / "no"), "num_steps 20 -> 30"),
+        (lambda run, other: train(of(other, **{"model.channels": 64}), run.parent / "no"), "as configs/heads.py does"),
+        (lambda run, other: train(of(other, **{"train.backbone": str(run / "no")}), run.parent / "no"), "no trained"),
+    ],
+)
+def test_mistakes_are_named(job, message, headed, whole):
+    with pytest.raises((ConfigError, CheckpointError), match=message) as error:
+        job(headed, whole)
+    assert "\n" not in str(error.value)
+
+
+def test_a_head_s_config_is_its_network_s(whole):
+    theirs, ours = (flatten(config) for config in (trained.load(whole).system.config, head_config(str(whole), "npr")))
+    changed = {key for key in ours if ours[key] != theirs[key]}
+    assert changed == {"loss.objective", "loss.variance", "model.head", "train.backbone"}

@@ -4,6 +4,9 @@ python -m launch.evaluate --workdir=runs/digits --metrics=bpd,rate_distortion [-
 
 Everything else comes from the folder of the run. An evaluation that was interrupted goes on when the same command is
 run again.
+
+python -m launch.evaluate --workdir=runs/digits --metrics=statistics     what analytic variances need
+python -m launch.evaluate --workdir=runs/digits --metrics=comparison     a table of all variances
 """
 
 import pathlib
@@ -14,10 +17,14 @@ from ddx.errors import ConfigError
 from ddx.keys import VARIANCES
 from launch import cli
 
-METRICS = flags.DEFINE_list("metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion; or statistics.")
+METRICS = flags.DEFINE_list(
+    "metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion; or statistics; or comparison (of variances)."
+)
 SPLIT = flags.DEFINE_string("split", None, "Split of the run's data set: test, and for statistics what it trained on.")
 BASIS = flags.DEFINE_enum("basis", None, ["dct", "pixel"], "Of statistics: whose coordinates to tell apart (dct).")
-NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Steps of the bound; by default all T.")
+NUM_STEPS = flags.DEFINE_list(
+    "num_steps", None, "Steps of the bound; by default all T. Of a comparison several; by default 10,25,50,100 and T."
+)
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "Times to visit, as launch.sample names them; power2 by default.")
 VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Of the reverse steps; by default what was learned.")
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default where the network tells it.")
@@ -35,10 +42,17 @@ flags.adopt_module_key_flags(cli)
 def main() -> int:
     """Evaluate, say the result and what was written."""
     workdir = cli.workdir()
-    if "statistics" in METRICS.value:
-        return _measure(workdir)
+    alone = {"statistics": _measure, "comparison": _compare}
+    for metric, job in alone.items():
+        if metric in METRICS.value:
+            if len(METRICS.value) > 1:
+                raise ConfigError(f"--metrics={metric} is a job of its own. Leave out the other metrics")
+            return job(workdir)
     if BASIS.value:
         raise ConfigError("--basis is of statistics. Leave it out, or use --metrics=statistics")
+    if len(NUM_STEPS.value or ()) > 1:
+        raise ConfigError("--num_steps: several are for --metrics=comparison. Give one")
+    num_steps = _num_steps()
     from ddx.evaluation import evaluate
 
     print(
@@ -46,7 +60,7 @@ def main() -> int:
             workdir,
             tuple(METRICS.value),
             split=SPLIT.value or "test",
-            num_steps=NUM_STEPS.value,
+            num_steps=num_steps[0] if num_steps else None,
             trajectory=TRAJECTORY.value,
             variance=VARIANCE.value,
             clip=CLIP.value,
@@ -66,9 +80,8 @@ def main() -> int:
 def _measure(workdir: pathlib.Path) -> int:
     others = {"num_steps": NUM_STEPS, "trajectory": TRAJECTORY, "variance": VARIANCE, "cdf": CDF, "delta": DELTA}
     wrong = [name for name, flag in others.items() if flag.value is not None]
-    if len(METRICS.value) > 1 or wrong:
-        what = f"--{wrong[0]}" if wrong else "the other metrics"
-        raise ConfigError(f"--metrics=statistics measures all times, and nothing else. Leave out {what}")
+    if wrong:
+        raise ConfigError(f"--metrics=statistics measures all times, and nothing else. Leave out --{wrong[0]}")
     from ddx.evaluation import measure
 
     print(
@@ -86,6 +99,41 @@ def _measure(workdir: pathlib.Path) -> int:
         )
     )
     return 0
+
+
+def _compare(workdir: pathlib.Path) -> int:
+    others = {"trajectory": TRAJECTORY, "variance": VARIANCE, "delta": DELTA, "basis": BASIS}
+    wrong = [name for name, flag in others.items() if flag.value is not None]
+    if wrong:
+        raise ConfigError(f"--metrics=comparison compares all there are. Leave out --{wrong[0]}")
+    num_steps = _num_steps()
+    from ddx.evaluation import compare
+
+    print(
+        compare(
+            workdir,
+            num_steps=num_steps,
+            split=SPLIT.value or "test",
+            clip=CLIP.value,
+            cdf=CDF.value,
+            max_examples=MAX_EXAMPLES.value,
+            batch_size=BATCH_SIZE.value,
+            seed=SEED.value,
+            step=STEP.value,
+            data_dir=DATA_DIR.value,
+            out=OUT.value,
+        )
+    )
+    return 0
+
+
+def _num_steps() -> tuple[int, ...] | None:
+    if NUM_STEPS.value is None:
+        return None
+    try:
+        return tuple(map(int, NUM_STEPS.value or ["none"]))
+    except ValueError:
+        raise ConfigError(f"--num_steps={','.join(NUM_STEPS.value)} must be numbers, such as 25 or 10,25,50") from None
 
 
 if __name__ == "__main__":

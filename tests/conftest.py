@@ -82,6 +82,14 @@ def whole(tiny_config, tmp_path_factory):
     return run_of(tiny_config(), tmp_path_factory.mktemp("whole"))
 
 
+@pytest.fixture(scope="session")
+def headed(whole, tmp_path_factory):
+    """A head for NPR on the network of `whole`."""
+    config = config_lib.head_config(str(whole), "npr")
+    config.train.ema_decay = 0.5
+    return run_of(config, tmp_path_factory.mktemp("headed"))
+
+
 # Four times, so that every time has ten losses, and the sampler of times learns, before the run ends.
 IMPROVED = {
     "process__num_steps": 4,

@@ -41,7 +41,7 @@ ARGUMENTS = {
     "ihdm_ffhq": ("128", "256"),
     "ihdm_mnist": ("mnist", "small"),
 }
-RUNS = [(path, ()) for path in SHIPPED] + [
+RUNS = [(path, ()) for path in SHIPPED if path.stem != "heads"] + [
     (pathlib.Path(f"configs/{name}.py"), (run,)) for name, runs in ARGUMENTS.items() for run in runs
 ]
 
@@ -114,6 +114,24 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         (
             {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
             "needs sample.variance",
+        ),
+        ({"loss__variance": "npr"}, "objective head trains what sn or npr is from"),
+        ({"loss__objective": "head"}, "set both or neither"),
+        (
+            {"loss__objective": "head", "loss__variance": "sn", "loss__prediction": "mean"},
+            "belongs to loss.prediction='eps', 'x0' or 'v', not 'mean'",
+        ),
+        ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
+        ({"model__head": "large"}, "must be empty, simple or complex"),
+        ({"train__backbone": "runs/x"}, "trains model.head alone"),
+        (
+            {
+                "train__backbone": "runs/x",
+                "model__head": "simple",
+                "loss__objective": "head",
+                "loss__variance": "npr",
+            },
+            "set model.dropout=0.0",
         ),
         ({"loss__variance": "range"}, "does not train loss.variance='range'; use hybrid or rescaled_kl"),
         ({"process__kind": "blur"}, "one of: ddpm, blurring, ihdm"),
@@ -239,8 +257,27 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
         ("ihdm_mnist", "large"),
         ("ihdm_afhq", "128"),
         ("ihdm_ffhq", "64"),
+        ("heads", ""),
+        ("heads", "npr"),
+        ("heads", "range,runs/digits"),
     ],
 )
 def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name, arg):
     with pytest.raises(ConfigError, match=f"configs/{name}.py has no run '{arg}'"):
         shipped(pathlib.Path(f"configs/{name}.py"), arg)
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn"])
+@pytest.mark.parametrize("form", ["", "simple", "complex"])
+@pytest.mark.parametrize("network", ["digits", "iddpm_cifar10", "blurring_cifar10"])
+def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, tmp_path):
+    theirs = config_lib.validate(shipped(pathlib.Path(f"configs/{network}.py")))
+    (tmp_path / "config.json").write_text(config_lib.to_json(theirs))
+    arg = ",".join(part for part in (kind, form, str(tmp_path)) if part)
+    config = config_lib.validate(shipped(pathlib.Path("configs/heads.py"), arg))
+    assert (config.loss.variance, config.model.head) == (kind, form or "simple")
+    assert config.process == theirs.process and config.loss.prediction == theirs.loss.prediction
+    assert config.train.backbone == str(tmp_path) and config.model.dropout == 0
+    paper = (500_000, 128, 1e-4, 0.9999)
+    found = (config.train.num_steps, config.train.batch_size, config.train.learning_rate, config.train.ema_decay)
+    assert (found == paper) == (network != "digits")

@@ -1,5 +1,6 @@
 """The bound on bits per dimension over a data set, on all devices, in pieces short enough to tell of their progress."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,19 +13,21 @@ from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion import heat, likelihood
 from ddx.diffusion.noise import example_keys, fold_in
+from ddx.diffusion.prediction import to_coordinates, to_pixels
+from ddx.diffusion.process import Process
+from ddx.diffusion.sampling import cast
 from ddx.diffusion.variance import VarianceFn, variance_fn
 from ddx.generation import in_pieces
 from ddx.progress import Progress
 
 
 class Part(NamedTuple):
-    """What some examples say: their bounds, and, summed over them, each term and squared error."""
+    """What a protocol says of some examples, in float64."""
 
-    total: np.ndarray  # (n,) bits/dim
     prior: np.ndarray  # (n,) bits/dim
     decoder: np.ndarray  # (n,) bits/dim; 0 where the decoder is the first term
-    terms: np.ndarray  # (K,) float64, by ascending time
-    mse: np.ndarray  # (K,) float64
+    terms: np.ndarray  # (n, K, ...) bits/dim, by ascending time
+    mse: np.ndarray  # (n, K)
 
 
 class Protocol(NamedTuple):
@@ -45,14 +48,87 @@ def variational(system: System, times: tuple[int, ...], variance: str | Variance
         at = system.denoiser(params, clip, system.told(x_0, label)).at
         return likelihood.bound_terms(process, at, x_0, rows, rows.level.t, chosen, likelihood.noise_at(keys, x_0), cdf)
 
+    rows = likelihood.bound_table(process, times, system.image_shape[:2])
+    return Protocol(rows, (), terms, _ends(system, times[0], cdf))
+
+
+class Places(NamedTuple):
+    """Where the steps of a trajectory are among the terms of `compared`."""
+
+    time: np.ndarray  # (k,)
+    slot: np.ndarray  # (k,)
+
+
+def compared(
+    system: System,
+    trajectories: tuple[tuple[int, ...], ...],
+    variances: tuple[tuple[Process, VarianceFn], ...],
+    clip: bool,
+    cdf: str,
+) -> tuple[Protocol, list[Places]]:
+    """`variational` of many trajectories and variances at once: the network is asked once for each time.
+
+    The noise of a term depends on its time alone, so trajectories share what they ask at a time. A variance comes with
+    the process that it belongs to: the system's, or the same in another basis.
+
+    Returns:
+      A protocol whose terms are (B, times, slots, variances), and for each trajectory the places of its own.
+    """
+    process, shape = system.process, system.image_shape[:2]
+    tables = [likelihood.bound_table(process, times, shape) for times in trajectories]
+    rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tables)
+    visited = np.concatenate([np.asarray(times[-2::-1]) for times in trajectories])
+    times, place = np.unique(visited, return_inverse=True)
+    slots = np.zeros(len(visited), int)
+    order = np.argsort(place, kind="stable")
+    slots[order] = np.arange(len(order)) - np.searchsorted(place[order], place[order])
+    index = np.zeros((len(times), slots.max() + 1), int)
+    index[:] = np.searchsorted(place[order], np.arange(len(times)))[:, None]
+    index = order[index]  # a slot that a time does not need repeats its first
+    index[place, slots] = np.arange(len(visited))
+    lengths = np.cumsum([0, *(len(t) - 1 for t in trajectories)])
+    places = [Places(place[i:j], slots[i:j]) for i, j in itertools.pairwise(lengths)]
+
+    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> likelihood.Terms:
+        x_0 = system.to_float(images)
+        u_0, draw = process.basis.analysis(x_0), likelihood.noise_at(keys, x_0)
+        at = system.denoiser(params, clip, system.told(x_0, label)).at
+
+        def one(_: None, rows: Any) -> tuple[None, likelihood.Terms]:
+            first = jax.tree.map(lambda x: x[0], rows).expand(shape)
+            z = draw(first.level.t)
+            u_t = first.level.marginal.alpha * u_0 + first.level.marginal.sigma * z
+            d = at(u_t, first.level)
+            x_t, pixels = process.basis.synthesis(u_t), to_pixels(process.basis, d)
+            seen = [(p, p.basis.analysis(x_t), to_coordinates(p.basis, pixels), v) for p, v in variances]
+
+            def of(row: Any) -> Any:
+                step = row.expand(shape)
+                each = [likelihood.bound_term(p, x_0, u, d, step, v, cdf) for p, u, d, v in seen]
+                return jnp.stack(each, axis=-1)
+
+            error, eps_error = (jnp.square(x).mean((1, 2, 3)) for x in (u_0 - d.x_0, z - d.eps))
+            return None, likelihood.Terms(jax.lax.map(of, rows), error, eps_error)
+
+        found = jax.lax.scan(one, None, jax.tree.map(lambda x: cast(x, x_0.dtype), rows))[1]
+        return likelihood.Terms(jnp.moveaxis(found.terms, 2, 0), found.mse.T, found.eps_mse.T)
+
+    together = jax.tree.map(lambda x: x[index], rows)
+    return Protocol(together, (), terms, _ends(system, max(map(max, trajectories)), cdf)), places
+
+
+def _ends(system: System, last: int, cdf: str) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """The prior of a chain that starts at the time `last`, and the decoder of a process with noise at t = 0."""
+    process = system.process
+
     def ends(shared: Any, keys: Any, images: Any) -> tuple[Any, Any]:
         x_0 = system.to_float(images)
-        prior = likelihood.prior_bits(process, x_0, times[0])
+        prior = likelihood.prior_bits(process, x_0, last)
         if not process.ends_noisy:
             return prior, jnp.zeros_like(prior)
         return prior, likelihood.decoder_bits(process, x_0, likelihood.noise_at(keys, x_0)(0), cdf)
 
-    return Protocol(likelihood.bound_table(process, times, system.image_shape[:2]), (), terms, ends)
+    return ends
 
 
 def inverse_heat(system: System, training: Dataset, delta: float) -> Protocol:
@@ -118,12 +194,9 @@ class Bound:
                 split = parallel.split_batch((keys, batch["image"], batch["label"]))
                 ends = self._ends(shared, *split[:2])
                 prior, decoder = (parallel.join_batch(x)[: len(here)].astype(np.float64) for x in ends)
-                pieces = list(self._pieces(params, split, progress))
-                terms, mse = (np.concatenate([p[i][: len(here)] for p in pieces], axis=1) for i in (0, 1))
-                yield start, Part(prior + terms.sum(1) + decoder, prior, decoder, terms.sum(0), mse.sum(0))
-
-    def _pieces(self, params: Any, split: Any, progress: Progress) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The terms and squared errors, (B, k) each, of some times after the other."""
-        for _, rows in in_pieces(self._rows, progress):
-            found = self._terms(params, rows, *split)
-            yield tuple(parallel.join_batch(x).astype(np.float64) for x in (found.terms, found.mse))  # type: ignore[misc]
+                pieces = [self._terms(params, rows, *split) for _, rows in in_pieces(self._rows, progress)]
+                terms, mse = (
+                    np.concatenate([parallel.join_batch(x)[: len(here)] for x in found], axis=1, dtype=np.float64)
+                    for found in ([p.terms for p in pieces], [p.mse for p in pieces])
+                )
+                yield start, Part(prior, decoder, terms, mse)

@@ -17,7 +17,7 @@ import numpy as np
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
-from ddx.evaluation.settings import CDFS, check_counts, protocol, settings
+from ddx.evaluation.settings import CDFS, check_counts, default_variance, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -85,7 +85,7 @@ def evaluate(
         step = read_record(pathlib.Path(out) / "bpd.json").get("step")
     source = trained.load(workdir, step)
     config = source.system.config
-    trajectory = measured.trajectory(source, workdir, trajectory, num_steps)
+    trajectory = measured.trajectory(source, workdir, trajectory, num_steps, variance or default_variance(config))
     curves = "rate_distortion" in metrics or None
     how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, rate_distortion=curves)
     times, spacing = how["times"], how["trajectory"]
@@ -129,7 +129,9 @@ def evaluate(
         if result is None:
             bound = Bound(protocol(system, how, chosen or how["variance"], training))
             for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
-                job.write(start, **part._asdict())
+                total = part.prior + part.terms.sum(1) + part.decoder
+                sums = {"terms": part.terms.sum(0), "mse": part.mse.sum(0)}
+                job.write(start, total=total, prior=part.prior, decoder=part.decoder, **sums)
             result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
         job.remove_parts()
         drawn = "rate_distortion" not in metrics or all((out / curve).exists() for curve in CURVES)

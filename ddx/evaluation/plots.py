@@ -1,6 +1,7 @@
 """Pictures of scores."""
 
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -39,5 +40,30 @@ def rate_distortion_png(
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.grid(alpha=0.3)
     panels[3].set(xscale="log", yscale="log")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def comparison_png(path: pathlib.Path, table: list[dict[str, Any]]) -> None:
+    """Bits per dimension by the number of steps, a line for each variance and trajectory.
+
+    Args:
+      path: of the PNG file.
+      table: rows with "variance", "trajectory", "num_steps" and "bits_per_dim".
+    """
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axes = figure.subplots()
+    variances = list(dict.fromkeys(row["variance"] for row in table))
+    for style, spacing in zip(("--", "-"), dict.fromkeys(row["trajectory"] for row in table), strict=False):
+        for i, variance in enumerate(variances):
+            rows = [row for row in table if (row["variance"], row["trajectory"]) == (variance, spacing)]
+            steps, bits = [row["num_steps"] for row in rows], [row["bits_per_dim"] for row in rows]
+            axes.plot(steps, bits, style, color=f"C{i}", marker=".", label=f"{variance}, {spacing}")
+    best = min(row["bits_per_dim"] for row in table)
+    axes.set(xscale="log", xlabel="steps", ylabel="bits/dim", ylim=(best - 0.1, best + 3.0))
+    axes.set_xticks(sorted({row["num_steps"] for row in table}), minor=False)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

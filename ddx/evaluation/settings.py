@@ -14,7 +14,7 @@ from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES
 
-__all__ = ["CDFS", "check_counts", "protocol", "settings"]
+__all__ = ["CDFS", "check_counts", "default_variance", "protocol", "settings"]
 
 
 def check_counts(max_examples: int | None, batch_size: int | None) -> None:
@@ -58,8 +58,7 @@ def _variational(
     **others: Any,
 ) -> dict[str, Any]:
     """The settings of `ddx.bits_per_dim`."""
-    learned = config.loss.variance if config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES) else None
-    variance = variance or learned or ("small" if config.process.kind == "ihdm" else config.sample.variance)
+    variance = variance or default_variance(config)
     choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *OPTIMAL_VARIANCES))
     if variance not in choices:
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
@@ -87,6 +86,13 @@ def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, 
     times, spacing = _times(config.process.num_steps, None, None)
     how = {"times": times, "trajectory": spacing, "variance": f"delta{delta:g}", "clip": False, "cdf": "density"}
     return how | {"delta": delta, "sigma": config.process.sigma}
+
+
+def default_variance(config: Any) -> str:
+    """What a network has learned, or the run's own."""
+    if config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES):
+        return str(config.loss.variance)
+    return "small" if config.process.kind == "ihdm" else str(config.sample.variance)
 
 
 def protocol(system: System, how: dict[str, Any], variance: str | VarianceFn, training: Dataset | None) -> Protocol:

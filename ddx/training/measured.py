@@ -17,7 +17,7 @@ from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import sha256
-from ddx.keys import ANALYTIC_VARIANCES, OPTIMAL_VARIANCES
+from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES
 from ddx.training.job import read_record
 from ddx.training.trained import Trained
 
@@ -51,6 +51,11 @@ def load(source: Trained, workdir: pathlib.Path, basis: str | None = None) -> St
         return Statistics(**{name: file[name][()] for name in Statistics._fields})
 
 
+def exist(source: Trained, workdir: pathlib.Path, basis: str) -> bool:
+    """Whether there are statistics of a checkpoint in a basis."""
+    return bool(_found(source, workdir, basis))
+
+
 def checksum(source: Trained, workdir: pathlib.Path, variance: str) -> dict[str, str]:
     """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
     if variance not in ANALYTIC_VARIANCES:
@@ -62,14 +67,20 @@ def _basis(variance: str) -> str | None:
     return {"analytic_frequency": "dct", "analytic_pixel": "pixel"}.get(variance)
 
 
-def _find(source: Trained, workdir: pathlib.Path, basis: str | None) -> tuple[pathlib.Path, str]:
-    """The file of statistics to use, and its checksum."""
+def _found(source: Trained, workdir: pathlib.Path, basis: str | None) -> list[tuple[int, pathlib.Path, dict[str, Any]]]:
+    """The number of images, the file and the record of the statistics that there are."""
     found = []
     for path in sorted((workdir / FOLDER).glob("*/statistics.json")):
         record = read_record(path)
         fits = record["weights"] == source.seal and basis in (None, record["protocol"]["basis"])
         if fits and "result" in record:
             found.append((record["protocol"]["num_examples"], path.with_suffix(".npz"), record))
+    return found
+
+
+def _find(source: Trained, workdir: pathlib.Path, basis: str | None) -> tuple[pathlib.Path, str]:
+    """The file of statistics to use, and its checksum."""
+    found = _found(source, workdir, basis)
     if not found:
         of = f" in the {basis} basis" if basis else ""
         raise ConfigError(
@@ -125,8 +136,12 @@ def as_published(how: build.Sampler, variance: VarianceFn, low: float) -> build.
     return how._replace(kernel=kernel, clip="x0" if how.clip else False)
 
 
-def trajectory(source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None) -> str | None:
+def trajectory(
+    source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None, variance: str | None
+) -> str | None:
     """The name of a trajectory: "optimal" as the times that it stands for, others as they are.
+
+    They are optimal for the variance if it is fixed, and for the analytic one otherwise.
 
     Raises:
       ConfigError: it needs statistics, and there are none; or the number of steps is out of range.
@@ -139,7 +154,8 @@ def trajectory(source: Trained, workdir: pathlib.Path, name: str | None, num_ste
     mse = statistics.mse if process.blur is not None else statistics.mse.mean((1, 2, 3))
     mse = np.concatenate([mse[:1], mse])
     try:
-        costs = optimal.step_costs(process, mse, source.system.image_shape[:2])
+        of = variance if variance in FIXED_VARIANCES else "analytic"
+        costs = optimal.step_costs(process, mse, source.system.image_shape[:2], of)
         times = optimal.optimal_trajectories(costs, num_steps or process.num_steps, process.ends_noisy)
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None

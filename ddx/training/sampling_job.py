@@ -103,7 +103,7 @@ def sample(
         preset,
         sampler=sampler,
         num_steps=num_steps,
-        trajectory=measured.trajectory(source, workdir, trajectory, num_steps),
+        trajectory=measured.trajectory(source, workdir, trajectory, num_steps, variance),
         solver=solver,
         eta=eta,
         variance=named,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.models import PRESETS, UNet, create, num_params, unet
+from ddx.models import PRESETS, UNet, create, num_params, of_head, unet
 from ddx.models.embeddings import time_embedding
 from tests import golden
 from tests.models import weights
@@ -150,6 +150,7 @@ def test_images_need_not_be_square():
     [
         ({"multipliers": (1, 1, 1, 1, 1)}, "8 x 8 cannot be halved 4 times; use multiples of 16"),
         ({"channels": 16, "multipliers": (2, 2)}, "channels=16 times multiplier 1 is not a multiple of groups=32"),
+        ({"head": "large"}, "head 'large' is unknown; choose one of: simple, complex"),
         ({"channels": 48}, "channels=48 times multiplier 1 is not a multiple of groups=32"),
         (
             {"attention_resolutions": (16,)},
@@ -173,12 +174,12 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         ddx.models.create("ddpm_cifar")
 
 
-@pytest.mark.parametrize(("classes", "low_res"), [(0, 0), (5, 4)])
+@pytest.mark.parametrize(("classes", "low_res", "head"), [(0, 0, ""), (5, 4, "complex")])
 @pytest.mark.parametrize("batch", [3, 8, 19])
-def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, low_res, monkeypatch):
+def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, low_res, head, monkeypatch):
     monkeypatch.setattr(unet, "_PIXELS_A_PART", 4 * 8 * 8)
     settings = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (), "groups": 4}
-    model = UNet(**settings, out_channels=1, num_classes=classes, low_res=low_res)
+    model = UNet(**settings, out_channels=1, num_classes=classes, low_res=low_res, head=head)
     x, _, label, small = model.inputs((8, 8, 1), batch)
     x, t = jax.random.normal(jax.random.key(0), x.shape), jnp.arange(batch)
     label = t % 5 if classes else label
@@ -191,6 +192,39 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes,
     apart = jnp.concatenate([apply(params, *each) for each in one])
     np.testing.assert_allclose(apply(params, *inputs), apart, rtol=1e-5, atol=1e-5)
     assert ("while" in jax.jit(model.apply).lower(params, *inputs).as_text()) == (batch > 4)
+
+
+@pytest.mark.parametrize("head", ["simple", "complex"])
+@pytest.mark.parametrize("family", ["ddpm", "iddpm"])
+def test_a_head_is_layers_of_its_own_that_leave_the_prediction_as_it_is(family, head):
+    model = TINY.clone(family=family, head=head)
+    inputs = model.inputs((8, 8, 3), 2)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))["params"]
+    names = {name for name, is_head in of_head(shapes).items() if is_head}
+    assert names == {"head_norm", "head_conv", *["head_block"] * (head == "complex")}
+    assert shapes["head_conv"]["kernel"].shape == (3, 3, 32, 3) and shapes["conv_out"]["kernel"].shape[-1] == 3
+    started = model.init(jax.random.key(0), *inputs)
+    x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.asarray([3, 3])
+    # It starts at zero, but for DDPM's 1e-10.
+    np.testing.assert_allclose(model.apply(started, x, t)[..., 3:], 0.0, atol=1e-3)
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(2), p.shape), shapes)
+    without = {name: module for name, module in params.items() if name not in names}
+    both, alone = model.apply({"params": params}, x, t), model.clone(head="").apply({"params": without}, x, t)
+    np.testing.assert_array_equal(both[..., :3], alone)
+    assert both.shape == (2, 8, 8, 6) and float(both[..., 3:].std()) > 1e-2
+
+
+def test_a_complex_head_is_told_the_time_once_more():
+    model = TINY.clone(head="complex", groups=8)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *model.inputs((8, 8, 3))))["params"]
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(2), p.shape), params)
+    x, t = jax.random.normal(jax.random.key(1), (1, 8, 8, 3)), jnp.asarray([3])
+    for name in params:
+        if "block" in name and not name.startswith("head"):
+            params[name]["temb_proj"] = jax.tree.map(jnp.zeros_like, params[name]["temb_proj"])
+    now, later = model.apply({"params": params}, x, t), model.apply({"params": params}, x, t + 500)
+    np.testing.assert_array_equal(now[..., :3], later[..., :3])
+    assert float(jnp.abs(now - later)[..., 3:].max()) > 1e-3
 
 
 def test_a_network_with_classes_is_told_them():

@@ -28,13 +28,6 @@ def of(workdir, kind="npr", form="simple", **changes):
     return config
 
 
-@pytest.fixture(scope="module")
-def headed(whole, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("headed")
-    train(of(whole), folder)
-    return folder
-
-
 @pytest.mark.parametrize(("kind", "form"), [("npr", "simple"), ("sn", "complex")])
 def test_the_head_alone_is_trained_and_the_network_stays_as_its_run_left_it(kind, form, whole, tmp_path, headed):
     folder = headed if kind == "npr" else tmp_path

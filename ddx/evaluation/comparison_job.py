@@ -1,0 +1,221 @@
+"""Bits per dimension of a trained network by reverse variance, trajectory and number of steps, in one table.
+
+comparison.json       the protocol and, when it is finished, the table
+comparison.md, .csv   the table, for people and for programs
+comparison.png        the same as a picture
+comparison.npz        "total": (N, rows) bits/dim of each example; "example": its index
+"""
+
+import csv
+import io
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddx.diffusion.process import Process
+from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.variance import VarianceFn, variance_fn
+from ddx.errors import ConfigError, NonFiniteError
+from ddx.evaluation.bound import Bound, compared
+from ddx.evaluation.settings import check_counts, settings
+from ddx.evaluation.statistics_job import measure
+from ddx.files import digest, replacing, sha256, write_text
+from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
+from ddx.training import measured, trained
+from ddx.training.job import Job, read_record
+from ddx.training.workdir import lock
+
+NUM_STEPS = (10, 25, 50, 100)  # and all T
+TRAJECTORIES = ("even", "optimal")
+STATISTICS_EXAMPLES = 500  # of the training set, where the run has no statistics yet
+_WRITTEN = ("comparison.json", "comparison.md", "comparison.csv", "comparison.png", "comparison.npz")
+
+
+class Cell(NamedTuple):
+    """A cell of the table."""
+
+    variance: str
+    trajectory: str
+    num_steps: int
+
+
+def compare(
+    workdir: str | pathlib.Path,
+    *,
+    num_steps: tuple[int, ...] | None = None,
+    split: str = "test",
+    clip: bool | None = None,
+    cdf: str | None = None,
+    max_examples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    data_dir: str | None = None,
+    out: str | pathlib.Path | None = None,
+) -> str:
+    """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
+
+    These are the fixed variances, what the network has learned or its head says, and the analytic ones of all
+    coordinates and of each frequency. Fixed ones have optimal times of their own, the others those of the analytic. The
+    network is asked once for each time that any of them visits. A run without
+    statistics is measured first. An interrupted comparison goes on when it is called again; a finished one changes
+    nothing.
+
+    Args:
+      workdir: folder of a training run.
+      num_steps: numbers of steps; None for 10, 25, 50, 100 and all T, as far as there are so many.
+      split: here and below as of `evaluate`: of the run's data set.
+      clip: clip the estimate of x_0.
+      cdf: of the decoder.
+      max_examples: a random part of the split of this size.
+      batch_size: examples at once.
+      seed: names the noise and the part.
+      step: of the checkpoint.
+      data_dir: where the data set lies.
+      out: folder to write to.
+
+    Returns:
+      The table, and a line that says what was written.
+
+    Raises:
+      ConfigError: a setting is invalid, the network tells no x_0, or `out` holds another job.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the data set cannot be read.
+      NonFiniteError: a bound is not finite.
+    """
+    workdir = pathlib.Path(workdir)
+    check_counts(max_examples, batch_size)
+    if out is not None and step is None:
+        step = read_record(pathlib.Path(out) / "comparison.json").get("step")
+    source = trained.load(workdir, step)
+    config, process = source.system.config, source.system.process
+    if config.loss.prediction == "residual":
+        raise ConfigError("a comparison is of variances, and IHDM's is its delta. Use --metrics=bpd")
+    steps = _numbers(num_steps, process.num_steps)
+    how = settings(config, None, None, "small", clip, cdf, None)
+    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    basis = _measured_basis(source, workdir, data_dir)
+    variances = _variances(source, workdir, basis)
+    cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
+    times = {cell: _times(source, workdir, cell) for cell in cells}
+    count = len(examples)
+    name = f"step{source.step}_{split}_n{count}_{'-'.join(map(str, steps))}_seed{seed}"
+    name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
+    out = pathlib.Path(out) if out else workdir / "compared" / measured.file_name(name)
+    record = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "weights": source.seal,
+        "images": trained.fingerprint(data, examples),
+        **measured.checksum(source, workdir, "analytic_frequency" if basis == "dct" else "analytic"),
+        "times": digest([list(times[cell]) for cell in cells]),
+        "protocol": {
+            "data": data.name,
+            "split": split,
+            "num_examples": count,
+            "num_steps": list(steps),
+            "variances": list(variances),
+            "clip": how["clip"],
+            "cdf": how["cdf"],
+            "noise_draws_per_term": 1,
+            "seed": seed,
+        },
+    }
+    with lock(out, "--out"):
+        before = read_record(out / "comparison.json").get("at_once")
+        size = before if isinstance(before, int) and before > 0 else min(batch_size or config.sample.batch_size, count)
+        job = Job(out, "comparison", record | {"at_once": size}, count, size)
+        result = job.before.get("result")
+        finished = result is not None and all((out / file).is_file() for file in _WRITTEN)
+        if result is None or not finished or sha256(out / "comparison.npz") != result["sha256"]:
+            finished = False
+            trajectories = tuple(dict.fromkeys(times.values()))
+            many, places = compared(source.system, trajectories, tuple(variances.values()), how["clip"], how["cdf"])
+            at = [(places[trajectories.index(times[c])], list(variances).index(c.variance)) for c in cells]
+            bound = Bound(many)
+            for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
+                terms = [part.terms[:, place.time, place.slot, i].sum(1) for place, i in at]
+                job.write(start, total=(part.prior + part.decoder)[:, None] + np.stack(terms, axis=1))
+            result = _finish(out, job, examples, cells)
+        job.remove_parts()
+    said = "already there:" if finished else "wrote"
+    return f"{markdown(result['table'])}\n{count} examples of {split}; {said} {out}/{', '.join(_WRITTEN)}"
+
+
+def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
+    if num_steps is None:
+        return (*(k for k in NUM_STEPS if k < T), T)
+    wrong = [k for k in num_steps if not 2 <= k <= T]
+    if wrong or not num_steps:
+        raise ConfigError(f"num_steps={wrong[0] if wrong else 'none'} must lie in 2..{T} (T of the process)")
+    return tuple(sorted(set(num_steps)))
+
+
+def _measured_basis(source: trained.Trained, workdir: pathlib.Path, data_dir: str | None) -> str:
+    """The basis of the statistics to use, those of frequencies if there are any; measured if there are none."""
+    for basis in ("dct", "pixel"):
+        if measured.exist(source, workdir, basis):
+            return basis
+    print(measure(workdir, step=source.step, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir), flush=True)
+    return "dct"
+
+
+def _variances(source: trained.Trained, workdir: pathlib.Path, basis: str) -> dict[str, tuple[Process, VarianceFn]]:
+    """Every variance by name, with the process that it belongs to."""
+    own = source.system.config.loss.variance
+    learned = (own,) if own in (*LEARNED_VARIANCES, *HEAD_VARIANCES) else ()
+    each = "analytic_frequency" if basis == "dct" else "analytic_pixel"
+    found = {}
+    for name in (*FIXED_VARIANCES, *learned, "analytic", each):
+        system, chosen = measured.variance(source, workdir, name)
+        found[name] = (system.process, chosen or variance_fn(name))
+    return found
+
+
+def _times(source: trained.Trained, workdir: pathlib.Path, cell: Cell) -> tuple[int, ...]:
+    named = measured.trajectory(source, workdir, cell.trajectory, cell.num_steps, cell.variance)
+    return trajectory(source.system.process.num_steps, cell.num_steps, str(named))
+
+
+def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, cells: list[Cell]) -> dict[str, Any]:
+    """Put the batches together."""
+    from ddx.evaluation.plots import comparison_png  # matplotlib takes a second to import
+
+    total = np.concatenate([part["total"] for part in job.parts()])
+    if not np.isfinite(total).all():
+        bad = cells[int(np.argmin(np.isfinite(total).all(0)))]
+        raise NonFiniteError(
+            f"the bound with variance {bad.variance} in {bad.num_steps} {bad.trajectory} steps is not finite."
+            " Try --clip, or another checkpoint"
+        )
+    error = total.std(0, ddof=1) / math.sqrt(len(total)) if len(total) > 1 else np.full(len(cells), np.nan)
+    table = [
+        cell._asdict() | {"bits_per_dim": float(mean), "standard_error": float(se) if np.isfinite(se) else None}
+        for cell, mean, se in zip(cells, total.mean(0), error, strict=True)
+    ]
+    with replacing(out / "comparison.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, example=examples, total=total)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_text(out / "comparison.csv", text.getvalue())
+    write_text(out / "comparison.md", markdown(table) + "\n")
+    comparison_png(out / "comparison.png", table)
+    result = {"table": table, "sha256": sha256(out / "comparison.npz")}
+    job.finish(result=result)
+    return result
+
+
+def markdown(table: list[dict[str, Any]]) -> str:
+    """The table as Markdown, bits/dim by number of steps; all T steps are the same whatever the trajectory."""
+    steps = sorted({row["num_steps"] for row in table})
+    value = {(row["variance"], row["trajectory"], row["num_steps"]): row["bits_per_dim"] for row in table}
+    lines = [f"| variance | times | {' | '.join(map(str, steps))} |", "| --- " * (len(steps) + 2) + "|"]
+    for spacing in dict.fromkeys(row["trajectory"] for row in table):
+        for variance in dict.fromkeys(row["variance"] for row in table):
+            cells = " | ".join(f"{value[variance, spacing, k]:.4g}" for k in steps)
+            lines.append(f"| {variance} | {spacing} | {cells} |")
+    return "\n".join(lines)

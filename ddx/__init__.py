@@ -15,6 +15,7 @@ _HOME = {
     "blurring": "ddx.diffusion.process",
     "in_dct_basis": "ddx.diffusion.process",
     "analytic": "ddx.diffusion.analytic",
+    "estimate_statistics": "ddx.diffusion.statistics",
     "sn": "ddx.diffusion.analytic",
     "npr": "ddx.diffusion.analytic",
     "heuristic": "ddx.diffusion.analytic",
@@ -110,6 +111,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.sampling import encode as encode
     from ddx.diffusion.sampling import progressive as progressive
     from ddx.diffusion.sampling import sample as sample
+    from ddx.diffusion.statistics import estimate_statistics as estimate_statistics
     from ddx.diffusion.trajectory import trajectory as trajectory
 
 

@@ -15,6 +15,7 @@ and for others, or few images, far off where there is more noise than signal.
 Both are functions of the log-SNR alone if the network is, so a table of one schedule serves others.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,7 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion.kernels import DenoiseAt
-from ddx.diffusion.prediction import clipped
+from ddx.diffusion.likelihood import bound_table, noise_at
+from ddx.diffusion.prediction import Denoiser, clipped
 from ddx.diffusion.process import Process
 from ddx.diffusion.sampling import cast
 
@@ -50,6 +52,32 @@ class Sums(NamedTuple):
     eps: Any  # (N,): of the mean over coordinates of eps^2
     mse2: Any  # (N,): of the square of the mean over coordinates of the squared error
     eps2: Any  # (N,): of the square of that of eps^2
+
+
+def estimate_statistics(denoise: Denoiser, x_0: Any, key: Any) -> Statistics:
+    """The statistics of a network on images, with one draw of noise for each image and time.
+
+    The means of 10 to 100 images do for variances that are the same for all coordinates, a few hundred for those of
+    each (Bao et al. 2022, appendix G.2).
+
+    Args:
+      denoise: a `ddx.denoiser`; its x_0 is clipped, or not, as the sampler's will be. Its process may be one that is
+        seen `ddx.in_dct_basis`.
+      x_0: (M, H, W, C) images, all in memory at once.
+      key: one key, or keys of shape (M,).
+    """
+    process = denoise.process
+    at = dataclasses.replace(denoise, clip=False).at
+    times = tuple(range(process.num_steps, -1, -1))
+    rows = bound_table(process, times, x_0.shape[-3:-1])
+
+    @jax.jit
+    def sums(x_0: Any) -> Sums:
+        draws, draw = rows.level.t, noise_at(key, x_0)
+        return error_sums(process, at, x_0, jnp.ones(len(x_0)), rows, draws, draw, bool(denoise.clip))
+
+    spectrum = np.asarray(process.basis.analysis(x_0), np.float64).var(0)
+    return statistics(sums(x_0), noise_logsnr(process, np.asarray(times[-2::-1])), spectrum, len(x_0))
 
 
 def error_sums(

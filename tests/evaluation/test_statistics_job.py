@@ -56,6 +56,11 @@ def test_they_are_the_mean_errors_at_every_time(run):
         np.testing.assert_allclose(found.mse[t - 1], mse, rtol=2e-3, atol=1e-6)
         np.testing.assert_allclose(found.ms_eps[t - 1], np.square(raw.eps).mean(), rtol=1e-4)
     np.testing.assert_allclose(found.spectrum, np.var(np.asarray(u_0, np.float64), axis=0), rtol=1e-4, atol=1e-6)
+    # The library's own function, of the same images and noise.
+    again = ddx.estimate_statistics(denoiser(source, process, True), x_0, keys)
+    for name in statistics.Statistics._fields:
+        of_job, of_library = getattr(found, name), getattr(again, name)
+        np.testing.assert_allclose(of_job, of_library, rtol=2e-3, atol=1e-6 * np.abs(of_job).max(), err_msg=name)
     np.testing.assert_allclose(found.logsnr, statistics.noise_logsnr(process, np.arange(1, 21)))
     assert found.num_images == 40
 

@@ -31,10 +31,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.basis import DCT, dct_matrix
 from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.prediction import Denoised
-from ddx.diffusion.process import Level, Process
+from ddx.diffusion.process import Level
 from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.steps import Step
 from ddx.diffusion.variance import VarianceFn
@@ -114,16 +113,6 @@ def npr(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
         return _limited(step, jnp.square(gain) * head, averaged, limit)
 
     return variance
-
-
-def largest_variance(process: Process, shape: tuple[int, ...]) -> np.ndarray:
-    """The most that coordinates of data within the process's range can vary, (H, W, 1), for images of shape (H, W).
-
-    That of a pixel is ((b - a) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12); that of a coordinate, the product of the
-    pixels and a vector v of the basis, is this times (sum of abs(v))^2.
-    """
-    rows, columns = (np.abs(dct_matrix(n)).sum(1) if process.basis is DCT else np.ones(n) for n in shape)
-    return (((1.0 - process.low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
 
 
 def clip_last(

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.basis import DCT, dct_matrix
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.likelihood import bound_table, noise_at
 from ddx.diffusion.prediction import Denoiser, clipped
@@ -76,8 +77,9 @@ def estimate_statistics(denoise: Denoiser, x_0: Any, key: Any) -> Statistics:
         draws, draw = rows.level.t, noise_at(key, x_0)
         return error_sums(process, at, x_0, jnp.ones(len(x_0)), rows, draws, draw, bool(denoise.clip))
 
-    spectrum = np.asarray(process.basis.analysis(x_0), np.float64).var(0)
-    return statistics(sums(x_0), noise_logsnr(process, np.asarray(times[-2::-1])), spectrum, len(x_0))
+    u_0 = np.asarray(process.basis.analysis(x_0), np.float64)
+    moments = u_0.sum(0), np.square(u_0).sum(0)
+    return statistics(process, sums(x_0), moments, np.asarray(times[-2::-1]), len(x_0))
 
 
 def error_sums(
@@ -118,15 +120,35 @@ def error_sums(
     return jax.lax.scan(one, None, (rows, draws))[1]
 
 
-def statistics(sums: Sums, logsnr: np.ndarray, spectrum: np.ndarray, num_images: int) -> Statistics:
-    """The statistics of `num_images` images, from their sums and the variance of their coordinates."""
+def statistics(process: Process, sums: Sums, moments: tuple[Any, Any], times: Any, num_images: int) -> Statistics:
+    """The statistics of `num_images` images at times (N,), from their sums and those of their coordinates' moments.
+
+    `moments` are the sums of u_0 and of u_0^2, (H, W, C) each.
+    """
+    first, second = (np.asarray(x, np.float64) / num_images for x in moments)
+    most = np.broadcast_to(largest_variance(process, first.shape[:2]), first.shape)
+    # Of one image, all that is known is the range of the data.
+    unbiased = num_images / (num_images - 1) if num_images > 1 else np.inf
+    with np.errstate(invalid="ignore"):
+        spectrum = np.fmin(unbiased * np.maximum(second - first**2, 0.0), most)
     mse, eps, mse2, eps2 = (np.asarray(x, np.float64) / num_images for x in sums)
     mean = mse.mean((1, 2, 3))
 
     def error(square: np.ndarray, mean: np.ndarray) -> np.ndarray:
         return np.sqrt(np.maximum(square - mean**2, 0.0) / max(num_images - 1, 1))
 
-    return Statistics(np.asarray(logsnr), mse, error(mse2, mean), eps, error(eps2, eps), spectrum, num_images)
+    logsnr = noise_logsnr(process, times)
+    return Statistics(logsnr, mse, error(mse2, mean), eps, error(eps2, eps), spectrum, num_images)
+
+
+def largest_variance(process: Process, shape: tuple[int, ...]) -> np.ndarray:
+    """The most that coordinates of data within the process's range can vary, (H, W, 1), for images of shape (H, W).
+
+    That of a pixel is ((b - a) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12); that of a coordinate, the product of the
+    pixels and a vector v of the basis, is this times (sum of abs(v))^2.
+    """
+    rows, columns = (np.abs(dct_matrix(n)).sum(1) if process.basis is DCT else np.ones(n) for n in shape)
+    return (((1.0 - process.low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
 
 
 def noise_logsnr(process: Process, times: Any) -> np.ndarray:

@@ -183,9 +183,8 @@ def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[st
     sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
     if not all(np.isfinite(x).all() for x in sums):
         raise NonFiniteError("an error of the network is not finite. Try --clip, or another checkpoint")
-    spectrum = np.maximum(total["second"] / count - (total["first"] / count) ** 2, 0.0)
     times = np.arange(1, system.process.num_steps + 1)
-    found = stats.statistics(sums, stats.noise_logsnr(system.process, times), spectrum, count)
+    found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **found._asdict())
     middle = len(times) // 2
@@ -193,7 +192,7 @@ def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[st
     result = {
         "rmse_middle": math.sqrt(mse),
         "relative_error_middle": float(found.mse_error[middle]) / mse if mse else 0.0,
-        "data_variance": float(spectrum.mean()),
+        "data_variance": float(found.spectrum.mean()),
         "sha256": sha256(path),
     }
     job.finish(result=result)

@@ -13,7 +13,7 @@ from ddx.diffusion import analytic, optimal
 from ddx.diffusion.basis import DCT, PIXEL
 from ddx.diffusion.kernels import euler
 from ddx.diffusion.process import in_dct_basis
-from ddx.diffusion.statistics import Statistics
+from ddx.diffusion.statistics import Statistics, largest_variance
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import sha256
@@ -106,7 +106,7 @@ def variance(source: Trained, workdir: pathlib.Path, name: str) -> tuple[build.S
             " Use small or large"
         )
     if name not in ANALYTIC_VARIANCES:
-        limit = analytic.largest_variance(process, source.system.image_shape[:2])
+        limit = largest_variance(process, source.system.image_shape[:2])
         if name.startswith("heuristic"):
             return source.system, analytic.heuristic(name.endswith("averaged"), limit)
         head = name.removesuffix("_paper")

@@ -1,5 +1,6 @@
 """Optimal variances and trajectories: what must hold whatever the numbers."""
 
+import dataclasses
 import itertools
 import time
 
@@ -119,12 +120,41 @@ def test_the_errors_of_the_exact_network_are_the_closed_form():
         five = statistics.error_sums(process, at, x_0[:5], weight[:5], rows, noise[:, :5], lambda z: z, clip=False)
     for a, b in zip(zeros, five, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
-    logsnr = statistics.noise_logsnr(process, np.arange(1, 21))
-    of = statistics.statistics(total, logsnr, np.asarray(data.variance), count)
+    moments = u_0.sum(0), np.square(u_0).sum(0)
+    of = statistics.statistics(process, total, moments, np.arange(1, 21), count)
+    np.testing.assert_allclose(of.spectrum, data.variance, rtol=0.1)
     exact = exact_statistics(process, data)
     z = (of.mse.mean((1, 2, 3)) - exact.mse.mean((1, 2, 3))) / of.mse_error
     assert np.abs(z).max() < 4 and np.abs(z).mean() > 0.2  # the errors are neither too small nor too large
     np.testing.assert_allclose(of.mse, exact.mse, rtol=0.12)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+@pytest.mark.parametrize("basis", ["pixel", "dct"])
+def test_no_data_vary_more_than_their_range_allows(basis, low):
+    process = dataclasses.replace(ddx.in_dct_basis(ddx.ddpm(20)) if basis == "dct" else ddx.ddpm(20), low=low)
+    most = statistics.largest_variance(process, (4, 6))
+    # Half of the images are the sign of a vector of the basis, half are its opposite: that coordinate varies most.
+    for place in ((0, 0), (1, 2), (3, 5)):
+        with jax.enable_x64(True):
+            vector = process.basis.synthesis(jnp.zeros((4, 6, 1)).at[place].set(1.0))
+            images = jnp.stack([jnp.where(sign * vector > 0, 1.0, low) for sign in (1, -1)])
+            found = np.asarray(process.basis.analysis(images)).var(0)
+        assert np.all(found <= most + 1e-9)
+        if basis == "dct":
+            np.testing.assert_allclose(found[place], most[place], rtol=1e-9)
+    assert basis == "dct" or np.all(most == ((1 - low) / 2) ** 2)
+
+
+def test_of_one_image_the_range_of_the_data_limits_the_variance():
+    process = ddx.ddpm(20, "cosine")
+    denoise = ddx.denoiser(process, golden.fake_model(), "v")
+    x_0 = np.random.default_rng(0).uniform(-1, 1, (5, 4, 4, 1)).astype(np.float32)
+    one, five = (ddx.estimate_statistics(denoise, x_0[:n], jax.random.key(0)) for n in (1, 5))
+    assert np.all(one.spectrum == 1.0) and one.num_images == 1
+    np.testing.assert_allclose(five.spectrum, x_0.var(0, ddof=1), rtol=1e-4)
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (10, 5, 0), 1.0))
+    assert float(analytic.analytic(one)(None, row).squeeze()) > 1.2 * float(row.lambda2.squeeze())
 
 
 def test_no_variance_is_below_that_of_the_posterior_or_above_the_data_s():
@@ -153,8 +183,7 @@ def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
         rows = jax.tree.map(lambda x: x[::-1], steps.step_table(process, ddx.trajectory(20)))
         weight, given = jnp.ones(6), lambda z: z
         sums = statistics.error_sums(process, denoise.at, x_0, weight, rows, noise, given, clip=False)
-        logsnr = statistics.noise_logsnr(process, np.arange(1, 21))
-        of = statistics.statistics(sums, logsnr, np.ones((4, 4, 1)), 6)
+        of = statistics.statistics(process, sums, (x_0.sum(0), jnp.square(x_0).sum(0)), np.arange(1, 21), 6)
 
         def terms(variance):
             found = ddx.bits_per_dim(process, denoise, x_0, None, variance=variance, noise=noise)

@@ -478,7 +478,7 @@ TABLE_7 = {
 @pytest.mark.parametrize(("schedule", "num_steps", "visits"), TABLE_7)
 def test_bounds_of_the_variance_are_those_of_the_paper_s_table_7(schedule, num_steps, visits):
     p, printed = ddx.ddpm(num_steps, schedule), TABLE_7[schedule, num_steps, visits]
-    most = float(analytic.largest_variance(p, (1, 1))[0, 0, 0])
+    most = float(statistics.largest_variance(p, (1, 1))[0, 0, 0])
     for column, k in enumerate(visits):
         t = ddx.trajectory(num_steps, k, "analytic_dpm")[-3]
         found = []

@@ -55,7 +55,9 @@ def test_they_are_the_mean_errors_at_every_time(run):
         mse = np.square(u_0 - process.basis.analysis(clipped.x_0)).mean(0)
         np.testing.assert_allclose(found.mse[t - 1], mse, rtol=2e-3, atol=1e-6)
         np.testing.assert_allclose(found.ms_eps[t - 1], np.square(raw.eps).mean(), rtol=1e-4)
-    np.testing.assert_allclose(found.spectrum, np.var(np.asarray(u_0, np.float64), axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        found.spectrum, np.var(np.asarray(u_0, np.float64), axis=0, ddof=1), rtol=1e-4, atol=1e-6
+    )
     # The library's own function, of the same images and noise.
     again = ddx.estimate_statistics(denoiser(source, process, True), x_0, keys)
     for name in statistics.Statistics._fields:

@@ -14,15 +14,18 @@ LEARNED_VARIANCES = ("learned", "range")
 # What the squares of a prediction, or of its errors, are: from a network's further outputs.
 HEAD_VARIANCES = ("sn", "npr")
 # From statistics of a trained network.
-ANALYTIC_VARIANCES = ("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma", "analytic_paper")
-# Functions of what is known of a trained network, for any sampler; those of "paper" are as its code has them.
-OPTIMAL_VARIANCES = (
-    *ANALYTIC_VARIANCES,
-    *HEAD_VARIANCES,
-    "sn_paper",
-    "npr_paper",
-    "heuristic",
-    "heuristic_averaged",
+ANALYTIC_VARIANCES = (
+    *("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma"),
+    *("analytic_paper", "analytic_paper1"),
+)
+HEURISTIC_VARIANCES = ("heuristic", "heuristic_averaged")
+# With the limits of the papers' code, of V and of the last noise; "paper1" for their networks with the lower one.
+PUBLISHED_VARIANCES = tuple(
+    f"{name}_{paper}" for name in ("analytic", *HEAD_VARIANCES, *HEURISTIC_VARIANCES) for paper in ("paper", "paper1")
+)
+# Functions of what is known of a trained network, for any sampler.
+OPTIMAL_VARIANCES = tuple(
+    dict.fromkeys((*ANALYTIC_VARIANCES, *HEAD_VARIANCES, *HEURISTIC_VARIANCES, *PUBLISHED_VARIANCES))
 )
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")

@@ -30,6 +30,7 @@ VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Of the reverse steps;
 CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default where the network tells it.")
 CDF = flags.DEFINE_string("cdf", None, "Of the decoder: exact, tanh as in the papers' code, or softmax.")
 DELTA = flags.DEFINE_float("delta", None, "Noise of the reverse steps of an IHDM network; by default the run's.")
+ETA = flags.DEFINE_float("eta", None, "Stochasticity of inference and steps, above 0; by default 1, DDPM's.")
 MAX_EXAMPLES = flags.DEFINE_integer("max_examples", None, "A random part of the split; by default all of it.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Examples at once; by default the run's sample.batch_size.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise, and the part of the split.")
@@ -66,6 +67,7 @@ def main() -> int:
             clip=CLIP.value,
             cdf=CDF.value,
             delta=DELTA.value,
+            eta=ETA.value,
             max_examples=MAX_EXAMPLES.value,
             batch_size=BATCH_SIZE.value,
             seed=SEED.value,
@@ -78,7 +80,14 @@ def main() -> int:
 
 
 def _measure(workdir: pathlib.Path) -> int:
-    others = {"num_steps": NUM_STEPS, "trajectory": TRAJECTORY, "variance": VARIANCE, "cdf": CDF, "delta": DELTA}
+    others = {
+        "num_steps": NUM_STEPS,
+        "trajectory": TRAJECTORY,
+        "variance": VARIANCE,
+        "cdf": CDF,
+        "delta": DELTA,
+        "eta": ETA,
+    }
     wrong = [name for name, flag in others.items() if flag.value is not None]
     if wrong:
         raise ConfigError(f"--metrics=statistics measures all times, and nothing else. Leave out --{wrong[0]}")
@@ -102,7 +111,7 @@ def _measure(workdir: pathlib.Path) -> int:
 
 
 def _compare(workdir: pathlib.Path) -> int:
-    others = {"trajectory": TRAJECTORY, "variance": VARIANCE, "delta": DELTA, "basis": BASIS}
+    others = {"trajectory": TRAJECTORY, "variance": VARIANCE, "delta": DELTA, "eta": ETA, "basis": BASIS}
     wrong = [name for name, flag in others.items() if flag.value is not None]
     if wrong:
         raise ConfigError(f"--metrics=comparison compares all there are. Leave out --{wrong[0]}")

@@ -10,7 +10,7 @@ and methods differ in how they know V:
 | --- | --- | --- |
 | mse | the mean squared error of the estimate of x_0 at this time | the best of V that are the same for all images |
 | gamma | (sigma / alpha)^2 (1 - E eps^2) | Analytic-DPM, Bao et al. 2022, theorem 1 |
-| heuristic | (sigma / alpha)^2 (1 - eps^2), of the network's eps for this image | Extended Analytic-DPM's code |
+| heuristic | (sigma / alpha)^2 (1 - eps^2), of the estimate's eps for this image | Extended Analytic-DPM's code |
 | sn | (sigma / alpha)^2 (h - eps^2), h a head's E[eps^2 given u_t] | Bao et al. 2022b |
 | npr | (sigma / alpha)^2 g, g a head's E[(eps - the network's)^2 given u_t] | Bao et al. 2022b |
 
@@ -49,9 +49,10 @@ def analytic(
     Args:
       statistics: of the network, in the basis of the process that is sampled; a process with a scalar alpha may be seen
         in the DCT basis, `ddx.in_dct_basis`, for a variance of each frequency.
-      source: "mse", or "gamma" for Analytic-DPM's own.
+      source: "mse", or "gamma" for Analytic-DPM's own, which says nothing under a blur.
       per_coordinate: a variance for each coordinate ("mse"), instead of one for all.
-      limit: of V; None for the variance of the data, which no V exceeds on average. Analytic-DPM's code has 1.
+      limit: of V; None for the variance of the data, which no V exceeds on average. Analytic-DPM's code has 1. For a
+        network that is worse than no network, np.inf gives the tighter bound.
 
     Raises:
       ValueError: the source is unknown, or knows nothing of coordinates.
@@ -69,6 +70,8 @@ def analytic(
 
     def variance(d: Denoised, step: Step) -> Any:
         found = _interpolated(statistics.logsnr, table, step.level)
+        if source == "gamma" and jnp.size(step.level.marginal.alpha) > jnp.size(step.level.a):
+            raise ValueError("source 'gamma' says nothing under a blur; use source='mse'")
         known = _noise_to_signal(step.level) * (1.0 - found) if source == "gamma" else found
         return total(step, jnp.clip(known, 0.0, jnp.asarray(most, known.dtype)))
 
@@ -78,7 +81,8 @@ def analytic(
 def heuristic(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
     """V from the size of the network's own eps, without any statistics; `averaged` over the coordinates of an image.
 
-    `limit`: of V, from 0 to it, such as `largest_variance`; None for none, which may be negative.
+    `limit`: of V, from 0 to it: 1 is that of pixels in [-1, 1], `ddx.diffusion.statistics.largest_variance` that of any
+    coordinates; None for none, which may be negative.
     """
 
     def variance(d: Denoised, step: Step) -> Any:
@@ -160,7 +164,8 @@ def total(step: Step, v: Any) -> Any:
 
 
 def _limited(step: Step, v: Any, averaged: bool, limit: Any) -> Any:
-    v = v.mean((-3, -2, -1), keepdims=True) if averaged else v
+    if averaged:
+        v, limit = v.mean((-3, -2, -1), keepdims=True), None if limit is None else np.mean(limit)
     return total(step, v if limit is None else jnp.clip(v, 0.0, jnp.asarray(limit, v.dtype)))
 
 

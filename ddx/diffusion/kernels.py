@@ -178,14 +178,14 @@ def make_kernel(solver: str | Kernel = "euler", eta: float = 0.0, variance: str 
     """
     if isinstance(solver, Kernel):
         if variance != "small":
-            raise ValueError(f"variance {variance!r} would be ignored: a kernel has its own; leave it out")
+            raise ValueError(f"{_named(variance)} would be ignored: a kernel has its own; leave it out")
         return solver
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is unknown; choose one of: {', '.join(SOLVERS)}")
     if solver == "euler":
         return euler(variance_fn(variance, eta))
     if variance != "small":
-        raise ValueError(f"variance {variance!r} belongs to solver 'euler'; {solver!r} has its own")
+        raise ValueError(f"{_named(variance)} belongs to solver 'euler'; {solver!r} has its own")
     if eta != 0.0 and solver != "dpmpp_2m":
         raise ValueError(f"solver {solver!r} is for eta = 0, not {eta}; set eta=0, or use 'dpmpp_2m' or 'euler'")
     return SOLVERS[solver]()
@@ -195,3 +195,7 @@ def _inverse(h: Any, u_t: Any) -> Any:
     """1 / h like one image, and 0 for 0: no difference is taken over a step that has no length."""
     inverse = jnp.where(h == 0, 0.0, 1 / jnp.where(h == 0, 1.0, h))
     return jnp.broadcast_to(inverse, u_t.shape[1:]).astype(u_t.dtype)
+
+
+def _named(variance: str | VarianceFn) -> str:
+    return "this variance" if callable(variance) else f"variance {variance!r}"

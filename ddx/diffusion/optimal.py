@@ -33,7 +33,13 @@ class Paths(NamedTuple):
     before: np.ndarray  # (K + 1, N): the node before, on that path
 
     def to_last(self, num_steps: int) -> np.ndarray:
-        """The nodes of the cheapest path of `num_steps` steps to the last node, (num_steps + 1,), ascending."""
+        """The nodes of the cheapest path of `num_steps` steps to the last node, (num_steps + 1,), ascending.
+
+        Raises:
+          ValueError: there is none: a step of every path has an infinite cost.
+        """
+        if not np.isfinite(self.cost[num_steps, -1]):
+            raise ValueError(f"no path of {num_steps} steps has a finite cost")
         path = [self.cost.shape[1] - 1]
         for k in range(num_steps, 0, -1):
             path.append(int(self.before[k, path[-1]]))
@@ -70,7 +76,11 @@ def dynamic_program(cost: np.ndarray, num_steps: int) -> Paths:
 
 
 def step_costs(
-    process: Process, mse: np.ndarray, shape: tuple[int, ...] | None = None, variance: str = "analytic"
+    process: Process,
+    mse: np.ndarray,
+    shape: tuple[int, ...] | None = None,
+    variance: str = "analytic",
+    limit: Any = np.inf,
 ) -> np.ndarray:
     """What steps add to the bound, averaged over coordinates, for all pairs of times: (T + 1, T + 1) nats at [s, t].
 
@@ -80,6 +90,7 @@ def step_costs(
         basis; that of time 0 is not looked at.
       shape: (H, W), for processes whose coefficients differ between coordinates.
       variance: "analytic" for equation (1); "small" and "large" for those of `ddx.diffusion.variance`.
+      limit: of what "analytic" takes for mse_t, per coordinate or for all, as that of `ddx.analytic`.
 
     Returns:
       The costs; inf from data without noise, whose step is the decoder and none of these.
@@ -93,6 +104,7 @@ def step_costs(
     mse = mse.reshape(len(mse), *(mse.shape[1:] or (1, 1, 1)))
     times = np.arange(process.num_steps + 1)
     logsnr = process.marginal(times, shape).logsnr
+    known = np.minimum(mse, limit)
     costs = np.full((len(times), len(times)), np.inf)
     for t in times[1:]:
         first = 0 if process.ends_noisy else 1
@@ -102,15 +114,16 @@ def step_costs(
             gain = np.exp(logsnr[s]) * -np.expm1(log_r)  # SNR_s - SNR_t
             # lambda2 over the variance "large"
             share = (process.scalars(s).sigma / process.scalars(t).sigma) ** 2
-            costs[s, t] = _COSTS[variance](gain * mse[t], share).mean((1, 2, 3))
+            costs[s, t] = _COSTS[variance](gain * mse[t], gain * known[t], share).mean((1, 2, 3))
     return costs
 
 
-# Of x = (SNR_s - SNR_t) mse: KL(N(., lambda2) || N(., v)) with a squared error of lambda2 x.
-_COSTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "analytic": lambda x, share: 0.5 * np.log1p(x),
-    "small": lambda x, share: 0.5 * x,
-    "large": lambda x, share: 0.5 * (share * (1.0 + x) - np.log(share) - 1.0),
+# Of x = (SNR_s - SNR_t) mse: KL(N(., lambda2) || N(., v)) with a squared error of lambda2 x. The variance is lambda2
+# (1 + y), lambda2 or lambda2 / share.
+_COSTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "analytic": lambda x, y, share: 0.5 * (np.log1p(y) + (x - y) / (1.0 + y)),
+    "small": lambda x, y, share: 0.5 * x,
+    "large": lambda x, y, share: 0.5 * (share * (1.0 + x) - np.log(share) - 1.0),
 }
 
 
@@ -206,13 +219,23 @@ def gamma_costs(process: Process, ms_eps: np.ndarray) -> np.ndarray:
 
 
 def gamma_trajectory(process: Process, ms_eps: np.ndarray, num_visits: int) -> tuple[int, ...]:
-    """The trajectory of Analytic-DPM's code: by `gamma_costs` as far as they go, evenly spaced in the noisy tail."""
+    """The trajectory of Analytic-DPM's code: by `gamma_costs` as far as they go, evenly spaced in the noisy tail.
+
+    Raises:
+      ValueError: the number of visits is out of 2..T, or of 3..T where ms_eps exceeds 1 somewhere; or it exceeds 1 at
+        half of the times or more.
+    """
     num_steps = process.num_steps
     bad = np.flatnonzero(np.asarray(ms_eps[1:]) > 1.0) + 1
+    fewest = 3 if len(bad) else 2  # 1, the last time with a cost, and T
+    if not fewest <= num_visits <= num_steps:
+        raise ValueError(f"the number of sampling steps must lie in {fewest}..{num_steps}; got {num_visits}")
     num_bad = 2 * (num_steps - int(bad[0]) + 1) if len(bad) else 0
     last = num_steps - num_bad
+    if last < 2:
+        raise ValueError(f"ms_eps exceeds 1 from t = {bad[0]} on, which leaves no times to choose from")
     head = math.ceil((1 - 0.8 * num_bad / num_steps) * num_visits)
-    head = min(head, last)
+    head = min(max(head, 2), last)
     tail = num_visits - head
     if num_bad and tail < 1:
         head, tail = num_visits - 1, 1

@@ -39,16 +39,18 @@ class Protocol(NamedTuple):
     ends: Callable[[Any, Any, Any], tuple[Any, Any]]  # (shared, keys, images) -> prior and decoder, (B,) each
 
 
-def variational(system: System, times: tuple[int, ...], variance: str | VarianceFn, clip: bool, cdf: str) -> Protocol:
+def variational(
+    system: System, times: tuple[int, ...], variance: str | VarianceFn, clip: bool, cdf: str, eta: float = 1.0
+) -> Protocol:
     """`ddx.bits_per_dim`; `times` are those of a sampler."""
-    process, chosen = system.process, variance_fn(variance)
+    process, chosen = system.process, variance_fn(variance, eta)
 
     def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> likelihood.Terms:
         x_0 = system.to_float(images)
         at = system.denoiser(params, clip, system.told(x_0, label)).at
         return likelihood.bound_terms(process, at, x_0, rows, rows.level.t, chosen, likelihood.noise_at(keys, x_0), cdf)
 
-    rows = likelihood.bound_table(process, times, system.image_shape[:2])
+    rows = likelihood.bound_table(process, times, system.image_shape[:2], eta)
     return Protocol(rows, (), terms, _ends(system, times[0], cdf))
 
 

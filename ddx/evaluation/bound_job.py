@@ -17,7 +17,7 @@ import numpy as np
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
-from ddx.evaluation.settings import CDFS, check_counts, default_variance, protocol, settings
+from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -38,6 +38,7 @@ def evaluate(
     clip: bool | None = None,
     cdf: str | None = None,
     delta: float | None = None,
+    eta: float | None = None,
     max_examples: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -63,6 +64,8 @@ def evaluate(
       clip: clip the estimate of x_0; None for wherever the network tells it at all times.
       cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
       delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
+      eta: stochasticity of the inference process and of the steps, above 0; None for 1, which is DDPM. The bound of
+        DDIM's family grows without end as it goes to 0.
       max_examples: a random part of the split of this size, the same for every network; None for all.
       batch_size: examples at once; None for the run's sample.batch_size.
       seed: names the noise and the part.
@@ -85,16 +88,19 @@ def evaluate(
         step = read_record(pathlib.Path(out) / "bpd.json").get("step")
     source = trained.load(workdir, step)
     config = source.system.config
-    trajectory = measured.trajectory(source, workdir, trajectory, num_steps, variance or default_variance(config))
+    clipped = default_clip(config, clip)
+    chosen_name = variance or default_variance(config)
+    trajectory = measured.trajectory(source, workdir, trajectory, num_steps, chosen_name, clipped)
     curves = "rate_distortion" in metrics or None
-    how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, rate_distortion=curves)
+    how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, eta, rate_distortion=curves)
     times, spacing = how["times"], how["trajectory"]
-    system, chosen = measured.variance(source, workdir, how["variance"])
+    system, chosen = measured.variance(source, workdir, how["variance"], how["clip"])
     data, examples = trained.examples(source, split, data_dir, max_examples, seed)
     count = len(examples)
     name = (
         f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
     )
+    name += f"_eta{how['eta']:g}" if "eta" in how else ""
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = pathlib.Path(out) if out else workdir / "evaluated" / measured.file_name(name)
     record = {
@@ -115,20 +121,17 @@ def evaluate(
             "seed": seed,
         },
     }
-    record |= measured.checksum(source, workdir, how["variance"])
+    record |= measured.origin(source, workdir, how["variance"], how["clip"])
     training = trained.training_images(source, data_dir) if "delta" in how else None
     if training is not None:
         record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
     with lock(out, "--out"):
-        # Parts that are there already keep their size; what a part says does not depend on it.
-        before = read_record(out / "bpd.json").get("at_once")
-        size = before if isinstance(before, int) and before > 0 else min(batch_size or config.sample.batch_size, count)
-        job = Job(out, "bpd", record | {"at_once": size}, count, size)
-        result = _finished(out, job.before)
+        job = Job(out, "bpd", record, count, min(batch_size or config.sample.batch_size, count))
+        result = job.result("bpd.npz")
         finished = result is not None
         if result is None:
             bound = Bound(protocol(system, how, chosen or how["variance"], training))
-            for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
+            for start, part in bound.parts(source.params, data, examples, seed, job.size, job.begin()):
                 total = part.prior + part.terms.sum(1) + part.decoder
                 sums = {"terms": part.terms.sum(0), "mse": part.mse.sum(0)}
                 job.write(start, total=total, prior=part.prior, decoder=part.decoder, **sums)
@@ -147,18 +150,13 @@ def evaluate(
 def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, batch_size: int | None) -> None:
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
-        raise ConfigError(f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)}")
+        raise ConfigError(
+            f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)};"
+            " statistics and comparison are jobs of their own"
+        )
     if cdf not in (None, *CDFS):
         raise ConfigError(f"cdf={cdf!r} is unknown. Choose one of: {', '.join(CDFS)}")
     check_counts(max_examples, batch_size)
-
-
-def _finished(out: pathlib.Path, record: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of the job whose record was there, if there is one and its arrays are those that it belongs to."""
-    result, arrays = record.get("result"), out / "bpd.npz"
-    if not isinstance(result, dict) or not {"bits_per_dim", "standard_error", "sha256"} <= result.keys():
-        return None
-    return result if arrays.is_file() and sha256(arrays) == result["sha256"] else None
 
 
 def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import check_counts, settings
 from ddx.evaluation.statistics_job import measure
-from ddx.files import digest, replacing, sha256, write_text
+from ddx.files import replacing, sha256, write_text
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.training import measured, trained
 from ddx.training.job import Job, read_record
@@ -96,10 +96,9 @@ def compare(
     steps = _numbers(num_steps, process.num_steps)
     how = settings(config, None, None, "small", clip, cdf, None)
     data, examples = trained.examples(source, split, data_dir, max_examples, seed)
-    basis = _measured_basis(source, workdir, data_dir)
-    variances = _variances(source, workdir, basis)
+    basis = _basis(source, workdir, how["clip"], data_dir)
+    variances = _variances(source, workdir, basis, how["clip"])
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
-    times = {cell: _times(source, workdir, cell) for cell in cells}
     count = len(examples)
     name = f"step{source.step}_{split}_n{count}_{'-'.join(map(str, steps))}_seed{seed}"
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
@@ -109,8 +108,7 @@ def compare(
         "step": source.step,
         "weights": source.seal,
         "images": trained.fingerprint(data, examples),
-        **measured.checksum(source, workdir, "analytic_frequency" if basis == "dct" else "analytic"),
-        "times": digest([list(times[cell]) for cell in cells]),
+        **measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"]),
         "protocol": {
             "data": data.name,
             "split": split,
@@ -124,18 +122,16 @@ def compare(
         },
     }
     with lock(out, "--out"):
-        before = read_record(out / "comparison.json").get("at_once")
-        size = before if isinstance(before, int) and before > 0 else min(batch_size or config.sample.batch_size, count)
-        job = Job(out, "comparison", record | {"at_once": size}, count, size)
-        result = job.before.get("result")
-        finished = result is not None and all((out / file).is_file() for file in _WRITTEN)
-        if result is None or not finished or sha256(out / "comparison.npz") != result["sha256"]:
-            finished = False
+        job = Job(out, "comparison", record, count, min(batch_size or config.sample.batch_size, count))
+        result = job.result("comparison.npz", *_WRITTEN)
+        finished = result is not None
+        if result is None:
+            times = _times(source, workdir, cells, how["clip"])
             trajectories = tuple(dict.fromkeys(times.values()))
             many, places = compared(source.system, trajectories, tuple(variances.values()), how["clip"], how["cdf"])
             at = [(places[trajectories.index(times[c])], list(variances).index(c.variance)) for c in cells]
             bound = Bound(many)
-            for start, part in bound.parts(source.params, data, examples, seed, size, job.begin()):
+            for start, part in bound.parts(source.params, data, examples, seed, job.size, job.begin()):
                 terms = [part.terms[:, place.time, place.slot, i].sum(1) for place, i in at]
                 job.write(start, total=(part.prior + part.decoder)[:, None] + np.stack(terms, axis=1))
             result = _finish(out, job, examples, cells)
@@ -153,30 +149,43 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
     return tuple(sorted(set(num_steps)))
 
 
-def _measured_basis(source: trained.Trained, workdir: pathlib.Path, data_dir: str | None) -> str:
-    """The basis of the statistics to use, those of frequencies if there are any; measured if there are none."""
-    for basis in ("dct", "pixel"):
-        if measured.exist(source, workdir, basis):
+_COORDINATES = {"dct": "frequency", "pixel": "pixel"}
+
+
+def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir: str | None) -> str:
+    """The basis of the run's statistics, that of frequencies if there are both; measures a run that has none."""
+    for basis in _COORDINATES:
+        if measured.exist(source, workdir, basis, clip):
             return basis
-    print(measure(workdir, step=source.step, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir), flush=True)
+    line = measure(workdir, step=source.step, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
+    print(line, flush=True)
     return "dct"
 
 
-def _variances(source: trained.Trained, workdir: pathlib.Path, basis: str) -> dict[str, tuple[Process, VarianceFn]]:
+def _variances(
+    source: trained.Trained, workdir: pathlib.Path, basis: str, clip: bool
+) -> dict[str, tuple[Process, VarianceFn]]:
     """Every variance by name, with the process that it belongs to."""
     own = source.system.config.loss.variance
     learned = (own,) if own in (*LEARNED_VARIANCES, *HEAD_VARIANCES) else ()
-    each = "analytic_frequency" if basis == "dct" else "analytic_pixel"
     found = {}
-    for name in (*FIXED_VARIANCES, *learned, "analytic", each):
-        system, chosen = measured.variance(source, workdir, name)
+    for name in (*FIXED_VARIANCES, *learned, "analytic", f"analytic_{_COORDINATES[basis]}"):
+        system, chosen = measured.variance(source, workdir, name, clip)
         found[name] = (system.process, chosen or variance_fn(name))
     return found
 
 
-def _times(source: trained.Trained, workdir: pathlib.Path, cell: Cell) -> tuple[int, ...]:
-    named = measured.trajectory(source, workdir, cell.trajectory, cell.num_steps, cell.variance)
-    return trajectory(source.system.process.num_steps, cell.num_steps, str(named))
+def _times(
+    source: trained.Trained, workdir: pathlib.Path, cells: list[Cell], clip: bool
+) -> dict[Cell, tuple[int, ...]]:
+    """The times of each cell. All T steps are the same, whatever they are called."""
+    T = source.system.process.num_steps
+    found = {cell: trajectory(T, cell.num_steps, "even") for cell in cells}
+    few = [cell for cell in cells if cell.trajectory == "optimal" and cell.num_steps < T]
+    kinds = {cell.variance: cell.variance if cell.variance in FIXED_VARIANCES else "analytic" for cell in few}
+    most = max((cell.num_steps for cell in few), default=0)
+    optimal = {kind: measured.optimal_times(source, workdir, most, kind, clip) for kind in set(kinds.values())}
+    return found | {cell: optimal[kinds[cell.variance]][cell.num_steps] for cell in few}
 
 
 def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, cells: list[Cell]) -> dict[str, Any]:

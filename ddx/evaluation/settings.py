@@ -14,7 +14,7 @@ from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES
 
-__all__ = ["CDFS", "check_counts", "default_variance", "protocol", "settings"]
+__all__ = ["CDFS", "check_counts", "default_clip", "default_variance", "protocol", "settings"]
 
 
 def check_counts(max_examples: int | None, batch_size: int | None) -> None:
@@ -32,6 +32,7 @@ def settings(
     clip: bool | None,
     cdf: str | None,
     delta: float | None,
+    eta: float | None = None,
     **others: Any,
 ) -> dict[str, Any]:
     """The times of a bound and its settings, as `ddx.evaluation.evaluate` describes them.
@@ -42,9 +43,9 @@ def settings(
       ConfigError: they do not go together, or not with the network.
     """
     if config.loss.prediction != "residual":
-        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta, **others)
+        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta, eta, **others)
     given = {"num_steps": num_steps, "trajectory": trajectory, "variance": variance, "clip": clip, "cdf": cdf}
-    return _heat(config, delta, given | others)
+    return _heat(config, delta, given | {"eta": eta} | others)
 
 
 def _variational(
@@ -55,13 +56,15 @@ def _variational(
     clip: bool | None,
     cdf: str | None,
     delta: float | None,
+    eta: float | None,
     **others: Any,
 ) -> dict[str, Any]:
     """The settings of `ddx.bits_per_dim`."""
     variance = variance or default_variance(config)
     choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *OPTIMAL_VARIANCES))
     if variance not in choices:
-        raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(choices)}")
+        possible = [v for v in choices if not v.startswith(HEAD_VARIANCES) or v.startswith(config.loss.variance)]
+        raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(possible)}")
     if delta is not None:
         raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
     blurred = not tells_x_0(flatten(config))
@@ -69,8 +72,15 @@ def _variational(
     if blurred and asked:
         raise ConfigError(f"{asked[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
     times, spacing = _times(config.process.num_steps, num_steps, spacing)
-    clip = not blurred if clip is None else clip
-    return {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf or "exact"}
+    clip = default_clip(config, clip)
+    how = {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf or "exact"}
+    if eta is None or eta == 1:
+        return how
+    if not 0 < eta < math.inf:
+        raise ConfigError(f"eta={eta} has no bound: a step without noise costs infinitely much. Use one above 0")
+    if variance in (*FIXED_VARIANCES[1:], *LEARNED_VARIANCES):
+        raise ConfigError(f"variance={variance!r} belongs to eta=1, not {eta}. Use small, or an optimal one")
+    return how | {"eta": float(eta)}
 
 
 def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +98,11 @@ def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, 
     return how | {"delta": delta, "sigma": config.process.sigma}
 
 
+def default_clip(config: Any, clip: bool | None) -> bool:
+    """Whether to clip the estimate of x_0: as given, or wherever the network tells it at all times."""
+    return tells_x_0(flatten(config)) if clip is None else clip
+
+
 def default_variance(config: Any) -> str:
     """What a network has learned, or the run's own."""
     if config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES):
@@ -98,7 +113,10 @@ def default_variance(config: Any) -> str:
 def protocol(system: System, how: dict[str, Any], variance: str | VarianceFn, training: Dataset | None) -> Protocol:
     """The bound with these settings; that of IHDM needs the training set."""
     if training is None:
-        return variational(system, how["times"], variance, how["clip"], how["cdf"])
+        try:
+            return variational(system, how["times"], variance, how["clip"], how["cdf"], how.get("eta", 1.0))
+        except ValueError as error:
+            raise ConfigError(f"bound: {error}") from None
     return inverse_heat(system, training, how["delta"])
 
 

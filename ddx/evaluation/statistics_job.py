@@ -15,14 +15,12 @@ import numpy as np
 
 from ddx import parallel
 from ddx.build import System
-from ddx.config import flatten
-from ddx.consistency import tells_x_0
 from ddx.data import Dataset
 from ddx.diffusion import likelihood
 from ddx.diffusion import statistics as stats
 from ddx.diffusion.noise import example_keys
 from ddx.errors import ConfigError, NonFiniteError
-from ddx.evaluation.settings import check_counts
+from ddx.evaluation.settings import check_counts, default_clip
 from ddx.files import replacing, sha256
 from ddx.generation import in_pieces
 from ddx.progress import Progress
@@ -81,7 +79,7 @@ def measure(
         raise ConfigError(
             "statistics are of estimates of x_0, and an IHDM network predicts the next image. Leave them out"
         )
-    clip = tells_x_0(flatten(config)) if clip is None else clip
+    clip = default_clip(config, clip)
     system = measured.in_basis(source.system, basis)
     data, examples = trained.examples(source, split, data_dir, max_examples, seed)
     split, count = split or config.data.split, len(examples)
@@ -106,15 +104,14 @@ def measure(
     batch = min(batch_size or config.sample.batch_size, count)
     size = -(-math.ceil(count / PARTS) // batch) * batch
     with lock(out, "--out"):
-        job = Job(out, "statistics", record | {"at_once": size}, count, size)
-        result = job.before.get("result")
-        arrays = out / "statistics.npz"
-        finished = isinstance(result, dict) and arrays.is_file() and sha256(arrays) == result.get("sha256")
-        if not finished:
-            for start, part in _parts(system, source.params, data, examples, seed, (batch, size), clip, job.begin()):
+        job = Job(out, "statistics", record, count, size)
+        result = job.result("statistics.npz")
+        finished = result is not None
+        if result is None:
+            sizes = min(batch, job.size), job.size
+            for start, part in _parts(system, source.params, data, examples, seed, sizes, clip, job.begin()):
                 job.write(start, **part)
-            result = _finish(arrays, job, system, count)
-        assert result is not None
+            result = _finish(out / "statistics.npz", job, system, count)
         job.remove_parts()
     said = "already there:" if finished else "wrote"
     summary = f"root mean squared error {result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
@@ -187,7 +184,7 @@ def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[st
     found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **found._asdict())
-    middle = len(times) // 2
+    middle = (len(times) - 1) // 2
     mse = float(found.mse[middle].mean())
     result = {
         "rmse_middle": math.sqrt(mse),

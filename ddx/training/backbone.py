@@ -31,16 +31,24 @@ def load(workdir: pathlib.Path, system: System) -> dict[str, Any]:
     """
     folder, record = pathlib.Path(system.config.train.backbone), workdir / RECORD
     before = _read(record)
-    source = trained.load(folder, before.get("step"))
+    try:
+        source = trained.load(folder, before.get("step"))
+    except CheckpointError as error:
+        remedy = f" {record} names it, for a run that has no checkpoint yet: remove it to begin on another."
+        raise CheckpointError(str(error) + remedy * bool(before)) from None
     if before and before.get("seal") != source.seal:
-        raise CheckpointError(f"step {source.step} of {folder} is not the one that {record} names. Use a new --workdir")
+        raise CheckpointError(
+            f"step {source.step} of {folder} is not the one that {record} names, of {before.get('workdir')}."
+            " Remove it to begin on another"
+        )
     _check_same(folder, source.system, system)
     shapes = system.split(jax.eval_shape(system.init, jax.random.key(0)))[1]
     head, channels = of_head(source.params), system.image_shape[-1]
     weights = {name: module for name, module in source.params.items() if not head[name]}
     # A network with learned variances outputs them after its prediction, which alone is of use here.
     weights["conv_out"] = jax.tree.map(lambda x: x[..., :channels], weights["conv_out"])
-    assert jax.tree.map(lambda x: x.shape, weights) == jax.tree.map(lambda x: x.shape, shapes)
+    if jax.tree.map(lambda x: x.shape, weights) != jax.tree.map(lambda x: x.shape, shapes):
+        raise ConfigError(f"train.backbone={folder} has other layers than model.* says. Start from its config")
     write_json(record, {"workdir": str(folder), "step": source.step, "seal": source.seal})
     return weights
 

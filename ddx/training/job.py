@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ddx.errors import ConfigError
-from ddx.files import digest, make_directory, remove_temporaries, replacing, write_json
+from ddx.files import digest, make_directory, remove_temporaries, replacing, sha256, write_json
 from ddx.keys import KEYS
 
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
@@ -47,18 +47,33 @@ def read_record(path: pathlib.Path) -> dict[str, Any]:
 class Job:
     """A job of `total` examples in parts of `size`. Only the process that holds the folder's lock may have one."""
 
-    def __init__(self, out: pathlib.Path, name: str, record: dict[str, Any], total: int, size: int) -> None:
+    def __init__(
+        self, out: pathlib.Path, name: str, record: dict[str, Any], total: int, size: int, fixed: bool = False
+    ) -> None:
         """Open the folder for the job of this record.
+
+        A job that was begun goes on in parts of the size that it was begun with, the attribute `size`, and is refused
+        another one if that is `fixed`.
 
         Raises:
           ConfigError: the folder holds another job.
         """
-        self._out, self._path, self._record = out, out / f"{name}.json", record
-        self._parts, self._total = out / "parts", total
-        self.starts = range(0, total, size)
+        self._out, self._path = out, out / f"{name}.json"
         self.before = read_record(self._path)  # the record that was there
+        before = self.before.get("at_once")
+        self.size = before if isinstance(before, int) and before > 0 and not fixed else size
+        self._record = record | {"at_once": self.size}
+        self._parts, self._total = out / "parts", total
+        self.starts = range(0, total, self.size)
         self._check_same()
         remove_temporaries(out)
+
+    def result(self, *files: str) -> dict[str, Any] | None:
+        """The result of the job, if it was finished and its files are all there, the first as it was written."""
+        result = self.before.get("result")
+        if not isinstance(result, dict) or not all((self._out / file).is_file() for file in files):
+            return None
+        return result if result.get("sha256") == sha256(self._out / files[0]) else None
 
     def begin(self) -> frozenset[int]:
         """Write the record; the starts of the parts that are there already."""

@@ -1,10 +1,10 @@
 """Reverse variances and trajectories that follow from what is known of a trained network, most of them from statistics.
 
-Statistics lie in its folder; heads are part of it.
+Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads are part of the network.
 """
 
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,135 +33,194 @@ def in_basis(system: build.System, basis: str) -> build.System:
     if basis not in ("dct", "pixel"):
         raise ConfigError(f"basis={basis!r} is unknown. Choose one of: dct, pixel")
     if system.process.basis is DCT and basis == "pixel":
-        raise ConfigError("basis='pixel': a process that blurs has statistics of frequencies. Use basis='dct'")
+        raise ConfigError("a process that blurs has statistics of frequencies, not of pixels. Use basis dct")
     wanted = system.process.basis is PIXEL and basis == "dct"
     return system._replace(process=in_dct_basis(system.process)) if wanted else system
 
 
-def load(source: Trained, workdir: pathlib.Path, basis: str | None = None) -> Statistics:
-    """The statistics of a checkpoint in a run's folder, of the most images, by default in any basis.
+class _Found(NamedTuple):
+    """A finished measurement in a run's folder."""
 
-    Raises:
-      ConfigError: there are none of this checkpoint, or they are damaged.
-    """
-    path, checksum = _find(source, workdir, basis)
-    if sha256(path) != checksum:
-        raise ConfigError(f"{path} is damaged. Remove its folder and measure again")
-    with np.load(path, allow_pickle=False) as file:
-        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    path: pathlib.Path  # of the .npz file
+    protocol: dict[str, Any]
+    checksum: str
 
 
-def exist(source: Trained, workdir: pathlib.Path, basis: str) -> bool:
-    """Whether there are statistics of a checkpoint in a basis."""
-    return bool(_found(source, workdir, basis))
+def exist(source: Trained, workdir: pathlib.Path, basis: str, clip: bool) -> bool:
+    """Whether there are statistics of a checkpoint in a basis, with x_0 clipped or not."""
+    return bool(_all(source, workdir, basis, clip))
 
 
-def checksum(source: Trained, workdir: pathlib.Path, variance: str) -> dict[str, str]:
+def origin(source: Trained, workdir: pathlib.Path, variance: str, clip: bool) -> dict[str, dict[str, Any]]:
     """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
     if variance not in ANALYTIC_VARIANCES:
         return {}
-    return {"statistics": _find(source, workdir, _basis(variance))[1]}
+    found = _find(source, workdir, *_needs(variance, clip))
+    return {"statistics": found.protocol | {"sha256": found.checksum}}
 
 
-def _basis(variance: str) -> str | None:
-    return {"analytic_frequency": "dct", "analytic_pixel": "pixel"}.get(variance)
-
-
-def _found(source: Trained, workdir: pathlib.Path, basis: str | None) -> list[tuple[int, pathlib.Path, dict[str, Any]]]:
-    """The number of images, the file and the record of the statistics that there are."""
-    found = []
-    for path in sorted((workdir / FOLDER).glob("*/statistics.json")):
-        record = read_record(path)
-        fits = record["weights"] == source.seal and basis in (None, record["protocol"]["basis"])
-        if fits and "result" in record:
-            found.append((record["protocol"]["num_examples"], path.with_suffix(".npz"), record))
-    return found
-
-
-def _find(source: Trained, workdir: pathlib.Path, basis: str | None) -> tuple[pathlib.Path, str]:
-    """The file of statistics to use, and its checksum."""
-    found = _found(source, workdir, basis)
-    if not found:
-        of = f" in the {basis} basis" if basis else ""
-        raise ConfigError(
-            f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
-            f" --workdir={workdir} --metrics=statistics"
-        )
-    _, path, record = max(found, key=lambda entry: entry[0])
-    return path, record["result"]["sha256"]
-
-
-def variance(source: Trained, workdir: pathlib.Path, name: str) -> tuple[build.System, VarianceFn | None]:
+def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> tuple[build.System, VarianceFn | None]:
     """The system to draw from and its reverse variance, for a name; None for one that is not of `OPTIMAL_VARIANCES`.
 
+    `clip` says whether the estimate of x_0 is clipped.
+
     Raises:
-      ConfigError: it needs statistics, and there are none; or the network has no such head.
+      ConfigError: the network is not one for it, has no such head, or there are no statistics of it.
     """
     if name not in OPTIMAL_VARIANCES:
         return source.system, None
     config, process = source.system.config, source.system.process
-    if config.loss.prediction not in ("eps", "x0", "v"):
-        raise ConfigError(
-            f"variance={name!r} needs a network that predicts eps, x0 or v, not {config.loss.prediction!r}."
-            " Use small or large"
-        )
-    if name not in ANALYTIC_VARIANCES:
-        limit = largest_variance(process, source.system.image_shape[:2])
-        if name.startswith("heuristic"):
-            return source.system, analytic.heuristic(name.endswith("averaged"), limit)
-        head = name.removesuffix("_paper")
-        if config.loss.variance != head:
+    _check_tells(source, f"variance={name!r}", "Use small or large")
+    kind = name.partition("_paper")[0]
+    most = largest_variance(process, source.system.image_shape[:2])
+    if kind in ("heuristic", "heuristic_averaged"):
+        return source.system, analytic.heuristic(kind == "heuristic_averaged", most)
+    if kind in ("sn", "npr"):
+        if config.loss.variance != kind:
             raise ConfigError(
                 f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
-                f" Train one on it with python -m launch.train --config=configs/heads.py:{head},{workdir}"
+                f" Train one on it with python -m launch.train --config=configs/heads.py:{kind},{workdir}"
             )
-        return source.system, {"sn": analytic.sn, "npr": analytic.npr}[head](limit=limit)
-    statistics = load(source, workdir, _basis(name))
-    if name == "analytic_paper":
-        return source.system, analytic.analytic(statistics, "gamma", limit=1.0)
-    if basis := _basis(name):
-        return in_basis(source.system, basis), analytic.analytic(statistics, per_coordinate=True)
-    return source.system, analytic.analytic(statistics, "gamma" if name == "analytic_gamma" else "mse")
+        return source.system, {"sn": analytic.sn, "npr": analytic.npr}[kind](limit=most)
+    is_gamma = kind != name or kind == "analytic_gamma"
+    if is_gamma and process.blur is not None:
+        raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
+    if name == "analytic_pixel":
+        in_basis(source.system, "pixel")
+    statistics = _load(source, workdir, *_needs(name, clip))
+    if is_gamma:
+        limit = None if kind == name else float(most.max())
+        return source.system, analytic.analytic(statistics, "gamma", limit=limit)
+    if name == "analytic":
+        return source.system, analytic.analytic(statistics)
+    return in_basis(source.system, str(_needs(name, clip)[0])), analytic.analytic(statistics, per_coordinate=True)
 
 
-def as_published(how: build.Sampler, variance: VarianceFn, low: float) -> build.Sampler:
-    """A sampler with Analytic-DPM's own limits (Bao et al. 2022, appendix F), for comparisons.
+def as_published(how: build.Sampler, variance: VarianceFn, name: str, low: float) -> build.Sampler:
+    """A sampler with the limits of Analytic-DPM's code (Bao et al. 2022, appendix F), for a variance of its name.
 
-    Of the noise into the last noisy time, 2 grey levels for ancestral sampling and 1 for ddim, whose mean has the eps
-    of the network and not that of its clipped x_0.
+    Of the noise into the last noisy time, 2 grey levels for ancestral sampling ("paper1": 1) and 1 for ddim, whose mean
+    has the eps of the network and not that of its clipped x_0. Other names change nothing.
     """
+    if "_paper" not in name:
+        return how
     is_ddim = how.eta != 1.0
-    limited = analytic.clip_last(variance, how.times, 1.0 if is_ddim else 2.0, low=low)
+    limited = analytic.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
     kernel = analytic.published_ddim(limited) if is_ddim else euler(limited)
     return how._replace(kernel=kernel, clip="x0" if how.clip else False)
 
 
 def trajectory(
-    source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None, variance: str | None
+    source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None, variance: str, clip: bool
 ) -> str | None:
     """The name of a trajectory: "optimal" as the times that it stands for, others as they are.
-
-    They are optimal for the variance if it is fixed, and for the analytic one otherwise.
 
     Raises:
       ConfigError: it needs statistics, and there are none; or the number of steps is out of range.
     """
     if name != "optimal":
         return name
+    _check_tells(source, "trajectory='optimal'", "Use another trajectory")
+    T = source.system.process.num_steps
+    count = T if num_steps is None else num_steps
+    times = tuple(range(T, -1, -1)) if count == T else optimal_times(source, workdir, count, variance, clip)[count]
+    return "times:" + ",".join(map(str, times[:-1]))
+
+
+def optimal_times(
+    source: Trained, workdir: pathlib.Path, num_steps: int, variance: str, clip: bool
+) -> dict[int, tuple[int, ...]]:
+    """The times of the tightest bound in every number of steps up to `num_steps`, {K: times}.
+
+    They are those of the variance if it is fixed, and of "analytic" otherwise.
+
+    Raises:
+      ConfigError: there are no statistics of the network; or the number of steps is out of range.
+    """
     process = source.system.process
-    statistics = load(source, workdir)
+    statistics = _load(source, workdir, None, clip)
     # One variance for all coordinates, where the process treats them alike.
-    mse = statistics.mse if process.blur is not None else statistics.mse.mean((1, 2, 3))
-    mse = np.concatenate([mse[:1], mse])
+    mse, limit = statistics.mse, statistics.spectrum
+    if process.blur is None:
+        mse, limit = mse.mean((1, 2, 3)), limit.mean()
     try:
         of = variance if variance in FIXED_VARIANCES else "analytic"
-        costs = optimal.step_costs(process, mse, source.system.image_shape[:2], of)
-        times = optimal.optimal_trajectories(costs, num_steps or process.num_steps, process.ends_noisy)
+        mse = np.concatenate([mse[:1], mse])
+        costs = optimal.step_costs(process, mse, source.system.image_shape[:2], of, limit)
+        return optimal.optimal_trajectories(costs, num_steps, process.ends_noisy)
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None
-    return "times:" + ",".join(map(str, times[num_steps or process.num_steps][:-1]))
 
 
 def file_name(name: Any) -> str:
     """A split may be an expression such as test[:100]."""
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
+def _check_tells(source: Trained, what: str, instead: str) -> None:
+    prediction = source.system.config.loss.prediction
+    if prediction not in ("eps", "x0", "v"):
+        raise ConfigError(f"{what} needs a network that predicts eps, x0 or v, not {prediction!r}. {instead}")
+
+
+def _needs(variance: str, clip: bool) -> tuple[str | None, bool | None]:
+    """The basis and the clipping of the statistics that a variance is from; None for any."""
+    basis = {"analytic_frequency": "dct", "analytic_pixel": "pixel"}.get(variance)
+    return basis, None if "gamma" in variance or "paper" in variance else clip
+
+
+def load_statistics(folder: str | pathlib.Path) -> Statistics:
+    """What `ddx.evaluation.measure` wrote to a folder, for variances of other samplers: of another schedule, say.
+
+    Raises:
+      ConfigError: there is nothing of the kind, or it is damaged.
+    """
+    path = pathlib.Path(folder) / "statistics.json"
+    record = _record(path)
+    checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
+    if checksum is None:
+        raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
+    if not arrays.is_file() or sha256(arrays) != checksum:
+        raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
+    with np.load(arrays, allow_pickle=False) as file:
+        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+
+
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_record(path)
+    except ConfigError:
+        raise ConfigError(f"{path} is damaged. Remove its folder and measure again") from None
+
+
+def _load(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> Statistics:
+    return load_statistics(_find(source, workdir, basis, clip).path.parent)
+
+
+def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> _Found:
+    """The statistics to use: of the split that the network was trained on if there are such, and of the most images."""
+    found = _all(source, workdir, basis, clip)
+    if not found:
+        of = f" of the {basis} basis" * (basis is not None)
+        of += {None: "", True: " with x_0 clipped", False: " with x_0 not clipped"}[clip]
+        flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
+        raise ConfigError(
+            f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
+            f" --workdir={workdir} --metrics=statistics{flags}"
+        )
+    own = source.system.config.data.split
+    return max(found, key=lambda entry: (entry.protocol["split"] == own, entry.protocol["num_examples"]))
+
+
+def _all(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> list[_Found]:
+    found = []
+    for path in sorted((workdir / FOLDER).glob("*/statistics.json")):
+        record = _record(path)
+        try:
+            protocol, checksum = record["protocol"], record["result"]["sha256"]
+            wanted = basis in (None, protocol["basis"]) and clip in (None, protocol["clip"])
+        except (KeyError, TypeError):
+            continue  # not finished
+        if wanted and record["weights"] == source.seal:
+            found.append(_Found(path.with_suffix(".npz"), protocol, checksum))
+    return found

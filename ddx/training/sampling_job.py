@@ -97,13 +97,15 @@ def sample(
         step = read_record(pathlib.Path(out) / "samples.json").get("step")
     source = trained.load(workdir, step)
     named = None if variance in OPTIMAL_VARIANCES else variance
+    if trajectory == "optimal":
+        trajectory = _optimal(source, workdir, sampler, num_steps, variance, clip)
     config = trained.settings(
         source.system.config,
         seed,
         preset,
         sampler=sampler,
         num_steps=num_steps,
-        trajectory=measured.trajectory(source, workdir, trajectory, num_steps, variance),
+        trajectory=trajectory,
         solver=solver,
         eta=eta,
         variance=named,
@@ -113,10 +115,11 @@ def sample(
         noisy_end=noisy_end,
         batch_size=batch_size,
     )
-    system, chosen = measured.variance(source, workdir, variance or "small")
+    chosen_name = str(variance or config.sample.variance)
+    system, chosen = measured.variance(source, workdir, chosen_name, config.sample.clip)
     how = build.sampler(config, system, chosen)
-    if chosen is not None and variance is not None and variance.endswith("_paper"):
-        how = measured.as_published(how, chosen, system.process.low)
+    if chosen is not None:
+        how = measured.as_published(how, chosen, chosen_name, system.process.low)
     told = trained.told(source.system, labels, low_res)
     images = trained.training_images(source, data_dir)
     generator = Generator(system, how, told=told, images=images)
@@ -128,12 +131,11 @@ def sample(
         "seed": seed,
         "labels": list(labels or ()),
         "at_once": generator.batch_size(num_samples),
-        "sample": config.sample.to_dict(),
+        "sample": config.sample.to_dict() | {"variance": chosen_name},
+        **measured.origin(source, workdir, chosen_name, config.sample.clip),
     }
-    name = f"step{source.step}_seed{seed}_n{num_samples}_{trained.describe(config)}"
-    if chosen is not None:
-        record |= {"variance": variance} | measured.checksum(source, workdir, str(variance))
-        name += f"_{variance}"
+    described = trained.describe(config, None if chosen is None else chosen_name)
+    name = f"step{source.step}_seed{seed}_n{num_samples}_{described}"
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:
         record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
@@ -143,7 +145,7 @@ def sample(
         record["starts_from_checksum"] = trained.fingerprint(images, np.arange(images.num_examples))
     out = pathlib.Path(out) if out else workdir / "sampled" / name
     with lock(out, "--out"):
-        job = Job(out, "samples", record, num_samples, record["at_once"])
+        job = Job(out, "samples", record, num_samples, record["at_once"], fixed=True)
         finished = _is_finished(out, job.before)
         if not finished:
             for batch in generator.batches(source.params, seed, num_samples, job.begin()):
@@ -156,6 +158,24 @@ def sample(
     said = "already there:" if finished and filmed else "wrote"
     written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
+
+
+def _optimal(
+    source: trained.Trained,
+    workdir: pathlib.Path,
+    sampler: str | None,
+    num_steps: int | None,
+    variance: str | None,
+    clip: bool | None,
+) -> str:
+    """The times of the trajectory "optimal", in as many steps and for the variance that the run has otherwise."""
+    s = source.system.config.sample
+    if variance is None:
+        variance = s.variance if (sampler or s.sampler) == "ancestral" else "analytic"
+    count = s.num_steps if num_steps is None else num_steps
+    return str(
+        measured.trajectory(source, workdir, "optimal", count or None, variance, s.clip if clip is None else clip)
+    )
 
 
 def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:

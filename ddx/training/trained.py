@@ -14,7 +14,7 @@ from ddx.data import Dataset, batch_indices, given_images
 from ddx.diffusion.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
-from ddx.keys import SAMPLING_PRESETS
+from ddx.keys import OPTIMAL_VARIANCES, SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.state import joined
 
@@ -87,6 +87,14 @@ def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) ->
             raise ConfigError(
                 f"{name}={given[name]} belongs to the process ihdm, not {config.process.kind}. Leave it out"
             )
+    if given.get("variance") in OPTIMAL_VARIANCES:
+        raise ConfigError(
+            f"variance={given['variance']} is for samples and bounds, not for encoding and interpolation. Leave it out"
+        )
+    if given.get("trajectory") == "optimal":
+        raise ConfigError(
+            "trajectory=optimal is for samples and bounds, not for encoding and interpolation. Use another"
+        )
     if "variance" in given and sample["sampler"] != "ancestral":
         raise ConfigError(
             f"variance={given['variance']} belongs to the ancestral sampler, not {sample['sampler']}."
@@ -187,13 +195,14 @@ def told(
     return given
 
 
-def describe(config: ConfigDict) -> str:
-    """The settings as part of a folder's name."""
+def describe(config: ConfigDict, variance: str | None = None) -> str:
+    """The settings as part of a folder's name; `variance` is one that replaces the config's, with any sampler."""
     s = config.sample
     end = "_noisy_end" * s.noisy_end
     if s.sampler == "heat":
         return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise) + end
     parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
-    parts += [f"eta{s.eta:g}"] if s.sampler == "ddim" else [s.variance]
+    parts += [f"eta{s.eta:g}"] * (s.sampler == "ddim")
+    parts += [variance or s.variance] * (s.sampler != "ddim" or variance is not None)
     parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)
     return "_".join(parts) + end

@@ -193,8 +193,64 @@ def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
         for other in ("small", "large", analytic.analytic(of, "gamma", limit=1.0)):
             assert np.all(isotropic <= terms(other) + 1e-12)
         assert np.all(terms(analytic.analytic(of, per_coordinate=True, limit=np.inf)) <= isotropic + 1e-12)
-        costs = optimal.step_costs(process, np.concatenate([[0.0], of.mse.mean((1, 2, 3))])) / np.log(2)
-        np.testing.assert_allclose(isotropic, [costs[t - 1, t] for t in range(2, 21)], rtol=1e-9)
+        mse, limit = np.concatenate([[0.0], of.mse.mean((1, 2, 3))]), float(np.median(of.mse.mean((1, 2, 3))))
+        for most in (np.inf, limit):
+            costs = optimal.step_costs(process, mse, limit=most) / np.log(2)
+            found = terms(analytic.analytic(of, limit=most))
+            np.testing.assert_allclose(found, [costs[t - 1, t] for t in range(2, 21)], rtol=1e-9)
+        each = np.concatenate([of.mse[:1], of.mse])
+        costs = optimal.step_costs(process, each, limit=np.median(of.mse, axis=0)) / np.log(2)
+        found = terms(analytic.analytic(of, per_coordinate=True, limit=np.median(of.mse, axis=0)))
+        np.testing.assert_allclose(found, [costs[t - 1, t] for t in range(2, 21)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn"])
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@pytest.mark.parametrize("process", [ddx.ddpm(20, "cosine"), ddx.blurring(20, 2.0)], ids=["noise", "blur"])
+def test_an_exact_head_says_the_variance_of_the_posterior(process, prediction, kind):
+    data = oracle.random_gaussian((4, 4, 1))
+    network, t = data.model_fn(process, prediction), 12
+    with jax.enable_x64(True):
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (t, 5, 0), 0.7, (4, 4)))
+        row = row.expand((4, 4))
+        m, a = row.level.marginal, row.level.a
+        known = data.covariance(m.alpha, m.sigma)
+        p, q = {"eps": (0.0, 1.0), "x0": (1.0, 0.0), "v": (-m.sigma, a)}[prediction]
+        of_y = known * jnp.square(p - q * m.alpha / m.sigma)  # y = p u_0 + q eps, and u_t is given
+        u_t = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 4, 1)))
+        y = network(process.basis.synthesis(u_t), jnp.broadcast_to(row.level.model_time, (2,)))
+        head = of_y + (jnp.square(process.basis.analysis(y)) if kind == "sn" else jnp.zeros(u_t.shape))
+        denoise = ddx.denoiser(process, lambda *_: jnp.concatenate([y, head], -1), prediction, clip=False)
+        found = getattr(ddx, kind)(limit=None)(denoise.at(u_t, row.level), row)
+        truth = jnp.broadcast_to(row.lambda2 + jnp.square(row.gamma) * known, found.shape)
+        np.testing.assert_allclose(found, truth, rtol=1e-9)
+        halved = getattr(ddx, kind)(limit=known / 2)(denoise.at(u_t, row.level), row)
+        np.testing.assert_allclose(halved - row.lambda2, (truth - row.lambda2) / 2, rtol=1e-7)
+
+
+def test_beyond_a_table_its_ends_hold_and_between_its_knots_a_line():
+    logsnr, mse = np.array([40.0, 20.0, -40.0]), np.array([1.0, 3.0, 9.0]).reshape(3, 1, 1, 1)
+    zeros = np.zeros(3)
+    of = statistics.Statistics(logsnr, mse, zeros, zeros, zeros, np.full((1, 1, 1), 100.0), 9)
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(ddx.ddpm(20), (10, 5, 0), 1.0))
+    for at, value in ((60.0, 1.0), (30.0, 2.0), (-10.0, 6.0), (-60.0, 9.0), (-np.inf, 9.0)):
+        alpha = np.reshape(np.sqrt(1 / (1 + np.exp(-at))), (1, 1, 1))
+        sigma = np.reshape(np.sqrt(1 / (1 + np.exp(at))), (1, 1, 1))
+        level = row.level._replace(marginal=row.level.marginal._replace(alpha=alpha, sigma=sigma), a=alpha)
+        found = analytic.analytic(of)(None, row._replace(level=level, lambda2=0.0, gamma=1.0))
+        np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+def test_the_last_noise_is_limited_to_grey_levels_of_the_data_s_range():
+    times = (20, 11, 4, 1, 0)
+    table = steps.step_table(ddx.ddpm(20), times)
+    for low, y, count in ((-1.0, 2.0, 1), (0.0, 2.0, 1), (0.0, 1.0, 2)):
+        v = analytic.clip_last(lambda d, step: jnp.ones((1, 1, 1)), times, y, count, low)
+        found = [float(v(None, jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], table)).squeeze()) for i in range(4)]
+        # Of that noise the mean size is y of the 255 levels between low and 1.
+        sigma = np.sqrt(found[2])
+        np.testing.assert_allclose(sigma * np.sqrt(2 / np.pi) * 255 / (1 - low), y, rtol=1e-5)
+        assert found[0] == 1.0 and found[3] == 1.0 and (found[1] == 1.0) == (count == 1)
 
 
 @pytest.mark.parametrize("eta", [0.3, 0.8])
@@ -238,6 +294,21 @@ def test_trajectories_are_the_cheapest_of_all():
     assert noisy[6] == (6, 5, 4, 3, 2, 1, 0) and all(path[0] == 6 and path[-1] == 0 for path in noisy.values())
 
 
+def test_of_paths_that_cost_the_same_the_first_counts():
+    paths = optimal.dynamic_program(np.zeros((5, 5)), 4)
+    assert [paths.to_last(k).tolist() for k in (1, 2, 3)] == [[0, 4], [0, 1, 4], [0, 1, 2, 4]]
+
+
+@pytest.mark.parametrize("first_bad", [21, 20, 18, 12])
+def test_the_published_trajectory_visits_as_many_times_as_are_asked_for(first_bad):
+    process = ddx.ddpm(20, "cosine")
+    ms_eps = np.where(np.arange(21) >= first_bad, 1.01, 0.6 + 0.01 * np.arange(21))
+    for num_visits in range(2 if first_bad == 21 else 3, 21):
+        times = optimal.gamma_trajectory(process, ms_eps, num_visits)
+        assert times[0] == 20 and times[-2:] == (1, 0) and len(times) == num_visits + 1
+        assert all(s < t for t, s in itertools.pairwise(times))
+
+
 def test_all_trajectories_of_a_thousand_times_take_seconds():
     process = ddx.ddpm()
     mse = exact_statistics(process, natural_spectrum()).mse.mean((1, 2, 3))
@@ -258,9 +329,22 @@ def test_all_trajectories_of_a_thousand_times_take_seconds():
         (lambda of: optimal.dynamic_program(np.zeros((5, 5)), 5), "1 to 4 steps"),
         (lambda of: optimal.dynamic_program(np.full((5, 5), np.nan), 2), "between nodes 0 and 1 is not a number"),
         (lambda of: optimal.optimal_trajectories(np.zeros((5, 5)), 5), r"1\.\.4"),
+        (lambda of: optimal.optimal_trajectories(np.full((5, 5), np.inf), 2, True), "no path of 1 steps has a finite"),
+        (lambda of: optimal.gamma_trajectory(ddx.ddpm(20, "cosine"), np.zeros(21), 1), r"2\.\.20; got 1"),
+        (lambda of: optimal.gamma_trajectory(ddx.ddpm(20, "cosine"), np.full(21, 2.0), 5), "from t = 1 on"),
+        (lambda of: ddx.npr()(ddx.Denoised(0, 0, None), None), "needs a network with 2 C output channels"),
+        (lambda of: ddx.sn()(ddx.Denoised(0, 0, 1.0), None), "network that predicts eps, x0 or v"),
     ],
 )
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call(None)
     assert "\n" not in str(error.value)
+
+
+def test_gamma_is_refused_under_a_blur():
+    process = ddx.blurring(20, 2.0)
+    of = exact_statistics(process, oracle.random_gaussian((4, 4, 1)))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (10, 5, 0), 1.0, (4, 4))).expand((4, 4))
+    with pytest.raises(ValueError, match="says nothing under a blur"):
+        analytic.analytic(of, "gamma")(None, row)

@@ -26,7 +26,7 @@ def compared(headed, tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
     run, out = folder / "run", folder / "out"
     shutil.copytree(headed, run, ignore=shutil.ignore_patterns("statistics", "evaluated"))
-    assert not measured.exist(trained.load(run), run, "dct")
+    assert not measured.exist(trained.load(run), run, "dct", True)
     return run, out, compare(run, num_steps=(5, 20), out=out, **FEW)
 
 
@@ -64,7 +64,7 @@ def test_what_is_written_is_the_table(compared):
     assert (out / "comparison.md").read_text().rstrip() in line
     assert f"| npr | even | {found['npr', 'even', 5]:.4g} | {found['npr', 'even', 20]:.4g} |" in line
     assert Image.open(out / "comparison.png").size[0] > 500
-    assert measured.exist(trained.load(run), run, "dct")
+    assert measured.exist(trained.load(run), run, "dct", True)
 
 
 def test_all_steps_are_the_same_whatever_the_times_are_called(compared):
@@ -96,6 +96,9 @@ def test_an_interrupted_comparison_goes_on_and_a_finished_one_changes_nothing(co
     }
     assert "already there" in compare(run, num_steps=(5, 20), out=out, **FEW)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == whole
+    (out / "comparison.npz").write_bytes(whole["comparison.npz"][:-1] + b"x")
+    assert "wrote" in compare(run, num_steps=(5, 20), out=out, batch_size=1, max_examples=6)
+    assert (out / "comparison.npz").read_bytes() == whole["comparison.npz"]
     (out / "comparison.png").unlink()
     assert "wrote" in compare(run, num_steps=(5, 20), out=out, **FEW) and (out / "comparison.png").exists()
 

@@ -10,9 +10,9 @@ import pytest
 import ddx
 from ddx.data.augment import to_float
 from ddx.diffusion import analytic, likelihood, noise, optimal, statistics
-from ddx.errors import ConfigError
+from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation import evaluate, measure
-from ddx.training import measured, sample, trained
+from ddx.training import job, load_statistics, measured, sample, trained
 
 FEW = {"max_examples": 40, "batch_size": 16}
 
@@ -41,7 +41,7 @@ def denoiser(source, process, clip):
 
 def test_they_are_the_mean_errors_at_every_time(run):
     source = trained.load(run)
-    found = measured.load(source, run)
+    found = measured._load(source, run, None, True)
     examples = ddx.data.batch_indices(0, 0, 1500, 40)
     x_0 = to_float(ddx.data.load("digits").read(examples)["image"])
     keys = noise.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
@@ -77,7 +77,75 @@ def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, t
     assert (tmp_path / "statistics.npz").read_bytes() == before and not (tmp_path / "parts").exists()
 
 
+def test_they_serve_another_schedule(run):
+    of = load_statistics(next((run / "statistics").glob("*dct*")))
+    other = ddx.in_dct_basis(ddx.ddpm(20, "sigmoid"))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(other, (12, 5, 0)))
+    logsnr = float(statistics.noise_logsnr(other, 12))
+    i = int(np.searchsorted(-of.logsnr, -logsnr))
+    v = (analytic.analytic(of, per_coordinate=True, limit=np.inf)(None, row) - row.lambda2) / row.gamma**2
+    low, high = np.minimum(of.mse[i - 1], of.mse[i]), np.maximum(of.mse[i - 1], of.mse[i])
+    assert np.all((v >= low * 0.999) & (v <= high * 1.001)) and np.any(high > low * 1.1)
+    with pytest.raises(ConfigError, match="has no finished statistics"):
+        load_statistics(run)
+
+
+def test_an_interrupted_measurement_goes_on_and_ends_in_the_same_bits(run, tmp_path, monkeypatch):
+    settings = {"max_examples": 40, "batch_size": 16}
+    whole = next((run / "statistics").glob("*dct*")) / "statistics.npz"
+    write, parts = job.Job.write, []
+
+    def stopping(self, start, **arrays):
+        write(self, start, **arrays)
+        parts.append(start)
+        if len(parts) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(job.Job, "write", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        measure(run, out=tmp_path, **settings)
+    measure(run, out=tmp_path, max_examples=40, batch_size=3)  # goes on in parts of the size that it began with
+    assert parts == [0, 16, 32]
+    np.testing.assert_allclose(arrays(tmp_path / "statistics.npz")["mse"], arrays(whole)["mse"], rtol=1e-5, atol=1e-7)
+
+
+def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used(run, tmp_path):
+    for name in ("checkpoints", "config.json"):
+        (tmp_path / name).symlink_to(run / name)
+    source = trained.load(tmp_path)
+    measure(tmp_path, split="test", max_examples=9, batch_size=9)
+    assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["split"] == "test"
+    measure(tmp_path, max_examples=4, batch_size=4)
+    measure(tmp_path, max_examples=5, batch_size=5, clip=False)
+    assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["num_examples"] == 4
+    assert measured.origin(source, tmp_path, "analytic", False)["statistics"]["num_examples"] == 5
+    one, other = (measured.variance(source, tmp_path, "analytic", clip)[1] for clip in (True, False))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(source.system.process, (3, 1, 0)))
+    assert float(one(None, row).squeeze()) != float(other(None, row).squeeze())
+    folder = next((tmp_path / "statistics").glob("*unclipped"))
+    (folder / "statistics.npz").unlink()
+    with pytest.raises(ConfigError, match=r"is damaged\. Remove its folder"):
+        sample(tmp_path, 1, variance="analytic", clip=False)
+    (folder / "statistics.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"is damaged\. Remove its folder"):
+        sample(tmp_path, 1, variance="analytic", clip=False)
+
+
+def test_errors_that_are_not_finite_are_refused(run, tmp_path, monkeypatch):
+    original = statistics.error_sums
+
+    def broken(*args):
+        sums = original(*args)
+        return sums._replace(mse=sums.mse.at[0].set(jnp.nan))
+
+    monkeypatch.setattr(statistics, "error_sums", broken)
+    with pytest.raises(NonFiniteError, match="an error of the network is not finite"):
+        measure(run, out=tmp_path, max_examples=4, batch_size=4)
+    assert not (tmp_path / "statistics.npz").exists()
+
+
 NAMES = ["analytic", "analytic_frequency", "analytic_gamma", "analytic_pixel", "analytic_paper"]
+TO_MEASURE = "Measure them with python -m launch.evaluate --workdir=.* --metrics=statistics"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -87,7 +155,7 @@ def test_samples_have_the_variance_that_is_asked_for(run, tmp_path, name):
         measure(run, basis="pixel", max_examples=20, batch_size=20)
     sample(run, 3, out=tmp_path, sampler="ddim", eta=0.0, num_steps=5, variance=name, seed=2)
     source = trained.load(run)
-    of = measured.load(source, run, basis)
+    of = measured._load(source, run, basis, True)
     each, from_eps = name.endswith(("frequency", "pixel")), name.endswith(("gamma", "paper"))
     v = analytic.analytic(
         of, "gamma" if from_eps else "mse", per_coordinate=each, limit=1.0 if name == NAMES[4] else None
@@ -103,7 +171,7 @@ def test_samples_have_the_variance_that_is_asked_for(run, tmp_path, name):
     found = arrays(tmp_path / "samples.npz")["samples"]
     assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
     record = json.loads((tmp_path / "samples.json").read_text())
-    assert record["variance"] == name and len(record["statistics"]) == 64
+    assert record["sample"]["variance"] == name and record["statistics"]["basis"] == basis
 
 
 def test_optimal_times_are_those_of_its_errors(run, tmp_path):
@@ -111,8 +179,10 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
     evaluate(run, out=tmp_path, trajectory="optimal", **settings)
     protocol = json.loads((tmp_path / "bpd.json").read_text())["protocol"]
     source = trained.load(run)
-    mse = measured.load(source, run).mse.mean((1, 2, 3))
-    costs = optimal.step_costs(source.system.process, np.concatenate([[0.0], mse]))
+    of = measured._load(source, run, None, True)
+    mse = np.concatenate([[0.0], of.mse.mean((1, 2, 3))])
+    assert (mse > of.spectrum.mean()).any()  # where the variance, and so its cost, is limited
+    costs = optimal.step_costs(source.system.process, mse, limit=of.spectrum.mean())
     best = ddx.optimal_trajectories(costs, 5)[5]
     assert protocol["trajectory"] == "times:" + ",".join(map(str, best[:-1])) and protocol["num_steps"] == 5
 
@@ -121,7 +191,13 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
     ("job", "message"),
     [
         (lambda run, other: sample(other, 1, variance="analytic"), "Measure them with python -m launch.evaluate"),
-        (lambda run, other: evaluate(other, variance="analytic"), "has no statistics of step 12"),
+        (lambda run, other: evaluate(other, variance="analytic"), "has no statistics of step 12 with x_0 clipped"),
+        (lambda run, other: evaluate(other, variance="analytic", clip=False), f"{TO_MEASURE} --noclip"),
+        (lambda run, other: evaluate(other, variance="analytic_pixel"), f"{TO_MEASURE} --basis=pixel --clip"),
+        (lambda run, other: evaluate(run, trajectory="optimal", num_steps=0), r"1\.\.20"),
+        (lambda run, other: evaluate(run, eta=0.0), "eta=0.0 has no bound"),
+        (lambda run, other: evaluate(run, eta=0.5, variance="large"), "variance='large' belongs to eta=1"),
+        (lambda run, other: evaluate(run, eta=9.0), "eta"),
         (lambda run, other: evaluate(run, trajectory="optimal", num_steps=21), r"1\.\.20"),
         (lambda run, other: measure(run, basis="fft"), "Choose one of: dct, pixel"),
         (lambda run, other: measure(run, max_examples=0), "max_examples=0 must be at least 1"),
@@ -133,6 +209,45 @@ def test_mistakes_are_named(job, message, run, whole):
     with pytest.raises(ConfigError, match=message) as error:
         job(run, whole)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["analytic_gamma", "analytic_paper", "analytic_pixel"])
+def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, blurred):
+    with pytest.raises(ConfigError, match=r"says nothing under a blur|statistics of frequencies, not of pixels"):
+        sample(blurred, 1, variance=name)
+
+
+def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(heated):
+    for settings in ({"variance": "heuristic"}, {"trajectory": "optimal"}):
+        with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
+            sample(heated, 1, sampler="ancestral", clip=False, **settings)
+
+
+def test_optimal_times_are_as_many_as_the_run_s_steps_and_for_its_variance(run, tmp_path):
+    line = sample(run, 1, out=tmp_path, trajectory="optimal", sampler="ancestral", variance="large", seed=1)
+    assert " 5 steps each" in line
+    record = json.loads((tmp_path / "samples.json").read_text())["sample"]
+    source = trained.load(run)
+    best = measured.optimal_times(source, run, 5, "large", True)[5]
+    assert record["trajectory"] == "times:" + ",".join(map(str, best[:-1]))
+    assert best != measured.optimal_times(source, run, 5, "small", True)[5]
+
+
+def test_the_bound_of_ddim_s_family_can_be_evaluated(run, tmp_path):
+    settings = {"num_steps": 5, "max_examples": 4, "batch_size": 4, "variance": "analytic"}
+    for eta in (None, 1.0, 0.5):
+        evaluate(run, out=tmp_path / str(eta), eta=eta, **settings)
+    found = {eta: arrays(tmp_path / str(eta) / "bpd.npz") for eta in (None, 1.0, 0.5)}
+    np.testing.assert_array_equal(found[None]["total"], found[1.0]["total"])
+    source = trained.load(run)
+    examples = found[0.5]["example"]
+    x_0 = to_float(ddx.data.load("digits", split="test").read(examples)["image"])
+    keys = noise.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
+    process, times = source.system.process, ddx.trajectory(20, 5, "power2")
+    v = analytic.analytic(measured._load(source, run, None, True))
+    expected = ddx.bits_per_dim(process, denoiser(source, process, True), x_0, keys, times, v, eta=0.5)
+    np.testing.assert_allclose(found[0.5]["total"], expected.total, rtol=1e-4)
+    assert np.all(found[0.5]["total"] > found[1.0]["total"])
 
 
 def test_damaged_statistics_are_refused(run, tmp_path):

@@ -1,5 +1,6 @@
 """Heads that predict a network's error: trained on one that stays as it is, and with it from the start."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,7 +15,7 @@ from ddx.diffusion import analytic, losses, noise
 from ddx.errors import CheckpointError, ConfigError
 from ddx.evaluation import evaluate
 from ddx.models import of_head
-from ddx.training import backbone, sample, train, trained
+from ddx.training import backbone, interpolate, measured, sample, train, trained
 from tests import oracle
 from tests.training.test_run import arrays, assert_same_bits
 
@@ -75,6 +76,9 @@ def test_a_run_that_begins_again_does_so_on_the_same_checkpoint(whole, tiny_conf
     record = tmp_path / "head" / "backbone.json"
     record.write_text(json.dumps(json.loads(record.read_text()) | {"seal": "x"}))
     with pytest.raises(CheckpointError, match="is not the one that"):
+        backbone.load(tmp_path / "head", system)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"step": 13}))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 13 .* remove it to begin on another"):
         backbone.load(tmp_path / "head", system)
     record.write_text("[]")
     with pytest.raises(ConfigError, match="names no checkpoint"):
@@ -152,7 +156,7 @@ def test_samples_have_the_variance_that_the_head_says(name, sampler, headed, tmp
     with np.load(tmp_path / "samples.npz") as file:
         found = file["samples"]
     assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
-    assert json.loads((tmp_path / "samples.json").read_text())["variance"] == name
+    assert json.loads((tmp_path / "samples.json").read_text())["sample"]["variance"] == name
 
 
 def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
@@ -173,6 +177,20 @@ def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
         (lambda run, other: evaluate(run, variance="sn"), "head for it, and this one has .npr."),
         (lambda run, other: head_config(str(run / "none"), "npr"), "Name the folder of a run that is trained"),
         (lambda run, other: train(of(other, **{"process.num_steps": 30}), run.parent / "no"), "num_steps 20 -> 30"),
+        (lambda run, other: train(of(other, **{"data.low": 0}), run.parent / "no"), "data.low -1 -> 0"),
+        (
+            lambda run, other: train(of(other, **{"loss.prediction": "v"}), run.parent / "no"),
+            "prediction eps -> v",
+        ),
+        (lambda run, other: train(of(other, **{"model.scale_shift": True}), run.parent / "no"), "scale_shift False"),
+        (
+            lambda run, other: train(of(other, **{"data.channels": 3}), run.parent / "no"),
+            r"images \(8, 8, 1\) -> \(8, 8, 3\)",
+        ),
+        (lambda run, other: sample(run, 1, variance="npr", sampler="ddim", solver="heun"), "this variance belongs to"),
+        (lambda run, other: interpolate(run, 2, variance="npr"), "variance=npr is for samples and bounds"),
+        (lambda run, other: interpolate(run, 2, trajectory="optimal"), "trajectory=optimal is for samples and bounds"),
+        (lambda run, other: evaluate(run, variance="range"), r"small, large, npr, analytic, .*npr_paper1"),
         (lambda run, other: train(of(other, **{"model.channels": 64}), run.parent / "no"), "as configs/heads.py does"),
         (lambda run, other: train(of(other, **{"train.backbone": str(run / "no")}), run.parent / "no"), "no trained"),
     ],
@@ -187,3 +205,56 @@ def test_a_head_s_config_is_its_network_s(whole):
     theirs, ours = (flatten(config) for config in (trained.load(whole).system.config, head_config(str(whole), "npr")))
     changed = {key for key in ours if ours[key] != theirs[key]}
     assert changed == {"loss.objective", "loss.variance", "model.head", "train.backbone"}
+
+
+def test_a_head_s_own_settings_do_not_come_from_its_network(heated, whole, tmp_path):
+    config = json.loads((whole / "config.json").read_text())
+    config["loss"] |= {"reduction": "sum", "times": "antithetic"}
+    config["model"]["dropout"] = 0.3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    ours = head_config(str(tmp_path), "sn", "complex")
+    assert (ours.loss.reduction, ours.loss.times, ours.model.dropout) == ("mean", "uniform", 0.0)
+    with pytest.raises(ConfigError, match=r"belongs to loss\.prediction='eps', 'x0' or 'v', not 'residual'"):
+        head_config(str(heated), "npr")
+
+
+def test_variances_by_name_are_limited_by_the_range_of_the_data(headed):
+    source = trained.load(headed)
+    low = source._replace(system=source.system._replace(process=dataclasses.replace(source.system.process, low=0.0)))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(source.system.process, (20, 5, 0)))
+    row = row._replace(lambda2=0.0, gamma=1.0)
+    shape = (2, 8, 8, 1)
+    d = ddx.Denoised(None, jnp.linspace(0.0, 0.9, 128).reshape(shape), jnp.full(shape, 1e9), None, None, jnp.ones(()))
+    for of, most in ((source, 1.0), (low, 0.25)):
+        for name in ("npr", "npr_paper", "npr_paper1", "heuristic"):
+            _, found = measured.variance(of, headed, name, True)
+            np.testing.assert_allclose(found(d, row), most)
+    near = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(source.system.process, (2, 1, 0)))
+    each, averaged = (measured.variance(source, headed, name, True)[1] for name in ("heuristic", "heuristic_averaged"))
+    assert each(d, near).shape == shape and averaged(d, near).shape == (2, 1, 1, 1)
+    v = np.asarray(each(d, near)).mean((1, 2, 3))
+    np.testing.assert_allclose(averaged(d, near).squeeze(), v, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "clip", "levels"),
+    [
+        ("npr_paper", "ancestral", True, 2),
+        ("npr_paper1", "ancestral", False, 1),
+        ("sn_paper", "ddim", True, 1),
+        ("npr", "ancestral", True, None),
+    ],
+)
+@pytest.mark.parametrize("low", [-1.0, 0.0])
+def test_the_published_limits_are_those_of_the_sampler(name, sampler, clip, levels, low, tiny_config):
+    config = tiny_config(sample__sampler=sampler, sample__clip=clip, sample__trajectory="even")
+    system = ddx.build.system(config, (8, 8, 1))
+    big = lambda d, step: jnp.ones((1, 1, 1))  # noqa: E731
+    how = measured.as_published(ddx.build.sampler(config, system, big), big, name, low)
+    d = ddx.Denoised(jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, 8, 8, 1)), None)
+    rows = [jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], how.steps) for i in range(5)]
+    added = [float(how.kernel.step(lambda *_: d, jnp.zeros((1, 8, 8, 1)), (), row, 1.0)[0].max()) for row in rows]
+    assert added[0] == added[2] == 1.0 and added[4] == 0.0
+    limit = 1.0 if levels is None else levels * (1 - low) / 255 * np.sqrt(np.pi / 2)
+    np.testing.assert_allclose(added[3], limit, rtol=1e-5)
+    assert how.clip == ("x0" if levels and clip else clip)

@@ -108,7 +108,8 @@ def compare(
         "step": source.step,
         "weights": source.seal,
         "images": trained.fingerprint(data, examples),
-        **measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"]),
+        **measured.origin(source, workdir, "analytic", how["clip"]),
+        "coordinates": measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"])["statistics"],
         "protocol": {
             "data": data.name,
             "split": split,
@@ -180,7 +181,7 @@ def _times(
 ) -> dict[Cell, tuple[int, ...]]:
     """The times of each cell. All T steps are the same, whatever they are called."""
     T = source.system.process.num_steps
-    found = {cell: trajectory(T, cell.num_steps, "even") for cell in cells}
+    found = {cell: trajectory(T, cell.num_steps, "even" if cell.num_steps < T else "full") for cell in cells}
     few = [cell for cell in cells if cell.trajectory == "optimal" and cell.num_steps < T]
     kinds = {cell.variance: cell.variance if cell.variance in FIXED_VARIANCES else "analytic" for cell in few}
     most = max((cell.num_steps for cell in few), default=0)

@@ -16,9 +16,9 @@ _HOME = {
     "in_dct_basis": "ddx.diffusion.process",
     "analytic": "ddx.diffusion.analytic",
     "estimate_statistics": "ddx.diffusion.statistics",
-    "sn": "ddx.diffusion.analytic",
-    "npr": "ddx.diffusion.analytic",
-    "heuristic": "ddx.diffusion.analytic",
+    "sn": "ddx.diffusion.variance",
+    "npr": "ddx.diffusion.variance",
+    "heuristic": "ddx.diffusion.variance",
     "step_costs": "ddx.diffusion.optimal",
     "bound_costs": "ddx.diffusion.optimal",
     "optimal_trajectories": "ddx.diffusion.optimal",
@@ -69,9 +69,6 @@ if TYPE_CHECKING:
     from ddx import parallel as parallel
     from ddx import training as training
     from ddx.diffusion.analytic import analytic as analytic
-    from ddx.diffusion.analytic import heuristic as heuristic
-    from ddx.diffusion.analytic import npr as npr
-    from ddx.diffusion.analytic import sn as sn
     from ddx.diffusion.flow import probability_flow as probability_flow
     from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.gaussian import prior_kl as prior_kl
@@ -113,6 +110,9 @@ if TYPE_CHECKING:
     from ddx.diffusion.sampling import sample as sample
     from ddx.diffusion.statistics import estimate_statistics as estimate_statistics
     from ddx.diffusion.trajectory import trajectory as trajectory
+    from ddx.diffusion.variance import heuristic as heuristic
+    from ddx.diffusion.variance import npr as npr
+    from ddx.diffusion.variance import sn as sn
 
 
 def __getattr__(name: str) -> Any:

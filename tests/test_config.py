@@ -235,7 +235,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.models import conventions
 
     assert keys.PREDICTIONS == prediction.PREDICTIONS
-    assert tuple(variance.VARIANCES) == (*keys.FIXED_VARIANCES, *keys.LEARNED_VARIANCES)
+    assert tuple(variance.VARIANCES) == (*keys.FIXED_VARIANCES, *keys.LEARNED_VARIANCES, *keys.HEAD_VARIANCES)
     assert tuple(kernels.SOLVERS) == keys.SOLVERS
     assert tuple(timesteps.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES

@@ -1,28 +1,13 @@
-"""Optimal reverse variances: what q leaves open, and what the estimate of x_0 does not know.
+"""Variances from statistics of a network, which are the same for all images, and the limits of Analytic-DPM's code.
 
-For a step from t to s, per coordinate (equation 6 of `ddx.diffusion.gaussian`),
+In the variance lambda2 + gamma^2 V of `ddx.diffusion.variance`, by a table of `ddx.diffusion.statistics`,
 
-    variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
-
-and methods differ in how they know V:
-
-| name | V | source |
+| source | V | |
 | --- | --- | --- |
 | mse | the mean squared error of the estimate of x_0 at this time | the best of V that are the same for all images |
 | gamma | (sigma / alpha)^2 (1 - E eps^2) | Analytic-DPM, Bao et al. 2022, theorem 1 |
-| heuristic | (sigma / alpha)^2 (1 - eps^2), of the estimate's eps for this image | Extended Analytic-DPM's code |
-| sn | (sigma / alpha)^2 (h - eps^2), h a head's E[eps^2 given u_t] | Bao et al. 2022b |
-| npr | (sigma / alpha)^2 g, g a head's E[(eps - the network's)^2 given u_t] | Bao et al. 2022b |
 
-A head is a network's further channels, of which each says something of its own coordinate. A network that predicts
-another y = p u_0 + q eps has a head for that: u_0 = (q u_t - sigma y) / D with D = q alpha - p sigma, so
-
-    Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
-
-where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and without limit for "eps".
-
-They hold at any eta: at eta = 1 they are A-, SN- and NPR-DDPM's, at eta = 0, with V alone, A-, SN- and NPR-DDIM's. On a
-step to noise-free data there is the variance "small", as in the bounds of those papers.
+At eta = 1 it is A-DDPM's, at eta = 0, with V alone, A-DDIM's.
 """
 
 import math
@@ -36,7 +21,7 @@ from ddx.diffusion.prediction import Denoised
 from ddx.diffusion.process import Level
 from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.steps import Step
-from ddx.diffusion.variance import VarianceFn
+from ddx.diffusion.variance import VarianceFn, total
 
 _FAR = 500.0  # beyond every log-SNR but the infinite
 
@@ -78,47 +63,6 @@ def analytic(
     return variance
 
 
-def heuristic(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
-    """V from the size of the network's own eps, without any statistics; `averaged` over the coordinates of an image.
-
-    `limit`: of V, from 0 to it: 1 is that of pixels in [-1, 1], `ddx.diffusion.statistics.largest_variance` that of any
-    coordinates; None for none, which may be negative.
-    """
-
-    def variance(d: Denoised, step: Step) -> Any:
-        m = step.level.marginal
-        return _limited(step, jnp.square(m.sigma / m.alpha) * (1.0 - jnp.square(d.eps)), averaged, limit)
-
-    return variance
-
-
-def sn(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
-    """V from a head that predicts y^2; exact where the network's y is, and below 0, so clipped, where that errs.
-
-    For denoisers of networks that predict eps, x0 or v and have 2 C output channels; `averaged` and `limit` are as of
-    `heuristic`. Trained by `ddx.head_loss`.
-    """
-
-    def variance(d: Denoised, step: Step) -> Any:
-        head, gain = _head(d, "sn")
-        return _limited(step, jnp.square(gain) * (head - jnp.square(d.output)), averaged, limit)
-
-    return variance
-
-
-def npr(averaged: bool = False, limit: Any = 1.0) -> VarianceFn:
-    """V from a head that predicts the squared error of y, otherwise as `sn`; the best there is for the network's x_0.
-
-    It is that of the x_0 that the network says; clipped, that may be better.
-    """
-
-    def variance(d: Denoised, step: Step) -> Any:
-        head, gain = _head(d, "npr")
-        return _limited(step, jnp.square(gain) * head, averaged, limit)
-
-    return variance
-
-
 def clip_last(
     variance: VarianceFn, times: tuple[int, ...], y: float = 2.0, count: int = 1, low: float = -1.0
 ) -> VarianceFn:
@@ -156,26 +100,6 @@ def published_ddim(variance: VarianceFn) -> Kernel:
         return mean + row.noise * jnp.sqrt(variance(d, row)) * z, memory, d
 
     return Kernel(lambda u_T: (), step)
-
-
-def total(step: Step, v: Any) -> Any:
-    """Equation (1)."""
-    return jnp.where(step.target.marginal.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
-
-
-def _limited(step: Step, v: Any, averaged: bool, limit: Any) -> Any:
-    if averaged:
-        v, limit = v.mean((-3, -2, -1), keepdims=True), None if limit is None else np.mean(limit)
-    return total(step, v if limit is None else jnp.clip(v, 0.0, jnp.asarray(limit, v.dtype)))
-
-
-def _head(d: Denoised, name: str) -> tuple[Any, Any]:
-    """What the head says, and the gain from the network's output to x_0."""
-    if d.extra is None:
-        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
-    if d.gain is None:
-        raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network that predicts eps, x0 or v")
-    return d.extra, d.gain
 
 
 def _noise_to_signal(level: Level) -> Any:

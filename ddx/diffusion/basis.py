@@ -57,6 +57,16 @@ def laplacian(shape: tuple[int, ...]) -> np.ndarray:
     return (rows[:, None] + columns[None, :])[..., None]
 
 
+def largest_variance(basis: "Basis", shape: tuple[int, ...], low: float = -1.0) -> np.ndarray:
+    """The most that coordinates of data in [low, 1] can vary, (H, W, 1), for images of shape (H, W).
+
+    That of a pixel is ((1 - low) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12); that of a coordinate, the product of
+    the pixels and a vector v of the basis, is this times (sum of abs(v))^2.
+    """
+    rows, columns = (np.abs(dct_matrix(n)).sum(1) if basis.name == "dct" else np.ones(n) for n in shape)
+    return (((1.0 - low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
+
+
 def dct(x: jax.Array) -> jax.Array:
     """The orthonormal DCT-II over height and width of (..., H, W, C), in float32 at least."""
     return _transform(x, dct_matrix(x.shape[-3]), dct_matrix(x.shape[-2]))

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from ddx.diffusion.basis import Basis
+from ddx.diffusion.basis import Basis, largest_variance
 from ddx.diffusion.gaussian import step_coefficients
 from ddx.diffusion.process import Level, Process
 
@@ -44,6 +44,7 @@ class Denoised(NamedTuple):
     mean: Any = None  # of "residual": alpha_{t-1} times x_0, as the network itself says; no clipping changes it
     output: Any = None  # the network's first C channels as they are, of eps, x0 and v
     gain: Any = None  # how much an error of the output is one of x_0; no clipping changes these two
+    most: Any = None  # the variance that no x_0 in the range of the data exceeds, of each coordinate
 
 
 DenoiseFn = Callable[[Any, Any], Denoised]
@@ -90,7 +91,8 @@ class Denoiser:
             c = step_coefficients(process, level.t - 1, level.t, shape=x_t.shape[-3:-1])
             u_0 = (out - c.k * u_t) / c.gamma
             eps = (u_t - alpha * u_0) / sigma
-        d = Denoised(u_0, eps, extra, mean, out, gain)
+        most = jnp.asarray(largest_variance(basis, x_t.shape[-3:-1], process.low), x_t.dtype)
+        d = Denoised(u_0, eps, extra, mean, out, gain, most)
         if not self.clip:
             return d
         return clipped(process, u_t, level, d)._replace(**({"eps": eps} if self.clip == "x0" else {}))
@@ -104,7 +106,7 @@ def clipped(process: Process, u_t: Any, level: Level, d: Denoised) -> Denoised:
 
 
 def to_pixels(basis: Basis, d: Denoised) -> Denoised:
-    """An estimate in basis coordinates as one in pixels; learned variances stay those of coordinates."""
+    """An estimate in basis coordinates as one in pixels; what is of variances stays that of coordinates."""
     return _changed(d, basis.synthesis)
 
 
@@ -115,7 +117,7 @@ def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
 
 def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:
     mean, output = (None if x is None else change(x) for x in (d.mean, d.output))
-    return Denoised(change(d.x_0), change(d.eps), d.extra, mean, output, d.gain)
+    return d._replace(x_0=change(d.x_0), eps=change(d.eps), mean=mean, output=output)
 
 
 def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool | str = True) -> Denoiser:

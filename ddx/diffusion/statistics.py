@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.basis import DCT, dct_matrix
+from ddx.diffusion.basis import largest_variance
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.likelihood import bound_table, noise_at
 from ddx.diffusion.prediction import Denoiser, clipped
@@ -126,7 +126,7 @@ def statistics(process: Process, sums: Sums, moments: tuple[Any, Any], times: An
     `moments` are the sums of u_0 and of u_0^2, (H, W, C) each.
     """
     first, second = (np.asarray(x, np.float64) / num_images for x in moments)
-    most = np.broadcast_to(largest_variance(process, first.shape[:2]), first.shape)
+    most = np.broadcast_to(largest_variance(process.basis, first.shape[:2], process.low), first.shape)
     # Of one image, all that is known is the range of the data.
     unbiased = num_images / (num_images - 1) if num_images > 1 else np.inf
     with np.errstate(invalid="ignore"):
@@ -139,16 +139,6 @@ def statistics(process: Process, sums: Sums, moments: tuple[Any, Any], times: An
 
     logsnr = noise_logsnr(process, times)
     return Statistics(logsnr, mse, error(mse2, mean), eps, error(eps2, eps), spectrum, num_images)
-
-
-def largest_variance(process: Process, shape: tuple[int, ...]) -> np.ndarray:
-    """The most that coordinates of data within the process's range can vary, (H, W, 1), for images of shape (H, W).
-
-    That of a pixel is ((b - a) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12); that of a coordinate, the product of the
-    pixels and a vector v of the basis, is this times (sum of abs(v))^2.
-    """
-    rows, columns = (np.abs(dct_matrix(n)).sum(1) if process.basis is DCT else np.ones(n) for n in shape)
-    return (((1.0 - process.low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
 
 
 def noise_logsnr(process: Process, times: Any) -> np.ndarray:

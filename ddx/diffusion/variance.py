@@ -6,10 +6,26 @@
 | large | sigma_t^2 (1 - r), that of q(u_t given u_s); exact for white data | DDPM section 3.2, beta |
 | learned | exp of the network's further channels | Improved DDPM section 3.1 |
 | range | between the two in the logarithm: f = (v + 1) / 2 of large, v the further channels | Improved DDPM eq. 15 |
+| npr | equation (1), V = (sigma / alpha)^2 g, g a head's E[(eps - the network's)^2 given u_t] | Bao et al. 2022b |
+| sn | equation (1), V = (sigma / alpha)^2 (h - eps^2), h a head's E[eps^2 given u_t] | Bao et al. 2022b |
+| heuristic | equation (1), V = (sigma / alpha)^2 (1 - eps^2), of the estimate's eps | Extended Analytic-DPM's code |
 
-All but "small" belong to eta = 1. The two ends of "range" are those of the step that is taken, so it holds for every
-trajectory, and per coordinate, so it holds for every process; v is per coordinate, too. On a step to the data they are
-the clipped lambda2 and sigma_t^2.
+The optimum is what q leaves open, and what the estimate of x_0 does not know (equation 6 of `ddx.diffusion.gaussian`):
+
+    variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
+
+at any eta; `ddx.diffusion.analytic` has it from statistics. A head is a network's further channels, each of its own
+coordinate. A network that predicts another y = p u_0 + q eps has a head for that: u_0 = (q u_t - sigma y) / D with
+D = q alpha - p sigma, so
+
+    Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
+
+where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and without limit for "eps". On a step to noise-free
+data all of them are "small", as in the bounds of those papers.
+
+"large", "learned" and "range" belong to eta = 1. The two ends of "range" are those of the step that is taken, so it
+holds for every trajectory, and per coordinate, so it holds for every process; v is per coordinate, too. On a step to
+the data they are the clipped lambda2 and sigma_t^2.
 """
 
 from collections.abc import Callable
@@ -52,7 +68,58 @@ def learned_range(d: Denoised, step: Step) -> Any:
     return _exp(f * _log(step.upper) + (1.0 - f) * _log(step.small))
 
 
-VARIANCES: dict[str, VarianceFn] = {"small": small, "large": large, "learned": learned, "range": learned_range}
+def heuristic(averaged: bool = False, limit: Any = "range") -> VarianceFn:
+    """V from the size of the estimate's own eps, without any statistics.
+
+    Args:
+      averaged: over the coordinates of an image.
+      limit: of V, from 0 to it, for each coordinate or for all; "range" for what the range of the data allows, of a
+        `ddx.denoiser`; None for none, which may be negative.
+    """
+
+    def variance(d: Denoised, step: Step) -> Any:
+        m = step.level.marginal
+        return _limited(d, step, jnp.square(m.sigma / m.alpha) * (1.0 - jnp.square(d.eps)), averaged, limit)
+
+    return variance
+
+
+def sn(averaged: bool = False, limit: Any = "range") -> VarianceFn:
+    """V from a head that predicts y^2; exact where the network's y is, and below 0, so clipped, where that errs.
+
+    For denoisers of networks that predict eps, x0 or v and have 2 C output channels; the arguments are those of
+    `heuristic`. Trained by `ddx.head_loss`.
+    """
+
+    def variance(d: Denoised, step: Step) -> Any:
+        head, gain = _head(d, "sn")
+        return _limited(d, step, jnp.square(gain) * (head - jnp.square(d.output)), averaged, limit)
+
+    return variance
+
+
+def npr(averaged: bool = False, limit: Any = "range") -> VarianceFn:
+    """V from a head that predicts the squared error of y, otherwise as `sn`; the best there is for the network's x_0.
+
+    It is that of the x_0 that the network says; clipped, that may be better.
+    """
+
+    def variance(d: Denoised, step: Step) -> Any:
+        head, gain = _head(d, "npr")
+        return _limited(d, step, jnp.square(gain) * head, averaged, limit)
+
+    return variance
+
+
+VARIANCES: dict[str, VarianceFn] = {
+    "small": small,
+    "large": large,
+    "learned": learned,
+    "range": learned_range,
+    "sn": sn(),
+    "npr": npr(),
+}
+_OF_DDPM = ("large", "learned", "range")
 
 
 def variance_fn(variance: str | VarianceFn, eta: Any = 1.0) -> VarianceFn:
@@ -65,9 +132,33 @@ def variance_fn(variance: str | VarianceFn, eta: Any = 1.0) -> VarianceFn:
         return variance
     if variance not in VARIANCES:
         raise ValueError(f"variance {variance!r} is unknown; choose one of: {', '.join(VARIANCES)}")
-    if variance != "small" and eta != 1.0:
+    if variance in _OF_DDPM and eta != 1.0:
         raise ValueError(f"variance {variance!r} belongs to eta = 1, not {eta}; set eta=1.0 or variance='small'")
     return VARIANCES[variance]
+
+
+def total(step: Step, v: Any) -> Any:
+    """Equation (1)."""
+    return jnp.where(step.target.marginal.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
+
+
+def _limited(d: Denoised, step: Step, v: Any, averaged: bool, limit: Any) -> Any:
+    if isinstance(limit, str):
+        if d.most is None:
+            raise ValueError("this variance needs a ddx.denoiser, which tells the range of the data, or a limit")
+        limit = d.most
+    if averaged:
+        v, limit = v.mean((-3, -2, -1), keepdims=True), None if limit is None else jnp.mean(limit)
+    return total(step, v if limit is None else jnp.clip(v, 0.0, jnp.asarray(limit, v.dtype)))
+
+
+def _head(d: Denoised, name: str) -> tuple[Any, Any]:
+    """What the head says, and the gain from the network's output to x_0."""
+    if d.extra is None:
+        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
+    if d.gain is None:
+        raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network that predicts eps, x0 or v")
+    return d.extra, d.gain
 
 
 def _extra(d: Denoised, name: str) -> Any:

@@ -10,10 +10,11 @@ import numpy as np
 
 from ddx import build
 from ddx.diffusion import analytic, optimal
+from ddx.diffusion import variance as variances
 from ddx.diffusion.basis import DCT, PIXEL
 from ddx.diffusion.kernels import euler
 from ddx.diffusion.process import in_dct_basis
-from ddx.diffusion.statistics import Statistics, largest_variance
+from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import sha256
@@ -72,16 +73,15 @@ def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> t
     config, process = source.system.config, source.system.process
     _check_tells(source, f"variance={name!r}", "Use small or large")
     kind = name.partition("_paper")[0]
-    most = largest_variance(process, source.system.image_shape[:2])
     if kind in ("heuristic", "heuristic_averaged"):
-        return source.system, analytic.heuristic(kind == "heuristic_averaged", most)
+        return source.system, variances.heuristic(kind == "heuristic_averaged")
     if kind in ("sn", "npr"):
         if config.loss.variance != kind:
             raise ConfigError(
                 f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
                 f" Train one on it with python -m launch.train --config=configs/heads.py:{kind},{workdir}"
             )
-        return source.system, {"sn": analytic.sn, "npr": analytic.npr}[kind](limit=most)
+        return source.system, variances.VARIANCES[kind]
     is_gamma = kind != name or kind == "analytic_gamma"
     if is_gamma and process.blur is not None:
         raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
@@ -89,8 +89,8 @@ def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> t
         in_basis(source.system, "pixel")
     statistics = _load(source, workdir, *_needs(name, clip))
     if is_gamma:
-        limit = None if kind == name else float(most.max())
-        return source.system, analytic.analytic(statistics, "gamma", limit=limit)
+        of_pixels = ((1.0 - process.low) / 2.0) ** 2
+        return source.system, analytic.analytic(statistics, "gamma", limit=None if kind == name else of_pixels)
     if name == "analytic":
         return source.system, analytic.analytic(statistics)
     return in_basis(source.system, str(_needs(name, clip)[0])), analytic.analytic(statistics, per_coordinate=True)

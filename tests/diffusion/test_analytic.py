@@ -11,7 +11,7 @@ import pytest
 
 import ddx
 from ddx.diffusion import analytic, kernels, optimal, statistics, steps
-from ddx.diffusion.basis import DCT
+from ddx.diffusion.basis import DCT, largest_variance
 from tests import golden, oracle
 
 
@@ -133,7 +133,7 @@ def test_the_errors_of_the_exact_network_are_the_closed_form():
 @pytest.mark.parametrize("basis", ["pixel", "dct"])
 def test_no_data_vary_more_than_their_range_allows(basis, low):
     process = dataclasses.replace(ddx.in_dct_basis(ddx.ddpm(20)) if basis == "dct" else ddx.ddpm(20), low=low)
-    most = statistics.largest_variance(process, (4, 6))
+    most = largest_variance(process.basis, (4, 6), low)
     # Half of the images are the sign of a vector of the basis, half are its opposite: that coordinate varies most.
     for place in ((0, 0), (1, 2), (3, 5)):
         with jax.enable_x64(True):
@@ -226,6 +226,34 @@ def test_an_exact_head_says_the_variance_of_the_posterior(process, prediction, k
         np.testing.assert_allclose(found, truth, rtol=1e-9)
         halved = getattr(ddx, kind)(limit=known / 2)(denoise.at(u_t, row.level), row)
         np.testing.assert_allclose(halved - row.lambda2, (truth - row.lambda2) / 2, rtol=1e-7)
+
+
+def headed(x, t):
+    return jnp.concatenate([golden.fake_model()(x, t), 3.0 + jnp.cos(x)], -1)
+
+
+@pytest.mark.parametrize(("kind", "eta"), [("npr", 0.0), ("sn", 0.5)])
+def test_a_head_s_variance_has_a_name_at_any_eta(kind, eta):
+    process, times = ddx.ddpm(20, "cosine"), (20, 9, 1, 0)
+    denoise, x_T = ddx.denoiser(process, headed, "v"), jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    named, made, still = (
+        ddx.sample(process, denoise, jax.random.key(1), x_T, times, eta, variance)
+        for variance in (kind, getattr(ddx, kind)(), "small")
+    )
+    np.testing.assert_array_equal(named, made)
+    assert float(jnp.abs(named - still).max()) > 1e-2
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn"])
+@pytest.mark.parametrize("process", [ddx.ddpm(20, "cosine"), ddx.blurring(20, 2.0)], ids=["noise", "blur"])
+def test_a_head_s_variance_is_limited_in_any_basis(process, kind):
+    x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    table = steps.step_table(process, (20, 9, 3, 1, 0), 1.0, (4, 4))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], table).expand((4, 4))
+    d = ddx.denoiser(process, headed, "v").at(x_t, row.level)._replace(extra=jnp.full(x_t.shape, 1e9))
+    found = (getattr(ddx, kind)()(d, row) - row.lambda2) / row.gamma**2
+    most = largest_variance(process.basis, (4, 4))
+    np.testing.assert_allclose(found, np.broadcast_to(most, found.shape), rtol=1e-3)
 
 
 def test_beyond_a_table_its_ends_hold_and_between_its_knots_a_line():

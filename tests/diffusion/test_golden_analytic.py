@@ -13,6 +13,7 @@ import pytest
 
 import ddx
 from ddx.diffusion import analytic, gaussian, losses, optimal, schedules, statistics, steps, variance
+from ddx.diffusion.basis import largest_variance
 from ddx.diffusion.process import Level, Marginal
 from tests import golden
 
@@ -81,10 +82,10 @@ def lambda2(d, step):
 
 
 VARIANCES = {
-    "SN": analytic.sn(),
-    "NPR": analytic.npr(),
-    "heuristic_avg0": analytic.heuristic(),
-    "heuristic_avg1": analytic.heuristic(averaged=True),
+    "SN": variance.sn(),
+    "NPR": variance.npr(),
+    "heuristic_avg0": variance.heuristic(),
+    "heuristic_avg1": variance.heuristic(averaged=True),
     "small": variance.small,
     "big": variance.large,
 }
@@ -149,7 +150,7 @@ def test_samples_of_sn_npr_and_the_heuristic(entry):
 
 
 ONESTEP = r"onestep/(\w+?)/s(\d+)_t(\d+)/(eps|eps_eps2|eps_epsc)/clip(\d)/avg(\d)/.*"
-FACTORIES = {"eps": analytic.heuristic, "eps_eps2": analytic.sn, "eps_epsc": analytic.npr}
+FACTORIES = {"eps": variance.heuristic, "eps_eps2": variance.sn, "eps_epsc": variance.npr}
 
 
 @pytest.mark.parametrize("kind", FACTORIES)
@@ -326,7 +327,7 @@ def test_exact_heads_give_the_variances_of_their_papers(entry):
     wrong = kind != "SN_exact"
     of = {name: CLOSED[heads + name].reshape(-1, 1, 6, 1) for name in ("eps_star", "eps_hat", "sn_head", "npr_head")}
     eps = of["eps_hat" if wrong else "eps_star"]
-    head, v = (of["npr_head"], analytic.npr) if kind.startswith("NPR") else (of["sn_head"], analytic.sn)
+    head, v = (of["npr_head"], variance.npr) if kind.startswith("NPR") else (of["sn_head"], variance.sn)
     m = row.level.marginal
     d = ddx.Denoised(None, None, jnp.asarray(head), output=jnp.asarray(eps), gain=m.sigma / m.alpha)
     found = v(limit=None)(d, row)
@@ -478,7 +479,7 @@ TABLE_7 = {
 @pytest.mark.parametrize(("schedule", "num_steps", "visits"), TABLE_7)
 def test_bounds_of_the_variance_are_those_of_the_paper_s_table_7(schedule, num_steps, visits):
     p, printed = ddx.ddpm(num_steps, schedule), TABLE_7[schedule, num_steps, visits]
-    most = float(statistics.largest_variance(p, (1, 1))[0, 0, 0])
+    most = float(largest_variance(p.basis, (1, 1))[0, 0, 0])
     for column, k in enumerate(visits):
         t = ddx.trajectory(num_steps, k, "analytic_dpm")[-3]
         found = []
@@ -486,7 +487,7 @@ def test_bounds_of_the_variance_are_those_of_the_paper_s_table_7(schedule, num_s
             row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (t, 1, 0), eta))
             m = row.level.marginal
             # No eps has a negative mean square: V is at most sigma^2 / alpha^2 as well.
-            found += [analytic.total(row, min(most, float((m.sigma / m.alpha).max()) ** 2)), row.lambda2]
+            found += [variance.total(row, min(most, float((m.sigma / m.alpha).max()) ** 2)), row.lambda2]
         assert [f"{float(np.ravel(x)[0]):.2e}".replace("e-0", "e-") for x in found[:3]] == [
             line[column] for line in printed
         ]
@@ -505,7 +506,7 @@ def test_heads_of_every_prediction_say_the_same_of_data_that_are_no_gaussian(cas
     level = Level(jnp.asarray(5), jnp.asarray(4), marginal, jnp.asarray(a))
     row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process("cosine12"), (5, 2, 0), 1.0))
     row = row._replace(level=level, lambda2=0.0, gamma=1.0)
-    for variance_of, head in ((analytic.sn, of_y + y**2), (analytic.npr, of_y)):
+    for variance_of, head in ((variance.sn, of_y + y**2), (variance.npr, of_y)):
         output = jnp.concatenate([jnp.asarray(y), jnp.asarray(head)], -1)
         d = ddx.denoiser(process("cosine12"), lambda *_, output=output: output, prediction).at(jnp.asarray(u_t), level)
         np.testing.assert_allclose(variance_of(limit=None)(d, row), known, rtol=1e-8, atol=1e-10)

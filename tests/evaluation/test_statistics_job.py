@@ -13,6 +13,7 @@ from ddx.diffusion import analytic, likelihood, noise, optimal, statistics
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation import evaluate, measure
 from ddx.training import job, load_statistics, measured, sample, trained
+from tests.conftest import BLURRING, HEAT
 
 FEW = {"max_examples": 40, "batch_size": 16}
 
@@ -212,15 +213,18 @@ def test_mistakes_are_named(job, message, run, whole):
 
 
 @pytest.mark.parametrize("name", ["analytic_gamma", "analytic_paper", "analytic_pixel"])
-def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, blurred):
+def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, tiny_config, tmp_path):
+    source = trained.Trained(12, "", ddx.build.system(tiny_config(**BLURRING), (8, 8, 1)), None)
     with pytest.raises(ConfigError, match=r"says nothing under a blur|statistics of frequencies, not of pixels"):
-        sample(blurred, 1, variance=name)
+        measured.variance(source, tmp_path, name, False)
 
 
-def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(heated):
-    for settings in ({"variance": "heuristic"}, {"trajectory": "optimal"}):
-        with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
-            sample(heated, 1, sampler="ancestral", clip=False, **settings)
+def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp_path):
+    source = trained.Trained(12, "", ddx.build.system(tiny_config(**HEAT), (8, 8, 1)), None)
+    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
+        measured.variance(source, tmp_path, "heuristic", False)
+    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
+        measured.trajectory(source, tmp_path, "optimal", 3, "small", False)
 
 
 def test_optimal_times_are_as_many_as_the_run_s_steps_and_for_its_variance(run, tmp_path):

@@ -84,7 +84,7 @@ def bits_per_dim(
         noise of a term depends on its time and not on which others are visited. May be None when `noise` is given.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None for all T, the bound that papers report. The
         prior is that of the first: a trajectory that leaves T out pays for it.
-      variance: of the reverse steps: "small", "large", "learned", "range", or a function (d, step) -> variance.
+      variance: of the reverse steps, as `ddx.sample`'s.
       noise: (K, B, H, W, C), in the coordinates of the basis; noise[j] belongs to terms[:, j]; None draws it. For a
         process with noise at t = 0 (K + 1, ...): the decoder's comes first.
       cdf: of the decoder, "exact", "tanh" or "softmax"; see `ddx.diffusion.decoder`. "tanh" is what the papers' numbers

@@ -42,8 +42,8 @@ def sample(
       x_T: (B, H, W, C) noise to start from at times[0], `initial_noise` for example.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None visits all T times.
       eta: stochasticity, 0 is DDIM, 1 is DDPM; more where the variances allow it. Known on the host.
-      variance: "small", "large" (needs eta = 1: DDIM's sigma-hat), or a function (d, step) -> variance per basis
-        coordinate.
+      variance: "small"; "large" (DDIM's sigma-hat), "learned" or "range", which need eta = 1; "npr" or "sn", which need
+        a head; or a function (d, step) -> variance per basis coordinate, such as `ddx.analytic` returns.
       noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis; drawn from `key` if
         None.
       solver: "euler" (DDPM and DDIM); "heun", "dpmpp_3m" (eta = 0); "dpmpp_2m" (at eta = 1 SDE-DPM-Solver++); or a

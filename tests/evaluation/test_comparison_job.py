@@ -103,6 +103,7 @@ def test_an_interrupted_comparison_goes_on_and_a_finished_one_changes_nothing(co
     assert "wrote" in compare(run, num_steps=(5, 20), out=out, **FEW) and (out / "comparison.png").exists()
 
 
+@pytest.mark.soak
 def test_a_blur_and_a_learned_range_have_their_rows(blurred, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(blurred, run)

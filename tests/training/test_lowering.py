@@ -25,7 +25,11 @@ DISTINCT = {
 }
 
 
-@pytest.mark.parametrize("run", DISTINCT)
+# Of the others these differ in nothing but their sizes.
+LONG = ("ddpm_lsun:bedroom_large", "ddim_celeba64")
+
+
+@pytest.mark.parametrize("run", [pytest.param(run, marks=[pytest.mark.soak] * (run in LONG)) for run in DISTINCT])
 def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     shape, num_params = DISTINCT[run]
     name, *args = run.split(":")

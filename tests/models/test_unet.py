@@ -72,7 +72,7 @@ def test_the_time_embedding_takes_times_between_indices(cosine_first, intervals)
     )
 
 
-@pytest.mark.parametrize("family", ["ddpm", "iddpm"])
+@pytest.mark.parametrize("family", ["ddpm", pytest.param("iddpm", marks=pytest.mark.soak)])
 def test_remat_changes_neither_parameters_nor_numbers(family, tiny):
     module, params, x, t, _ = tiny
     if family == "iddpm":

@@ -10,6 +10,7 @@ python -m launch.evaluate --workdir=runs/digits --metrics=comparison     a table
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -64,76 +65,52 @@ def main() -> int:
             num_steps=num_steps[0] if num_steps else None,
             trajectory=TRAJECTORY.value,
             variance=VARIANCE.value,
-            clip=CLIP.value,
             cdf=CDF.value,
             delta=DELTA.value,
             eta=ETA.value,
-            max_examples=MAX_EXAMPLES.value,
-            batch_size=BATCH_SIZE.value,
-            seed=SEED.value,
-            step=STEP.value,
-            data_dir=DATA_DIR.value,
-            out=OUT.value,
+            **_shared(),
         )
     )
     return 0
 
 
 def _measure(workdir: pathlib.Path) -> int:
-    others = {
-        "num_steps": NUM_STEPS,
-        "trajectory": TRAJECTORY,
-        "variance": VARIANCE,
-        "cdf": CDF,
-        "delta": DELTA,
-        "eta": ETA,
-    }
-    wrong = [name for name, flag in others.items() if flag.value is not None]
-    if wrong:
-        raise ConfigError(f"--metrics=statistics measures all times, and nothing else. Leave out --{wrong[0]}")
+    why = "--metrics=statistics measures all times, and nothing else"
+    _refuse(why, num_steps=NUM_STEPS, trajectory=TRAJECTORY, variance=VARIANCE, cdf=CDF, delta=DELTA, eta=ETA)
     from ddx.evaluation import measure
 
-    print(
-        measure(
-            workdir,
-            split=SPLIT.value,
-            basis=BASIS.value or "dct",
-            clip=CLIP.value,
-            max_examples=MAX_EXAMPLES.value,
-            batch_size=BATCH_SIZE.value,
-            seed=SEED.value,
-            step=STEP.value,
-            data_dir=DATA_DIR.value,
-            out=OUT.value,
-        )
-    )
+    print(measure(workdir, split=SPLIT.value, basis=BASIS.value or "dct", **_shared()))
     return 0
 
 
 def _compare(workdir: pathlib.Path) -> int:
-    others = {"trajectory": TRAJECTORY, "variance": VARIANCE, "delta": DELTA, "eta": ETA, "basis": BASIS}
-    wrong = [name for name, flag in others.items() if flag.value is not None]
-    if wrong:
-        raise ConfigError(f"--metrics=comparison compares all there are. Leave out --{wrong[0]}")
+    why = "--metrics=comparison compares all there are"
+    _refuse(why, trajectory=TRAJECTORY, variance=VARIANCE, delta=DELTA, eta=ETA, basis=BASIS)
     num_steps = _num_steps()
     from ddx.evaluation import compare
 
-    print(
-        compare(
-            workdir,
-            num_steps=num_steps,
-            split=SPLIT.value or "test",
-            clip=CLIP.value,
-            cdf=CDF.value,
-            max_examples=MAX_EXAMPLES.value,
-            batch_size=BATCH_SIZE.value,
-            seed=SEED.value,
-            step=STEP.value,
-            data_dir=DATA_DIR.value,
-            out=OUT.value,
-        )
-    )
+    print(compare(workdir, num_steps=num_steps, split=SPLIT.value or "test", cdf=CDF.value, **_shared()))
     return 0
+
+
+def _shared() -> dict[str, Any]:
+    """What all three jobs take."""
+    return {
+        "clip": CLIP.value,
+        "max_examples": MAX_EXAMPLES.value,
+        "batch_size": BATCH_SIZE.value,
+        "seed": SEED.value,
+        "step": STEP.value,
+        "data_dir": DATA_DIR.value,
+        "out": OUT.value,
+    }
+
+
+def _refuse(why: str, **others: flags.FlagHolder) -> None:
+    """Refuse flags that were given and that a job does not take."""
+    wrong = [name for name, flag in others.items() if flag.value is not None]
+    if wrong:
+        raise ConfigError(f"{why}. Leave out --{wrong[0]}")
 
 
 def _num_steps() -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
 from ddx.files import digest, replacing, sha256, write_text
 from ddx.training import measured, trained
-from ddx.training.job import Job, read_record
+from ddx.training.job import Job
 from ddx.training.workdir import lock
 
 METRICS = ("bpd", "rate_distortion")
@@ -84,9 +84,7 @@ def evaluate(
     """
     workdir = pathlib.Path(workdir)
     _check(metrics, cdf, max_examples, batch_size)
-    if out is not None and step is None:
-        step = read_record(pathlib.Path(out) / "bpd.json").get("step")
-    source = trained.load(workdir, step)
+    source = trained.load_for_job(workdir, step, out, "bpd")
     config = source.system.config
     clipped = default_clip(config, clip)
     chosen_name = variance or default_variance(config)
@@ -104,9 +102,7 @@ def evaluate(
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = pathlib.Path(out) if out else workdir / "evaluated" / measured.file_name(name)
     record = {
-        "workdir": str(workdir),
-        "step": source.step,
-        "weights": source.seal,
+        **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
         "times": digest(list(times)),
         "protocol": {

@@ -24,7 +24,7 @@ from ddx.evaluation.statistics_job import measure
 from ddx.files import replacing, sha256, write_text
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.training import measured, trained
-from ddx.training.job import Job, read_record
+from ddx.training.job import Job
 from ddx.training.workdir import lock
 
 NUM_STEPS = (10, 25, 50, 100)  # and all T
@@ -87,9 +87,7 @@ def compare(
     """
     workdir = pathlib.Path(workdir)
     check_counts(max_examples, batch_size)
-    if out is not None and step is None:
-        step = read_record(pathlib.Path(out) / "comparison.json").get("step")
-    source = trained.load(workdir, step)
+    source = trained.load_for_job(workdir, step, out, "comparison")
     config, process = source.system.config, source.system.process
     if config.loss.prediction == "residual":
         raise ConfigError("a comparison is of variances, and IHDM's is its delta. Use --metrics=bpd")
@@ -104,9 +102,7 @@ def compare(
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = pathlib.Path(out) if out else workdir / "compared" / measured.file_name(name)
     record = {
-        "workdir": str(workdir),
-        "step": source.step,
-        "weights": source.seal,
+        **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
         **measured.origin(source, workdir, "analytic", how["clip"]),
         "coordinates": measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"])["statistics"],

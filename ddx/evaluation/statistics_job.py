@@ -25,7 +25,7 @@ from ddx.files import replacing, sha256
 from ddx.generation import in_pieces
 from ddx.progress import Progress
 from ddx.training import measured, trained
-from ddx.training.job import Job, read_record
+from ddx.training.job import Job
 from ddx.training.workdir import lock
 
 PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
@@ -71,9 +71,7 @@ def measure(
     """
     workdir = pathlib.Path(workdir)
     check_counts(max_examples, batch_size)
-    if out is not None and step is None:
-        step = read_record(pathlib.Path(out) / "statistics.json").get("step")
-    source = trained.load(workdir, step)
+    source = trained.load_for_job(workdir, step, out, "statistics")
     config = source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError(
@@ -86,9 +84,7 @@ def measure(
     name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
     out = pathlib.Path(out) if out else workdir / measured.FOLDER / name
     record = {
-        "workdir": str(workdir),
-        "step": source.step,
-        "weights": source.seal,
+        **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
         "process": config.process.to_dict(),
         "prediction": config.loss.prediction,

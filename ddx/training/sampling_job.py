@@ -20,7 +20,7 @@ from ddx.generation import Generator
 from ddx.keys import OPTIMAL_VARIANCES
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import measured, trained
-from ddx.training.job import Job, read_record
+from ddx.training.job import Job
 from ddx.training.workdir import lock
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
@@ -93,9 +93,7 @@ def sample(
     workdir = pathlib.Path(workdir)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    if out is not None and step is None:
-        step = read_record(pathlib.Path(out) / "samples.json").get("step")
-    source = trained.load(workdir, step)
+    source = trained.load_for_job(workdir, step, out, "samples")
     named = None if variance in OPTIMAL_VARIANCES else variance
     if trajectory == "optimal":
         trajectory = _optimal(source, workdir, sampler, num_steps, variance, clip)
@@ -124,9 +122,7 @@ def sample(
     images = trained.training_images(source, data_dir)
     generator = Generator(system, how, told=told, images=images)
     record: dict[str, Any] = {
-        "workdir": str(workdir),
-        "step": source.step,
-        "weights": source.seal,
+        **trained.identity(source, workdir),
         "num_samples": num_samples,
         "seed": seed,
         "labels": list(labels or ()),

@@ -16,6 +16,7 @@ from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
 from ddx.keys import OPTIMAL_VARIANCES, SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
+from ddx.training.job import read_record
 from ddx.training.state import joined
 
 
@@ -50,6 +51,18 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
             if step in checkpoints.steps():
                 raise
             # The run removed it in the meantime, for a newer one.
+
+
+def load_for_job(workdir: pathlib.Path, step: int | None, out: str | pathlib.Path | None, name: str) -> Trained:
+    """`load`, where no step is that of the job of this name in the folder `out`, if there is one."""
+    if out is not None and step is None:
+        step = read_record(pathlib.Path(out) / f"{name}.json").get("step")
+    return load(workdir, step)
+
+
+def identity(source: Trained, workdir: pathlib.Path) -> dict[str, Any]:
+    """What the record of every job begins with: whose weights."""
+    return {"workdir": str(workdir), "step": source.step, "weights": source.seal}
 
 
 def _restore(checkpoints: Checkpoints, step: int) -> Trained:

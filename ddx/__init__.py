@@ -41,7 +41,8 @@ _HOME = {
     "trajectory": "ddx.diffusion.trajectory",
     "sample": "ddx.diffusion.sampling",
     "progressive": "ddx.diffusion.sampling",
-    "encode": "ddx.diffusion.sampling",
+    "encode": "ddx.diffusion.encoding",
+    "encodable": "ddx.diffusion.encoding",
     "Kernel": "ddx.diffusion.kernels",
     "blur": "ddx.diffusion.heat",
     "heat_sampler": "ddx.diffusion.heat",
@@ -69,6 +70,8 @@ if TYPE_CHECKING:
     from ddx import parallel as parallel
     from ddx import training as training
     from ddx.diffusion.analytic import analytic as analytic
+    from ddx.diffusion.encoding import encodable as encodable
+    from ddx.diffusion.encoding import encode as encode
     from ddx.diffusion.flow import probability_flow as probability_flow
     from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.gaussian import prior_kl as prior_kl
@@ -105,7 +108,6 @@ if TYPE_CHECKING:
     from ddx.diffusion.process import ihdm as ihdm
     from ddx.diffusion.process import in_dct_basis as in_dct_basis
     from ddx.diffusion.process import process_from_betas as process_from_betas
-    from ddx.diffusion.sampling import encode as encode
     from ddx.diffusion.sampling import progressive as progressive
     from ddx.diffusion.sampling import sample as sample
     from ddx.diffusion.statistics import estimate_statistics as estimate_statistics

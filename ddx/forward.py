@@ -14,7 +14,7 @@ from ddx.data.augment import to_float
 from ddx.data.decode import one_line, open_image, to_array
 from ddx.data.sources import folder
 from ddx.diffusion.gaussian import q_sample
-from ddx.diffusion.noise import example_keys, white_noise
+from ddx.diffusion.noise import example_keys, seed_key, white_noise
 from ddx.diffusion.process import Process, blurring, ddpm, ihdm
 from ddx.errors import ConfigError, DataError
 from ddx.files import make_directory, replacing
@@ -93,7 +93,7 @@ def forward_rows(
         blurring(sigma_blur_max=blur),
         ihdm(sigma_blur_min=min(0.5, blur), sigma_blur_max=blur),
     )
-    noise = white_noise(example_keys(jax.random.key(seed), np.arange(len(images))), images.shape[1:])
+    noise = white_noise(example_keys(seed_key(seed), np.arange(len(images))), images.shape[1:])
     pairs = zip(images, noise, strict=True)
     return np.stack([[_row(process, *pair, num_columns) for process in processes] for pair in pairs])
 

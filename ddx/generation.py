@@ -11,9 +11,10 @@ from ddx import parallel
 from ddx.build import Sampler, System
 from ddx.data import Dataset
 from ddx.diffusion import heat, sampling
+from ddx.diffusion.encoding import encoding_table
 from ddx.diffusion.kernels import Film, filmed
-from ddx.diffusion.noise import example_keys
-from ddx.diffusion.steps import Steps, encoding_table
+from ddx.diffusion.noise import example_keys, seed_key
+from ddx.diffusion.steps import Steps
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
 
@@ -189,7 +190,7 @@ class Generator:
 
     def _of_examples(self, seed: int, examples: np.ndarray) -> OfExamples:
         """The keys of images of a seed, and what the network is told of them."""
-        keys = example_keys(jax.random.key(seed), jnp.asarray(examples))
+        keys = example_keys(seed_key(seed), jnp.asarray(examples))
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
     def _take(self, params: Any, walking: Any, of_examples: OfExamples, steps: Steps, progress: Progress) -> Any:

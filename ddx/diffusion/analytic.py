@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.gaussian import root
 from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.prediction import Denoised
 from ddx.diffusion.process import Level
@@ -87,17 +88,15 @@ def clip_last(
     return limited
 
 
-def published_ddim(variance: VarianceFn) -> Kernel:
-    """The step of A-, SN- and NPR-DDIM's code: alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps and its noise.
+def published_ddpm(variance: VarianceFn) -> Kernel:
+    """The step of A-, SN- and NPR-DDPM's code: the posterior's mean k u_t + gamma x_0 of a clipped x_0.
 
-    It differs from "euler" where x_0 is clipped and eps is not: for a denoiser with clip="x0".
+    It differs from "euler" for a denoiser with clip="x0", whose unclipped eps is then for the variance alone.
     """
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
         d = at(u_t, row.level)
-        alpha, sigma, _ = row.target.marginal
-        mean = alpha * d.x_0 + jnp.sqrt(jnp.maximum(sigma**2 - row.lambda2, 0.0)) * d.eps
-        return mean + row.noise * jnp.sqrt(variance(d, row)) * z, memory, d
+        return row.k * u_t + row.gamma * d.x_0 + row.noise * root(variance(d, row)) * z, memory, d
 
     return Kernel(lambda u_T: (), step)
 

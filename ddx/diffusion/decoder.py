@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import erf, erfc
 
+from ddx.diffusion.arrays import check_floats
+
 CDFS = ("exact", "tanh", "softmax")
 
 _EDGE = 0.999  # beyond it is the last level
@@ -52,8 +54,9 @@ def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact",
       An array like x_0.
 
     Raises:
-      ValueError: the cdf is unknown.
+      ValueError: the cdf is unknown, or x_0 or the mean are not floating-point numbers.
     """
+    check_floats(x_0=x_0, mean=mean)
     if cdf not in (*CDFS, "density"):
         raise ValueError(f"cdf {cdf!r} is unknown; choose one of: {', '.join(CDFS)}")
     if low != -1.0:

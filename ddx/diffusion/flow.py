@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.prediction import DenoiseFn, Denoiser
+from ddx.diffusion.arrays import check_floats
+from ddx.diffusion.levels import checked, is_host
+from ddx.diffusion.prediction import DenoiseFn, Denoiser, check_process
 from ddx.diffusion.process import Process
 
 
@@ -26,11 +28,15 @@ class Rates(NamedTuple):
 def rates(process: Process, t: Any, shape: tuple[int, ...] | None = None) -> Rates:
     """The rates at times t, () or (B,).
 
+    In the graph they are NaN for times out of range.
+
     Raises:
-      ValueError: the process has integer times.
+      ValueError: the process has integer times, or a time known on the host is out of range.
     """
     if not process.continuous:
         raise ValueError("this process has integer times, so there is no rate; use one with continuous times")
+    if is_host(t):
+        checked(t, process.num_steps)
     t = jnp.asarray(t, jnp.result_type(float))
     at, by_t = jax.jvp(lambda t: process.marginal(t, shape), (t,), (jnp.ones_like(t),))
     f = 0.5 * by_t.logsnr + by_t.sigma / at.sigma  # log alpha = logsnr / 2 + log sigma, however small alpha is
@@ -41,8 +47,11 @@ def probability_flow(process: Process, denoise: Denoiser | DenoiseFn, x_t: Any, 
     """dx/dt of equation (1) in pixels, like x_t (B, H, W, C), for times t, () or (B,).
 
     Raises:
-      ValueError: the process has integer times.
+      ValueError: the process has integer times or is not the denoiser's, x_t are not floating-point numbers, or a time
+        known on the host is out of range.
     """
+    check_floats(x_t=x_t)
+    check_process(process, denoise)
     at, basis = rates(process, t, x_t.shape[-3:-1]), process.basis
     sigma, eps = process.scalars(t).sigma, basis.analysis(denoise(x_t, t).eps)
     return basis.synthesis(at.f * basis.analysis(x_t) + 0.5 * at.g2 / sigma * eps).astype(x_t.dtype)

@@ -36,6 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.levels import is_host
 from ddx.diffusion.process import Marginal, Process
 
@@ -61,20 +62,44 @@ def step_coefficients(
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Returns:
-      Coefficients that broadcast to (B, H, W, C); float64 NumPy when s, t and eta are known on the host.
+      Coefficients that broadcast to (B, H, W, C); float64 NumPy when s, t and eta are known on the host. In the
+      graph they are NaN where a time or eta is impossible.
 
     Raises:
-      ValueError: eta is negative or too large for these steps, or not s < t (where they are known on the host).
+      ValueError: eta is negative or too large for these steps, not s < t, or a step up starts at noise-free data (where
+        they are known on the host).
     """
     host = is_host(s, t, eta)
-    if is_host(eta) and not (0.0 <= float(eta) <= 1.0 or (host and 1.0 < float(eta) < math.inf)):
-        raise ValueError(f"eta={eta} must be at least 0 (DDIM); 1 is DDPM, and more needs times known on the host")
+    if is_host(eta):
+        eta = host_eta(eta)
+        if eta > 1.0 and not host:
+            raise ValueError(f"eta={eta} is above 1, which needs times known on the host; use 0 (DDIM) to 1 (DDPM)")
+    m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
     if is_host(s, t) and np.any(np.equal(s, t) if is_host(eta) and eta == 0 else np.greater_equal(s, t)):
         raise ValueError(f"a step must go from t to an earlier s < t; got s={s}, t={t}")
-    m_s, m_t = process.marginal(s, shape), process.marginal(t, shape)
+    if is_host(t) and np.any(m_t.sigma == 0):
+        raise ValueError(f"a step to s={s} cannot start at t={t}, where the data have no noise; start at a later time")
     if process.paper_delta:
         return _printed(m_s, m_t, eta, process.paper_delta)
     return solve(m_s, m_t, process.logsnr_difference(s, t, shape), eta)
+
+
+def host_eta(eta: Any) -> float:
+    """A stochasticity that is known on the host, as a number.
+
+    Raises:
+      ValueError: it is traced, no single number, negative or not finite.
+    """
+    if not is_host(eta):
+        raise ValueError(
+            "eta is traced, and this function needs its value: name it in static_argnames of jax.jit, or close over it"
+        )
+    value = np.asarray(eta)
+    if value.shape != () or (value.dtype.kind not in "iuf" and not jnp.issubdtype(value.dtype, jnp.floating)):
+        raise ValueError(f"eta={eta} must be one number: 0 is DDIM, 1 is DDPM")
+    if not 0.0 <= float(value) < math.inf:
+        raise ValueError(f"eta={eta} must be at least 0 (DDIM) and finite; 1 is DDPM")
+    return float(value)
 
 
 def solve(m_s: Marginal, m_t: Marginal, log_r: Any, eta: Any) -> StepCoefficients:
@@ -86,12 +111,25 @@ def solve(m_s: Marginal, m_t: Marginal, log_r: Any, eta: Any) -> StepCoefficient
     b2 = (1.0 - eta**2) + eta**2 * r
     if host and eta > 1.0:
         b2 = _check_eta(eta, b2, one_minus_r, m_s.sigma)
-    b = xp.where(b2 > 0, xp.sqrt(xp.where(b2 > 0, b2, 1.0)), 0.0)  # the gradient of a root is infinite at 0
+    elif not host:
+        # What the host refuses is no number in the graph. Of the largest eta b^2 may be rounded to below 0.
+        possible = (eta == 0) | (eta > 0) & (log_r <= 0) & ((b2 > -_ROUNDING) | (m_s.sigma == 0))
+        b2 = jnp.where(possible, b2, jnp.nan)
+    b = root(xp.maximum(b2, 0.0))
     k = m_s.sigma / m_t.sigma * b
     gamma = m_s.alpha * one_minus_r * (1.0 + eta**2 * r) / (1.0 + b * xp.sqrt(r))
     # Upwards sqrt(r) may be infinite: alpha_s (1 - sqrt(r)) = alpha_s - k alpha_t = -k alpha_t (1 - 1 / sqrt(r)).
     gamma = xp.where(log_r > 0, k * m_t.alpha * xp.expm1(-0.5 * up), gamma)
     return StepCoefficients(k, gamma, eta**2 * m_s.sigma**2 * one_minus_r)
+
+
+_ROUNDING = 1e-4  # of b^2 in float32
+
+
+def root(x: Any) -> Any:
+    """The square root, whose gradient is 0 at 0, where it would be infinite."""
+    xp: Any = jnp if isinstance(x, jax.Array) else np
+    return xp.where(x == 0, 0.0, xp.sqrt(xp.where(x == 0, 1.0, x)))
 
 
 def _printed(m_s: Marginal, m_t: Marginal, eta: Any, delta: float) -> StepCoefficients:
@@ -132,21 +170,31 @@ def q_sample(process: Process, x_0: Any, t: Any, noise: Any) -> Any:
       noise: like x_0, standard normal, white in pixels.
 
     Returns:
-      x_t in pixels, like x_0.
+      x_t in pixels, like x_0; NaN for a traced time out of range.
+
+    Raises:
+      ValueError: x_0 or noise are not floating-point numbers, or a time is none of the process.
     """
+    check_floats(x_0=x_0, noise=noise)
     m = process.marginal(t, x_0.shape[-3:-1])
     mean = process.basis.synthesis(m.alpha * process.basis.analysis(x_0))
     return (mean + m.sigma * noise).astype(x_0.dtype)  # sigma is a scalar: its noise is white in every basis
 
 
 def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
-    """Mean (pixels, like x_s) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1)."""
+    """Mean (pixels, like x_s) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1).
+
+    Raises:
+      ValueError: x_s are not floating-point numbers, or not s < t are times of the process.
+    """
+    check_floats(x_s=x_s)
     shape = x_s.shape[-3:-1]
-    if is_host(s, t) and np.any(np.greater_equal(s, t)):
-        raise ValueError(f"a transition goes from s to a later t > s; got s={s}, t={t}")
     xp: Any = np if is_host(s, t) else jnp
     ratio = xp.exp(process.log_alpha_difference(s, t, shape))
-    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(process.logsnr_difference(s, t, shape))
+    if is_host(s, t) and np.any(np.greater_equal(s, t)):
+        raise ValueError(f"a transition goes from s to a later t > s; got s={s}, t={t}")
+    change = process.logsnr_difference(s, t, shape)
+    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(xp.where(change < 0, change, xp.nan))
     return process.basis.synthesis(ratio * process.basis.analysis(x_s)).astype(x_s.dtype), variance
 
 
@@ -154,25 +202,42 @@ def q_posterior(process: Process, x_0: Any, x_t: Any, s: Any, t: Any, eta: Any =
     """Mean (pixels, like x_t) and variance (per basis coordinate) of q(x_s | x_t, x_0), equations (3) to (5).
 
     eta = 1 and s = t - 1 are DDPM's posterior (eq. 6 and 7); any s < t and eta in [0, 1] are DDIM's family (eq. 12).
+
+    Raises:
+      ValueError: x_0 or x_t are not floating-point numbers; or as `step_coefficients`.
     """
+    check_floats(x_0=x_0, x_t=x_t)
     c = step_coefficients(process, s, t, eta, x_0.shape[-3:-1])
     u_s = c.k * process.basis.analysis(x_t) + c.gamma * process.basis.analysis(x_0)
     return process.basis.synthesis(u_s).astype(x_t.dtype), c.lambda2
 
 
 def gaussian_kl(mean_1: Any, variance_1: Any, mean_2: Any, variance_2: Any) -> Any:
-    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats."""
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats.
+
+    Raises:
+      ValueError: an array is not of floating-point numbers.
+    """
+    check_floats(mean_1=mean_1, variance_1=variance_1, mean_2=mean_2, variance_2=variance_2)
     log_ratio = jnp.log(variance_1) - jnp.log(variance_2)
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_1 - mean_2) / variance_2)
 
 
-def prior_kl(process: Process, x_0: Any, t: int | None = None) -> Any:
+def prior_kl(process: Process, x_0: Any, t: Any = None) -> Any:
     """KL(q(u_t | u_0) || N(0, 1)) per basis coordinate, in nats, like x_0 (the L_T of DDPM eq. 5); t is T by default.
 
     Zero up to rounding means that sampling may start from pure noise. Bits per dimension are its mean over log 2.
+
+    Raises:
+      ValueError: x_0 are not floating-point numbers, or t is no time of the process.
     """
+    check_floats(x_0=x_0)
     m = process.marginal(process.num_steps if t is None else t, x_0.shape[-3:-1])
     u_0 = process.basis.analysis(x_0)
-    # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier.
+    xp: Any = jnp if isinstance(m.sigma, jax.Array) else np
+    # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier. Where
+    # there is little noise it is the logarithm of sigma that is precise.
     excess = m.sigma**2 - 1.0
-    return 0.5 * (jnp.square(m.alpha * u_0) + (excess - np.log1p(excess)))
+    with np.errstate(divide="ignore"):  # of noise-free data it is infinite
+        log_sigma2 = xp.where(excess > -0.5, xp.log1p(xp.maximum(excess, -0.5)), 2.0 * xp.log(m.sigma))
+    return 0.5 * (jnp.square(m.alpha * u_0) + (excess - log_sigma2))

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.likelihood import BitsPerDim, Terms, bound_terms, noise_at
 from ddx.diffusion.noise import fold_in
@@ -45,7 +46,12 @@ def heat_sampler(delta: float = 0.0125) -> Kernel:
 
 
 def blur(process: Process, x_0: Any, t: Any) -> Any:
-    """alpha_t u_0 in pixels: images (B, H, W, C) blurred as at time t, () or (B,), without noise."""
+    """alpha_t u_0 in pixels: images (B, H, W, C) blurred as at time t, () or (B,), without noise.
+
+    Raises:
+      ValueError: x_0 are not floating-point numbers, or a time is none of the process.
+    """
+    check_floats(x_0=x_0)
     alpha = process.marginal(t, x_0.shape[-3:-1]).alpha
     return process.basis.synthesis(alpha * process.basis.analysis(x_0)).astype(x_0.dtype)
 
@@ -72,6 +78,7 @@ def kde_centres(process: Process, images: Any) -> Any:
 
     After a blur of half the images' width these are some dozens, so a whole training set is no burden.
     """
+    check_floats(images=images)
     scale = process.marginal(process.num_steps, images.shape[-3:-1]).alpha
     u = process.basis.analysis(images)
     return (jnp.asarray(scale, u.dtype) * u)[:, (scale > _NEGLIGIBLE)[..., 0]].reshape(len(images), -1)
@@ -183,8 +190,11 @@ def heat_bits_per_dim(
       `BitsPerDim`; `terms` are those of `levels`, `mse` is of the network's own predictions.
 
     Raises:
-      ValueError: a level is none of 1..T, delta is not above 0, or the network does not predict the next image.
+      ValueError: a level is none of 1..T, delta is not above 0, x_0 are not floating-point numbers, or the network does
+        not predict the next image or belongs to another process.
     """
+    check_floats(x_0=x_0)
+    x_0 = x_0.astype(computing_dtype(x_0))
     rows = heat_table(process, levels)
     at = denoise_at(process, denoise)
     terms, mse, eps_mse = heat_terms(process, at, x_0, rows, rows.level.t, noise_at(key, x_0), delta)
@@ -217,8 +227,17 @@ def interpolate_heat(
       noise: the noises of all steps for x_a and for x_b, (T, B, H, W, C) in the basis; drawn from `keys` if None.
 
     Returns:
-      (W, B, H, W, C) images.
+      (W, B, H, W, C) images, like x_a.
+
+    Raises:
+      ValueError: x_a or x_b are not floating-point numbers, noise has other shapes, or the denoiser belongs to another
+        process.
     """
+    check_floats(x_a=x_a, x_b=x_b)
+    shape = (process.num_steps, *x_a.shape)
+    if noise is not None and any(given.shape != shape for given in noise):
+        raise ValueError(f"the noises of x_a and x_b must have the shape {shape}, one draw a step")
+    like, x_a, x_b = x_a.dtype, x_a.astype(computing_dtype(x_a)), x_b.astype(computing_dtype(x_a))
     w = jnp.asarray(weights, x_a.dtype)
     mixed = jnp.einsum("w,b...->wb...", 1 - w, x_a) + jnp.einsum("w,b...->wb...", w, x_b)
     steps = step_table(process, visited(process, None))
@@ -230,7 +249,7 @@ def interpolate_heat(
     kernel = heat_sampler(delta)
     walking = start(kernel, process.basis.analysis(mixed.reshape(-1, *x_a.shape[1:])))
     walking = walk(denoise_at(process, denoise), walking, steps, jnp.arange(process.num_steps), kernel, draw)
-    return process.basis.synthesis(walking.u_t).reshape(mixed.shape)
+    return process.basis.synthesis(walking.u_t).reshape(mixed.shape).astype(like)
 
 
 def between(noise_a: Any, noise_b: Any, weights: Any) -> Any:

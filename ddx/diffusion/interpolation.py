@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddx.diffusion.gaussian import q_sample
+from ddx.diffusion.arrays import check_floats, computing_dtype
+from ddx.diffusion.gaussian import host_eta, q_sample
 from ddx.diffusion.kernels import Kernel, euler
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import DenoiseFn, Denoiser
@@ -24,22 +25,27 @@ def slerp(x_a: Any, x_b: Any, weights: Any) -> Any:
       weights: (W,); 0 is x_a, 1 is x_b.
 
     Returns:
-      (W, ..., H, W, C). Parallel images, and one that is zero, are interpolated linearly.
+      (W, ..., H, W, C), like x_a. Parallel images, and one that is zero, are interpolated linearly.
+
+    Raises:
+      ValueError: x_a or x_b are not floating-point numbers.
     """
+    check_floats(x_a=x_a, x_b=x_b)
     axes = (-3, -2, -1)
 
     def norm(x: Any) -> Any:
         return jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
 
-    x_a, x_b = jnp.asarray(x_a), jnp.asarray(x_b)
+    like, precise = x_a.dtype, computing_dtype(x_a)
+    x_a, x_b = jnp.asarray(x_a, precise), jnp.asarray(x_b, precise)
     norms = norm(x_a) * norm(x_b)
     cosine = jnp.sum(x_a * x_b, axes, keepdims=True) / jnp.where(norms == 0, 1.0, norms)
     parallel = (jnp.abs(cosine) > 1 - 1e-6) | (norms == 0)
     theta = jnp.arccos(jnp.where(parallel, 0.0, cosine))
-    w = jnp.asarray(weights, x_a.dtype).reshape(-1, *(1,) * x_a.ndim)
+    w = jnp.asarray(weights, precise).reshape(-1, *(1,) * x_a.ndim)
     part_a = jnp.where(parallel, 1 - w, jnp.sin((1 - w) * theta) / jnp.sin(theta))
     part_b = jnp.where(parallel, w, jnp.sin(w * theta) / jnp.sin(theta))
-    return part_a * x_a + part_b * x_b
+    return (part_a * x_a + part_b * x_b).astype(like)
 
 
 def interpolate(
@@ -65,7 +71,10 @@ def interpolate(
       solver: as `sample`'s, at eta = 0.
 
     Returns:
-      (W, B, H, W, C) images.
+      (W, B, H, W, C) images, like x_a.
+
+    Raises:
+      ValueError: as `slerp` or `sample`.
     """
     latents = slerp(x_a, x_b, weights)
     x_0 = sample(process, denoise, None, latents.reshape(-1, *x_a.shape[-3:]), times, solver=solver)
@@ -107,27 +116,32 @@ def interpolate_diffused(
       noise: (noise of x_a, noise of x_b, that of each step for all weights (K, B, H, W, C)) in place of `key`.
 
     Returns:
-      (W, B, H, W, C) images.
+      (W, B, H, W, C) images, like x_a.
 
     Raises:
-      ValueError: t is no time of the process, or as `sample`.
+      ValueError: t is no time of the process, noise has other shapes, or as `sample`.
     """
+    check_floats(x_a=x_a, x_b=x_b)
     if not 0 <= t <= process.num_steps:
         raise ValueError(f"t={t} must lie in 0..{process.num_steps}, the times of the process")
+    like, x_a, x_b = x_a.dtype, x_a.astype(computing_dtype(x_a)), x_b.astype(computing_dtype(x_a))
     w = jnp.asarray(weights, x_a.dtype)
     keys = None if noise is not None else batch_keys(key, x_a.shape[0])
     if t > 0:
         noise_a, noise_b = noise[:2] if noise is not None else noises_of_ends(keys, x_a, shared_noise)
+        if noise_a.shape != x_a.shape or noise_b.shape != x_b.shape:
+            raise ValueError(f"the noises of x_a and x_b must be like them; got {noise_a.shape} and {noise_b.shape}")
         x_a, x_b = q_sample(process, x_a, t, noise_a), q_sample(process, x_b, t, noise_b)
     mixed = jnp.einsum("w,b...->wb...", 1 - w, x_a) + jnp.einsum("w,b...->wb...", w, x_b)
     if t == 0:
-        return mixed
+        return mixed.astype(like)
     times = (t, *(s for s in visited(process, times) if s < t))
     x_t = mixed.reshape(-1, *x_a.shape[1:])
     copies = (len(w), 1, 1, 1)
     walk_noise = None if noise is None else jnp.stack([jnp.tile(z, copies) for z in noise[2]])
     keys = None if keys is None else jnp.tile(keys, len(w))
-    return sample(process, denoise, keys, x_t, times, eta, variance, walk_noise).reshape(mixed.shape)
+    x_0 = sample(process, denoise, keys, x_t, times, eta, variance, walk_noise)
+    return x_0.reshape(mixed.shape).astype(like)
 
 
 def coarse_to_fine(
@@ -170,12 +184,13 @@ def share_latent(
       variance: as `sample`'s.
 
     Returns:
-      (num_images, H, W, C) images, and their x_t, (1, H, W, C).
+      (num_images, H, W, C) images, and their x_t, (1, H, W, C), like x_T.
 
     Raises:
       ValueError: t is not visited, x_T is not one image; or as `sample`.
     """
-    times = visited(process, times)
+    check_floats(x_T=x_T)
+    times, eta = visited(process, times), host_eta(eta)
     if t not in times[:-1]:
         raise ValueError(f"t={t} is not among the visited times {times[0]}..{times[-2]}")
     if x_T.shape[0] != 1:
@@ -192,7 +207,7 @@ def share_latent(
     branch = times.index(t)
     u_t = part(basis.analysis(x_T), keys[:1], slice(0, branch))
     u_0 = part(jnp.repeat(u_t, num_images, axis=0), keys, slice(branch, None))
-    return basis.synthesis(u_0), basis.synthesis(u_t)
+    return basis.synthesis(u_0).astype(x_T.dtype), basis.synthesis(u_t).astype(x_T.dtype)
 
 
 def noises_of_ends(keys: Any, x: Any, shared: bool = False) -> tuple[Any, Any]:

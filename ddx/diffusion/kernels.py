@@ -13,6 +13,13 @@ solution over a step of length h = l_s - l_t is
 
 which is (1) with D a mean of x_0 over the step, weighted towards its end (Lu et al. 2022, DPM-Solver++, eq. 8).
 
+A denoiser may clip x_0 and leave eps as the network says it. There is then no one D, and a first-order step is written
+with both (Song et al. 2021, eq. 12),
+
+    u_s = alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps + sqrt(variance) z                                         (3)
+
+of which the root is k sigma_t.
+
 Multistep solvers extrapolate by h over the h of the step before. They want times about even in log-SNR, such as the
 trajectory "trailing"; "uniform" ends in a step from t = 1 + c to 1 that is many times longer than the one before.
 """
@@ -24,6 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ddx.diffusion.gaussian import root
 from ddx.diffusion.prediction import Denoised
 from ddx.diffusion.process import Level
 from ddx.diffusion.steps import Step
@@ -55,7 +63,14 @@ class Kernel(NamedTuple):
 
 
 def _move(row: Step, u_t: Any, data: Any, variance: Any, z: Any) -> Any:
-    return row.k * u_t + row.gamma * data + row.noise * jnp.sqrt(variance) * z
+    return row.k * u_t + row.gamma * data + row.noise * root(variance) * z
+
+
+def _drift(row: Step, u_t: Any, d: Denoised) -> Any:
+    """What a first-order step adds to k u_t, without noise: gamma x_0, or by (3) where eps is the network's own."""
+    if d.own_eps is None:
+        return row.gamma * d.x_0
+    return row.target.marginal.alpha * d.x_0 + row.k * (row.level.marginal.sigma * d.eps - u_t)
 
 
 def euler(variance: VarianceFn = small) -> Kernel:
@@ -63,7 +78,8 @@ def euler(variance: VarianceFn = small) -> Kernel:
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
         d = at(u_t, row.level)
-        return _move(row, u_t, d.x_0, variance(d, row), z), memory, d
+        u_s = row.k * u_t + _drift(row, u_t, d) + row.noise * root(variance(d, row)) * z
+        return u_s, memory, d
 
     return Kernel(lambda u_T: (), step)
 
@@ -77,7 +93,7 @@ def heun() -> Kernel:
     """
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
-        d = at(u_t, row.level)
+        d = _agreeing(at(u_t, row.level), "heun")
         end = _move(row, u_t, d.x_0, 0.0, z)
 
         def corrected() -> Any:
@@ -88,7 +104,7 @@ def heun() -> Kernel:
             change = jnp.where(alpha > sigma, by_eps, d_s.x_0 - d.x_0)
             return _move(row, u_t, d.x_0 + 0.5 * change, 0.0, z)
 
-        return jax.lax.cond(jnp.all(row.noise > 0), corrected, lambda: end), memory, d
+        return jax.lax.cond(jnp.all(row.target.t > 0), corrected, lambda: end), memory, d
 
     return Kernel(lambda u_T: (), step)
 
@@ -104,7 +120,7 @@ def dpmpp_2m() -> Kernel:
         return jnp.zeros_like(u_T), jnp.zeros_like(u_T[0])
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
-        d, (x_1, inverse_1) = at(u_t, row.level), memory
+        d, (x_1, inverse_1) = _agreeing(at(u_t, row.level), "dpmpp_2m"), memory
         slope = row.h * inverse_1 * (d.x_0 - x_1)
         return _move(row, u_t, d.x_0 + 0.5 * slope, row.small, z), (d.x_0, _inverse(row.h, u_t)), d
 
@@ -122,7 +138,7 @@ def dpmpp_3m() -> Kernel:
         return (jnp.zeros_like(u_T),) * 2 + (jnp.zeros_like(u_T[0]),) * 2
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
-        d, (x_1, x_2, inverse_1, inverse_2) = at(u_t, row.level), memory
+        d, (x_1, x_2, inverse_1, inverse_2) = _agreeing(at(u_t, row.level), "dpmpp_3m"), memory
         slope_1, slope_2 = row.h * inverse_1 * (d.x_0 - x_1), row.h * inverse_2 * (x_1 - x_2)
         share = inverse_2 / jnp.where(inverse_2 == 0, 1.0, inverse_1 + inverse_2)
         bend = row.h * inverse_1 * share * (slope_1 - slope_2)
@@ -147,7 +163,7 @@ def filmed(kernel: Kernel, frames: tuple[int, ...]) -> Kernel:
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
         inner, film = memory
         u_s, inner, d = kernel.step(at, u_t, inner, row, z)
-        here = jnp.asarray(frames) == row.level.t
+        here = jnp.asarray(frames, row.level.t.dtype) == row.level.t  # real times are rounded as those of the rows
         slot = jnp.where(here.any(), here.argmax(), len(frames))  # a slot beyond the end is dropped
         film = jax.tree.map(lambda kept, x: kept.at[slot].set(x, mode="drop"), film, Film(u_t, d.x_0))
         return u_s, (inner, film), d
@@ -189,6 +205,13 @@ def make_kernel(solver: str | Kernel = "euler", eta: float = 0.0, variance: str 
     if eta != 0.0 and solver != "dpmpp_2m":
         raise ValueError(f"solver {solver!r} is for eta = 0, not {eta}; set eta=0, or use 'dpmpp_2m' or 'euler'")
     return SOLVERS[solver]()
+
+
+def _agreeing(d: Denoised, solver: str) -> Denoised:
+    """The estimate, whose eps must follow from its x_0: a solver of higher order has one curve to follow."""
+    if d.own_eps is not None:
+        raise ValueError(f"clip='x0' belongs to solver 'euler'; use clip=True or False with {solver!r}")
+    return d
 
 
 def _inverse(h: Any, u_t: Any) -> Any:

@@ -155,27 +155,37 @@ def is_host(*times: Any) -> bool:
 
 
 def checked(t: Any, num_steps: int, *others: Any) -> tuple[Any, Any]:
-    """The namespace to compute in, NumPy or JAX, and real times t for it.
+    """The namespace to compute in, NumPy or JAX, and real times t for it; NaN for a traced one outside [0, T].
 
     Raises:
-      ValueError: a time known on the host lies outside [0, T].
+      ValueError: a time known on the host is no number in [0, T].
     """
     if not is_host(t, *others):
-        return jnp, jnp.asarray(t, jnp.result_type(float))
-    t = np.asarray(t, np.float64)
+        t = jnp.asarray(_numbers(t), jnp.result_type(float))
+        return jnp, jnp.where((t >= 0) & (t <= num_steps), t, jnp.nan)
+    t = np.asarray(_numbers(t), np.float64)
     if not np.all((t >= 0) & (t <= num_steps)):
-        raise ValueError(f"time {t} is out of range; this process has the times 0 (data) to {num_steps} (noise)")
+        raise _out_of_range(t, num_steps)
     return np, t
 
 
+def whole(t: Any) -> Any:
+    """Times to calculate with: integers of a type that holds t - 1 and T - t, real ones as they are."""
+    t = _numbers(t)
+    if isinstance(t, jax.Array):
+        return t.astype(jnp.int32) if jnp.issubdtype(t.dtype, jnp.integer) else t
+    t = np.asarray(t)
+    return t.astype(np.int64) if t.dtype.kind in "iu" else t
+
+
 def look_up(table: np.ndarray, t: Any) -> Any:
-    """Entries of a table over 0..T at integer times.
+    """Entries of a table over 0..T at integer times; NaN for traced ones outside of it, never another level.
 
     Raises:
       ValueError: a time known on the host is no integer in [0, T].
     """
     if not is_host(t):
-        return jnp.asarray(table)[t]
+        return _entries(jnp.asarray(table), t)
     return table[_index(t, len(table) - 1)]
 
 
@@ -186,15 +196,33 @@ def change(table: np.ndarray, s: Any, t: Any) -> Any:
     # Two floats hold one float64: neighbouring entries subtract exactly although each is rounded.
     high = table.astype(jnp.result_type(float))
     low = np.where(np.isfinite(table), table - np.where(np.isfinite(table), high, 0.0), 0.0).astype(high.dtype)
-    high_t, high_s, low_t, low_s = (jnp.asarray(part)[i] for part in (high, low) for i in (t, s))
+    high_t, high_s, low_t, low_s = (_entries(jnp.asarray(part), i) for part in (high, low) for i in (t, s))
     return (high_t - high_s) + (low_t - low_s)
 
 
+def _entries(table: jax.Array, t: Any) -> jax.Array:
+    t = jnp.asarray(_numbers(t))
+    if not jnp.issubdtype(t.dtype, jnp.integer):
+        raise ValueError(f"times in the graph must be integers; got {t.dtype}: this process has the times 0..T")
+    return table.at[t].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
 def _index(t: Any, num_steps: int) -> np.ndarray:
-    index = np.asarray(t)
+    index = np.asarray(_numbers(t))
     if index.dtype.kind not in "iu" and not np.all(index == np.round(index)):
         raise ValueError(f"time {t} is not an integer; this process has the times 0..{num_steps}")
-    index = index.astype(np.int64)
     if np.any(index < 0) or np.any(index > num_steps):
-        raise ValueError(f"time {t} is out of range; this process has the times 0 (data) to {num_steps} (noise)")
-    return index
+        raise _out_of_range(t, num_steps)
+    return index.astype(np.int64)
+
+
+def _numbers(t: Any) -> Any:
+    """Times that are numbers; bool is an index of another kind."""
+    dtype = getattr(t, "dtype", None) or np.asarray(t).dtype
+    if np.dtype(dtype).kind not in "iuf" and not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"times must be numbers; got {t!r}")
+    return t
+
+
+def _out_of_range(t: Any, num_steps: int) -> ValueError:
+    return ValueError(f"time {t} is out of range; this process has the times 0 (data) to {num_steps} (noise)")

@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.basis import PIXEL
 from ddx.diffusion.decoder import decoder_log_prob
-from ddx.diffusion.gaussian import gaussian_kl, prior_kl
+from ddx.diffusion.gaussian import gaussian_kl, host_eta, prior_kl
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
@@ -98,9 +99,8 @@ def bits_per_dim(
     Raises:
       ValueError: times, variance, eta or cdf are invalid, noise has not one draw a term, or x_0 are no floats.
     """
-    if not jnp.issubdtype(x_0.dtype, jnp.floating):
-        raise ValueError(f"x_0 must be floats, k / 127.5 - 1 for a grey level k; got {x_0.dtype}")
-    x_0 = x_0.astype(jnp.promote_types(x_0.dtype, jnp.float32))
+    check_floats(x_0=x_0, noise=noise)
+    x_0, eta = x_0.astype(computing_dtype(x_0)), host_eta(eta)
     if not eta > 0:
         raise ValueError(f"eta={eta} has no bound: a step without noise has an infinite KL; use eta above 0")
     rows = bound_table(process, visited(process, times), x_0.shape[-3:-1], eta)
@@ -112,7 +112,7 @@ def bits_per_dim(
         draws, draw = noise[process.ends_noisy :], lambda given: given
         last = noise[0]
     else:
-        raise ValueError(f"noise must have the shape {(num_draws, *x_0.shape)}, one draw a term")
+        raise ValueError(f"noise must have the shape {(num_draws, *x_0.shape)}, one draw a term; got {noise.shape}")
     at = denoise_at(process, denoise)
     found = bound_terms(process, at, x_0, rows, draws, variance_fn(variance, eta), draw, cdf)
     prior = prior_bits(process, x_0, rows.level.t[-1])

@@ -1,13 +1,19 @@
-"""Training objectives, one value per example; nothing is reduced over the batch."""
+"""Training objectives, one value per example; nothing is reduced over the batch.
+
+Times are the noise levels 1..T that a network knows: any other, a 0-based index say, is refused where it is known on
+the host, and makes its example's loss NaN in the graph.
+"""
 
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.gaussian import q_sample
+from ddx.diffusion.levels import is_host
 from ddx.diffusion.likelihood import bound_term
-from ddx.diffusion.prediction import ModelFn, denoiser, split_output, target
+from ddx.diffusion.prediction import ModelFn, denoiser, network_times, split_output, target
 from ddx.diffusion.process import Process
 from ddx.diffusion.steps import chain_rows
 from ddx.diffusion.variance import VarianceFn, variance_fn
@@ -41,10 +47,13 @@ def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: An
 
     Returns:
       (B,) mean squared errors. DDIM's and IHDM's code sum over pixels instead: multiply by H * W * C.
+
+    Raises:
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, or a time is no noise level.
     """
-    x_t = q_sample(process, x_0, t, noise)
+    t, x_t = _diffused(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
-    return _squared_error(process, output, x_0, x_t, t, noise, prediction)
+    return _known(process, t, _squared_error(process, output, x_0, x_t, t, noise, prediction))
 
 
 def head_loss(
@@ -69,18 +78,19 @@ def head_loss(
       network whose second half is g + eps^2, g and eps its own: the gradient of the head's loss then moves eps too.
 
     Raises:
-      ValueError: the head is unknown, or the network has none.
+      ValueError: the head is unknown, or the network has none; or as `simple_loss`.
     """
     if head not in ("sn", "npr"):
         raise ValueError(f"head {head!r} is unknown; choose sn or npr")
-    x_t = q_sample(process, x_0, t, noise)
+    t, x_t = _diffused(process, x_0, t, noise)
     output, extra = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
     if extra is None:
         raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
     y = process.basis.analysis(target(process, prediction, x_0, x_t, t, noise))
     error = jnp.square(y - process.basis.analysis(output))
     goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
-    return HeadLoss(error.mean((1, 2, 3)), jnp.square(goal - extra).mean((1, 2, 3)))
+    losses = error.mean((1, 2, 3)), jnp.square(goal - extra).mean((1, 2, 3))
+    return HeadLoss(*(_known(process, t, loss) for loss in losses))
 
 
 def kl_loss(
@@ -110,10 +120,13 @@ def kl_loss(
 
     Returns:
       (B,) bits/dim.
+
+    Raises:
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, or a time is no noise level.
     """
-    x_t = q_sample(process, x_0, t, noise)
+    t, x_t = _diffused(process, x_0, t, noise)
     output = model_fn(x_t, process.model_time(t))
-    vb = _bound(process, output, x_0, x_t, t, prediction, variance, cdf)
+    vb = _known(process, t, _bound(process, output, x_0, x_t, t, prediction, variance, cdf))
     return process.num_steps * vb if rescaled else vb
 
 
@@ -146,15 +159,34 @@ def hybrid_loss(
 
     Returns:
       The loss and its parts, (B,) each.
+
+    Raises:
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, or a time is no noise level.
     """
-    x_t = q_sample(process, x_0, t, noise)
+    t, x_t = _diffused(process, x_0, t, noise)
     output = model_fn(x_t, process.model_time(t))
     mean, extra = split_output(output, x_0.shape[-1])
-    mse = _squared_error(process, mean, x_0, x_t, t, noise, prediction)
+    mse = _known(process, t, _squared_error(process, mean, x_0, x_t, t, noise, prediction))
     mean = jax.lax.stop_gradient(mean)
     frozen = mean if extra is None else jnp.concatenate([mean, extra], axis=-1)
-    vb = _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf)
+    vb = _known(process, t, _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf))
     return HybridLoss(mse + vlb_weight * process.num_steps * vb, mse, vb)
+
+
+def _diffused(process: Process, x_0: Any, t: Any, noise: Any) -> tuple[Any, Any]:
+    """The times of a loss, checked, and x_t."""
+    check_floats(x_0=x_0, noise=noise)
+    if jnp.shape(noise) != x_0.shape:
+        raise ValueError(f"noise must be like x_0, {x_0.shape}, a draw for each image; got {jnp.shape(noise)}")
+    t = network_times(process, t)
+    return t, q_sample(process, x_0, t, noise)
+
+
+def _known(process: Process, t: Any, loss: Any) -> Any:
+    """The losses, NaN at times in the graph that are none."""
+    if is_host(t):
+        return loss
+    return jnp.where((t >= (0 if process.continuous else 1)) & (t <= process.num_steps), loss, jnp.nan)
 
 
 def _squared_error(process: Process, output: Any, x_0: Any, x_t: Any, t: Any, noise: Any, prediction: str) -> Any:

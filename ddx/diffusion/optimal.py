@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.likelihood import bound_term
 from ddx.diffusion.process import Process
@@ -149,7 +150,12 @@ def bound_costs(
       draw: draw(entry) -> noise of each image, white in the basis.
       variance: of the reverse steps.
       cdf: of the decoder.
+
+    Raises:
+      ValueError: x_0 are not floating-point numbers.
     """
+    check_floats(x_0=x_0)
+    x_0 = x_0.astype(computing_dtype(x_0))
     shape, u_0 = x_0.shape[-3:-1], process.basis.analysis(x_0)
 
     @jax.jit

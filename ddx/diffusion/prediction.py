@@ -15,18 +15,22 @@ small; without blur it is 1. "eps" is divided by alpha, which a blur makes as sm
 part of a step, which multiplies by as small a number, and not to be clipped. "residual" says what the next image is;
 x_0 is read from it where there is more signal than noise, and is 0 in the other coordinates.
 
-Clipping limits x_0 to the range of the data in pixels, after which eps is derived anew, so that the two always agree
-with u_t.
+Clipping limits x_0 to the range of the data in pixels, after which eps is derived anew, so that the two agree with u_t;
+or eps stays as the network says it, and a step then takes both as they are (DDIM eq. 12).
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
+from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.basis import Basis, largest_variance
 from ddx.diffusion.gaussian import step_coefficients
+from ddx.diffusion.levels import is_host, whole
 from ddx.diffusion.process import Level, Process
 
 PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
@@ -36,7 +40,7 @@ ModelFn = Callable[[Any, Any], Any]
 
 
 class Denoised(NamedTuple):
-    """A model's estimate at time t: u_t = alpha x_0 + sigma eps."""
+    """A model's estimate at time t: u_t = alpha x_0 + sigma eps, unless `own_eps`."""
 
     x_0: Any
     eps: Any
@@ -45,6 +49,7 @@ class Denoised(NamedTuple):
     output: Any = None  # the network's first C channels as they are, of eps, x0 and v
     gain: Any = None  # how much an error of the output is one of x_0; no clipping changes these two
     most: Any = None  # the variance that no x_0 in the range of the data exceeds, of each coordinate
+    own_eps: Any = None  # not None: x_0 is clipped, eps is as the network says it
 
 
 DenoiseFn = Callable[[Any, Any], Denoised]
@@ -61,8 +66,15 @@ class Denoiser:
     clip: bool | str
 
     def __call__(self, x_t: Any, t: Any) -> Denoised:
-        """x_0 and eps in pixels, like x_t, for times t, () or (B,)."""
+        """x_0 and eps in pixels, like x_t, for times t, () or (B,), at which there is a network.
+
+        Raises:
+          ValueError: x_t are not floating-point numbers, or a time known on the host is none of them; a traced one
+            gives NaN.
+        """
+        check_floats(x_t=x_t)
         basis = self.process.basis
+        t = network_times(self.process, t)
         d = self.at(basis.analysis(x_t), self.process.level(t, x_t.shape[-3:-1]))
         return to_pixels(basis, d)
 
@@ -95,7 +107,8 @@ class Denoiser:
         d = Denoised(u_0, eps, extra, mean, out, gain, most)
         if not self.clip:
             return d
-        return clipped(process, u_t, level, d)._replace(**({"eps": eps} if self.clip == "x0" else {}))
+        limited = clipped(process, u_t, level, d)
+        return limited._replace(eps=eps, own_eps=True) if self.clip == "x0" else limited
 
 
 def clipped(process: Process, u_t: Any, level: Level, d: Denoised) -> Denoised:
@@ -128,18 +141,58 @@ def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip:
       model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
       prediction: what the first C channels mean: "eps", "x0", "v", "mean" (of x_{t-1}) or "residual" (IHDM).
       clip: limit x_0 to the range of the data and derive eps anew. Off for encoding, for eps under blur, and where the
-        reference never clips (DDIM's own code). "x0" limits x_0 and leaves eps as the network says it, so that the two
-        do not agree with x_t: Analytic-DPM's code.
+        reference never clips (DDIM's own code). "x0" limits x_0 and leaves eps as the network says it, so that a step
+        of solver "euler" goes to alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in Analytic-DPM's
+        code. Bounds have the step k x_t + gamma x_0 all the same.
 
     Returns:
       A function denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
 
     Raises:
       ValueError: the prediction is unknown, or it does not tell x_0: "eps" where the process ends without signal
-        (alpha_T = 0), "mean" where a coordinate does not change, "mean" and "residual" where times are continuous.
+        (alpha_T = 0), "mean" where a coordinate does not change, "mean" and "residual" where times are continuous. Or
+        clip is neither True, False nor "x0".
     """
     check_prediction(process, prediction)
+    if not (isinstance(clip, bool | np.bool_) or clip == "x0"):
+        raise ValueError(f"clip={clip!r} must be True, False or 'x0'")
     return Denoiser(process, model_fn, prediction, clip)
+
+
+def network_times(process: Process, t: Any) -> Any:
+    """Times t at which there is a network: 1..T, or [0, T] where they are continuous.
+
+    Those in the graph that are none become T + 1, of which everything is NaN.
+
+    Raises:
+      ValueError: a time known on the host is none of them.
+    """
+    t = whole(t)
+    if process.continuous:
+        return t
+    if not is_host(t):
+        return jnp.where(t >= 1, t, process.num_steps + 1)
+    if not np.all(np.equal(t, np.round(t)) & np.greater_equal(t, 1)):
+        raise ValueError(f"time {t} is out of range; networks know the noise levels 1..{process.num_steps}")
+    return t.astype(int)
+
+
+def check_process(process: Process, denoise: Any) -> None:
+    """Refuse, with a ValueError, a `Denoiser` whose process is another one than that to sample or to score."""
+    if isinstance(denoise, Denoiser) and not _equal(process, denoise.process):
+        raise ValueError(
+            "the denoiser belongs to another process (in basis, schedule, blur, range or times) than the one that was"
+            " passed; pass its own, denoise.process, or make one for this process with ddx.denoiser"
+        )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        names = [field.name for field in dataclasses.fields(one)]
+        return all(_equal(getattr(one, name), getattr(other, name)) for name in names)
+    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
 
 
 def check_prediction(process: Process, prediction: str) -> None:
@@ -168,6 +221,8 @@ def target(process: Process, prediction: str, x_0: Any, x_t: Any, t: Any, noise:
       noise: the noise in x_t, like x_0.
     """
     check_prediction(process, prediction)
+    check_floats(x_0=x_0, x_t=x_t, noise=noise)
+    t = whole(t)
     basis, shape = process.basis, x_0.shape[-3:-1]
     if prediction == "eps":
         return noise

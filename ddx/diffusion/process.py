@@ -20,7 +20,7 @@ import numpy as np
 from ddx.diffusion import schedules
 from ddx.diffusion.basis import DCT, PIXEL, Basis
 from ddx.diffusion.dissipation import Changes, Scalars, dissipate, dissipate_changes
-from ddx.diffusion.levels import BlurTable, Cosine, NoiseTable, SineBlur, is_host
+from ddx.diffusion.levels import BlurTable, Cosine, NoiseTable, SineBlur, is_host, whole
 
 
 class Marginal(NamedTuple):
@@ -106,7 +106,7 @@ class Process:
     def changes(self, s: Any, t: Any) -> Changes:
         """What all coordinates share of a step from t to s, without rounding the values at its ends first."""
         log_a, logsnr = self.noise.log_alpha_change(s, t), self.noise.logsnr_change(s, t)
-        tau = 0.0 * log_a if self.blur is None else self.blur.tau_change(s, t)
+        tau = 0.0 * (log_a < 0) if self.blur is None else self.blur.tau_change(s, t)
         return Changes(*map(_to_images, (log_a, logsnr, tau)))
 
     def log_alpha_difference(self, s: Any, t: Any, shape: tuple[int, ...] | None = None) -> Any:
@@ -130,12 +130,12 @@ class Process:
         The 0-based index t - 1 for DDPM and its successors, t for IHDM, and for Blurring Diffusion, whose paper does
         not say, 1000 t / T.
         """
-        t = t - self.time_offset if self.time_offset else t
+        t = whole(t) - self.time_offset
         return t * (1000.0 / self.num_steps) if self.rescale_time else t
 
     def level(self, t: Any, shape: tuple[int, ...] | None = None) -> Level:
         """The `Level` of times t, () or (B,)."""
-        t = np.asarray(t) if is_host(t) else t
+        t = whole(np.asarray(t) if is_host(t) else t)
         return Level(t, self.model_time(t), self.marginal(t, shape), self.scalars(t).a)
 
 

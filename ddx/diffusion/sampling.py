@@ -4,18 +4,21 @@ The table is data, so one compiled program serves every schedule, every eta and 
 the memory of a sampler does not grow with the number of steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats, computing_dtype
+from ddx.diffusion.gaussian import host_eta
 from ddx.diffusion.kernels import DenoiseAt, Film, Kernel, filmed, make_kernel
+from ddx.diffusion.levels import is_host
 from ddx.diffusion.noise import batch_keys, fold_in, white_noise
-from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser, to_coordinates
+from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser, check_process, to_coordinates
 from ddx.diffusion.process import Level, Process
-from ddx.diffusion.steps import Steps, encoding_table, step_table
+from ddx.diffusion.steps import Steps, brief, step_table
 from ddx.diffusion.trajectory import trajectory
 from ddx.diffusion.variance import VarianceFn
 
@@ -51,11 +54,15 @@ def sample(
       noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
 
     Returns:
-      x_0 like x_T: the mean of the last step, to which by default no noise is added.
+      x_0 like x_T: the mean of the last step, to which by default no noise is added. It is computed in float32 at
+      least, the random draws too.
 
     Raises:
-      ValueError: times, eta, variance or solver are invalid or do not go together, or noise has not one draw a step.
+      ValueError: times, eta, variance or solver are invalid or do not go together, x_T or noise are not floating-point
+        numbers, noise has not one draw a step, or the denoiser belongs to another process.
     """
+    check_floats(x_T=x_T, noise=noise)
+    eta = host_eta(eta)
     times, kernel = visited(process, times), make_kernel(solver, eta, variance)
     kernel.check(times)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
@@ -90,13 +97,16 @@ def progressive(
       solver: a name or a `ddx.Kernel`.
 
     Returns:
-      x_0, and the `Film` of x_t and of the estimate of x_0 from it, (len(frames), B, H, W, C) in the order of `frames`.
+      x_0 like x_T, and the `Film` of x_t and of the estimate of x_0 from it, (len(frames), B, H, W, C) like x_T in the
+      order of `frames`.
 
     Raises:
       ValueError: a frame is not visited; or as `sample`.
     """
+    check_floats(x_T=x_T, noise=noise)
+    eta = host_eta(eta)
     times = visited(process, times)
-    frames = tuple(frames) if process.continuous else tuple(int(t) for t in frames)
+    frames = _listed(process, frames)
     missing = [t for t in frames if t not in times[:-1]]
     if not frames or len(set(frames)) < len(frames):
         raise ValueError(f"frames must be different times, at least one; got {frames}")
@@ -106,41 +116,8 @@ def progressive(
     kernel.check(times)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
     walking = _run(process, denoise, x_T, times, eta, kernel, draws)
-    film = walking.memory[1]
-    return process.basis.synthesis(walking.u_t), Film(*map(process.basis.synthesis, film))
-
-
-def encode(
-    process: Process,
-    denoise: Denoiser | DenoiseFn,
-    x_0: Any,
-    times: tuple[int, ...] | None = None,
-    solver: str | Kernel = "euler",
-) -> Any:
-    """The x_T from which DDIM (eta = 0) leads to x_0: the same steps, taken upwards (DDIM section 4.3 and 5.4).
-
-    The network is asked at the lower end of each step, and images are taken for x_1, whose noise is below their grey
-    levels; both as in Improved DDPM's code. Where times are continuous they are taken for x_0, which has such noise
-    itself. Use a denoiser that does not clip.
-
-    Args:
-      process: the process.
-      denoise: a `ddx.denoiser`, or any function (x_t, t) -> `Denoised` in pixels.
-      x_0: (B, H, W, C) images.
-      times: as `sample`'s; walked from the last to the first, from 1 on.
-      solver: as `sample`'s.
-
-    Returns:
-      x at times[0], like x_0.
-
-    Raises:
-      ValueError: the times are invalid, or the first is 1: then there is no step.
-    """
-    steps = encoding_table(process, visited(process, times), x_0.shape[-3:-1])
-    kernel, basis = make_kernel(solver), process.basis
-    walking = start(kernel, basis.analysis(x_0))
-    walking = walk(denoise_at(process, denoise), walking, steps, jnp.arange(len(steps.noise)), kernel, no_noise)
-    return basis.synthesis(walking.u_t).astype(x_0.dtype)
+    x_0, *film = (process.basis.synthesis(u).astype(x_T.dtype) for u in (walking.u_t, *walking.memory[1]))
+    return x_0, Film(*film)
 
 
 class Walking(NamedTuple):
@@ -152,7 +129,7 @@ class Walking(NamedTuple):
 
 def start(kernel: Kernel, u_T: Any) -> Walking:
     """The start of a walk; the state is float32 at least, whatever the images are."""
-    u_T = u_T.astype(jnp.promote_types(u_T.dtype, jnp.float32))
+    u_T = u_T.astype(computing_dtype(u_T))
     return Walking(u_T, kernel.init(u_T))
 
 
@@ -192,14 +169,12 @@ def _draws(
     """The draws of a sampler, none where no noise is added. A kernel of the user's own at eta = 0 may do without."""
     # k and not t: an example's k-th draw is the same for every trajectory.
     entries = jnp.arange(num_steps)
+    if noise is not None and noise.shape != (num_steps, *x_T.shape):
+        raise ValueError(f"noise must have the shape {(num_steps, *x_T.shape)}, one draw a step; got {noise.shape}")
     can_do_without = not isinstance(solver, Kernel) or (key is None and noise is None and not solver.needs_noise)
     if eta == 0.0 and variance == "small" and can_do_without:
         return entries, no_noise
-    if noise is None:
-        return entries, noise_from(key, x_T)
-    if noise.shape != (num_steps, *x_T.shape):
-        raise ValueError(f"noise must have the shape {(num_steps, *x_T.shape)}, one draw a step; got {noise.shape}")
-    return noise, _given
+    return (entries, noise_from(key, x_T)) if noise is None else (noise, _given)
 
 
 def _run(
@@ -221,8 +196,27 @@ def _run(
 
 
 def visited(process: Process, times: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The times given, or all of the process."""
-    return trajectory(process.num_steps) if times is None else tuple(times)
+    """The times given, or all of the process.
+
+    Raises:
+      ValueError: they are no sequence of numbers, or traced.
+    """
+    return trajectory(process.num_steps) if times is None else _listed(process, times)
+
+
+def _listed(process: Process, times: Any) -> tuple[Any, ...]:
+    """Times of the process as Python's numbers."""
+    times = tuple(times) if isinstance(times, Iterable) and not isinstance(times, str | bytes) else (str(times),)
+    if not is_host(*times):
+        raise ValueError("times are traced, and this function needs their values: close over them in jax.jit")
+    listed = np.asarray(times)
+    if listed.ndim != 1 or listed.dtype.kind not in "iuf":
+        raise ValueError(f"times must be numbers, such as ddx.trajectory lists; got {brief(times)}")
+    if process.continuous:
+        return tuple(listed.tolist())
+    if not np.all(listed == np.round(listed)):
+        raise ValueError(f"times {brief(times)} must be integers; this process has the times 0..{process.num_steps}")
+    return tuple(listed.astype(np.int64).tolist())
 
 
 def initial_noise(keys: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -234,9 +228,12 @@ _INITIAL = 2**31 - 1  # no walk has that many steps
 
 
 def noise_from(key: Any, x_T: Any) -> Any:
-    """The k-th draw of each example as a function of k: white noise like x_T from fold_in(its key, k)."""
-    keys = batch_keys(key, x_T.shape[0])
-    return lambda k: white_noise(fold_in(keys, k), x_T.shape[1:], x_T.dtype)
+    """The k-th draw of each example as a function of k: white noise like x_T from fold_in(its key, k).
+
+    It is float32 at least, as the state of a walk is.
+    """
+    keys, dtype = batch_keys(key, x_T.shape[0]), computing_dtype(x_T)
+    return lambda k: white_noise(fold_in(keys, k), x_T.shape[1:], dtype)
 
 
 def no_noise(k: Any) -> Any:
@@ -246,7 +243,12 @@ def no_noise(k: Any) -> Any:
 
 
 def denoise_at(process: Process, denoise: Denoiser | DenoiseFn) -> DenoiseAt:
-    """`Denoiser.at`, or the same around a function of pixels."""
+    """`Denoiser.at`, or the same around a function of pixels.
+
+    Raises:
+      ValueError: the denoiser belongs to another process.
+    """
+    check_process(process, denoise)
     if isinstance(denoise, Denoiser):
         return denoise.at
     basis = process.basis

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.basis import largest_variance
 from ddx.diffusion.kernels import DenoiseAt
 from ddx.diffusion.likelihood import bound_table, noise_at
@@ -66,7 +67,12 @@ def estimate_statistics(denoise: Denoiser, x_0: Any, key: Any) -> Statistics:
         seen `ddx.in_dct_basis`.
       x_0: (M, H, W, C) images, all in memory at once.
       key: one key, or keys of shape (M,).
+
+    Raises:
+      ValueError: x_0 are not floating-point numbers.
     """
+    check_floats(x_0=x_0)
+    x_0 = x_0.astype(computing_dtype(x_0))
     process = denoise.process
     at = dataclasses.replace(denoise, clip=False).at
     times = tuple(range(process.num_steps, -1, -1))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion.dissipation import Changes, Scalars, dissipate_changes
-from ddx.diffusion.gaussian import StepCoefficients, solve, step_coefficients
+from ddx.diffusion.gaussian import StepCoefficients, host_eta, solve, step_coefficients
 from ddx.diffusion.process import Level, Process, needed, spread
 
 
@@ -92,8 +92,8 @@ def step_table(
     Raises:
       ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; eta is impossible.
     """
-    _check(times)
-    steps = _table(process, np.asarray(times[1:]), np.asarray(times[:-1]), eta, shape)
+    check_times(times)
+    steps = _table(process, np.asarray(times[1:]), np.asarray(times[:-1]), host_eta(eta), shape)
     noise = np.ones((len(times) - 1, 1, 1, 1))
     noise[-1] = 0.0
     if isinstance(steps, SharedStep) or process.ends_noisy:
@@ -125,25 +125,9 @@ def pair_table(process: Process, s: Any, t: Any, shape: tuple[int, ...] | None =
     return steps._replace(small=np.where(steps.target.marginal.sigma == 0, decoder, steps.lambda2))
 
 
-def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:
-    """The steps of DDIM (eta = 0) up through a sampler's times.
-
-    Images are taken for x_1, whose noise is below their grey levels: networks know no time 0 where times are integers.
-    Where they are continuous images are taken for x_0.
-
-    Args:
-      process: the process.
-      times: those of `step_table`, which go down and end in 0; known on the host.
-      shape: (H, W), for processes whose coefficients differ between coordinates.
-
-    Raises:
-      ValueError: no time is beyond 1: then there is no step.
-    """
-    _check(times)
-    upwards = tuple(sorted({0 if process.continuous else 1, *times[:-1]}))
-    if len(upwards) < 2:
-        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {upwards}")
-    return _table(process, np.asarray(upwards[1:]), np.asarray(upwards[:-1]), 0.0, shape)
+def upward_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:
+    """The steps of DDIM (eta = 0) up through strictly increasing times, which are known on the host."""
+    return _table(process, np.asarray(times[1:]), np.asarray(times[:-1]), 0.0, shape)
 
 
 def _table(process: Process, s: np.ndarray, t: np.ndarray, eta: float, shape: tuple[int, ...] | None) -> Steps:
@@ -171,10 +155,12 @@ def _step(level: Level, target: Level, c: StepCoefficients, log_r: Any, noise: A
     return Step(level, target, *c, c.lambda2, forward, h, noise)
 
 
-def _check(times: tuple[int, ...]) -> None:
+def check_times(times: tuple[int, ...]) -> None:
+    """Refuse, with a ValueError, times that do not go down to the data."""
     if len(times) < 2 or times[-1] != 0 or any(s >= t for t, s in pairwise(times)):
-        raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {_brief(times)}")
+        raise ValueError(f"times must be strictly decreasing and end in 0, such as (1000, 500, 0); got {brief(times)}")
 
 
-def _brief(times: tuple[int, ...]) -> str:
+def brief(times: tuple[int, ...]) -> str:
+    """Times as part of a message."""
     return str(tuple(times)) if len(times) <= 8 else f"({', '.join(map(str, times[:4]))}, ..., {times[-1]})"

@@ -79,7 +79,10 @@ def heuristic(averaged: bool = False, limit: Any = "range") -> VarianceFn:
 
     def variance(d: Denoised, step: Step) -> Any:
         m = step.level.marginal
-        return _limited(d, step, jnp.square(m.sigma / m.alpha) * (1.0 - jnp.square(d.eps)), averaged, limit)
+        some = m.alpha > 0
+        v = jnp.square(m.sigma / jnp.where(some, m.alpha, 1.0)) * (1.0 - jnp.square(d.eps))
+        # Without signal eps says nothing of x_0: V is then as large as the limit allows.
+        return _limited(d, step, jnp.where(some, v, jnp.inf), averaged, limit)
 
     return variance
 

@@ -12,7 +12,7 @@ from ddx import parallel
 from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion import heat, likelihood
-from ddx.diffusion.noise import example_keys, fold_in
+from ddx.diffusion.noise import example_keys, fold_in, seed_key
 from ddx.diffusion.prediction import to_coordinates, to_pixels
 from ddx.diffusion.process import Process
 from ddx.diffusion.sampling import cast
@@ -192,7 +192,7 @@ class Bound:
                 here = examples[start : start + size]
                 filled = np.resize(here, batch_size)  # what a batch lacks it repeats, and that does not count
                 batch = data.read(filled)
-                keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
+                keys = example_keys(seed_key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, batch["image"], batch["label"]))
                 ends = self._ends(shared, *split[:2])
                 prior, decoder = (parallel.join_batch(x)[: len(here)].astype(np.float64) for x in ends)

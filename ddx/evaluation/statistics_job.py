@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +17,7 @@ from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion import likelihood
 from ddx.diffusion import statistics as stats
-from ddx.diffusion.noise import example_keys
+from ddx.diffusion.noise import example_keys, seed_key
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.settings import check_counts, default_clip
 from ddx.files import replacing, sha256
@@ -154,7 +153,7 @@ def _parts(
                 filled = np.resize(here, -(-batch // devices) * devices)
                 weight = (np.arange(len(filled)) < len(here)).astype(np.float32)
                 read = data.read(filled)
-                keys = example_keys(jax.random.key(seed), jnp.asarray(filled, jnp.uint32))
+                keys = example_keys(seed_key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, read["image"], read["label"], weight))
                 pieces = []
                 for _, some in in_pieces(rows, progress):

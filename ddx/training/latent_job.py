@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from ddx import build
 from ddx.data import given_images
+from ddx.diffusion.encoding import encodable_times
 from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.interpolation import noises_of_ends, slerp
-from ddx.diffusion.noise import example_keys
+from ddx.diffusion.noise import example_keys, seed_key
 from ddx.errors import ConfigError
 from ddx.files import make_directory, replacing, write_json
 from ddx.generation import Generator
@@ -84,7 +85,7 @@ def interpolate(
     else:
         how = _deterministic(config, source.system, "interpolating")
         if between is not None:
-            config, how = _unclipped(config, how)
+            config, how = _encoding(config, source.system, how)
         generator = Generator(source.system, how, told=told)
         if between is None:
             latents = generator.initial(seed, 2 * num_rows)
@@ -140,7 +141,7 @@ def reconstruct(
     config = trained.settings(source.system.config, 0, preset, **given)
     originals = given_images(pathlib.Path(images), source.system.image_shape)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
-    config, how = _unclipped(config, _deterministic(config, source.system, "reconstructing"))
+    config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
     generator = Generator(source.system, how, told=trained.told(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
@@ -152,13 +153,15 @@ def reconstruct(
         "step": source.step,
         "images": str(images),
         "num_images": len(x_0),
+        "encoded_to": how.times[0],
         "mean_squared_error": error,
         "sample": config.sample.to_dict(),
     }
     beside = np.stack([originals, to_uint8(decoded, low)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
     arrays = {"samples": to_uint8(decoded, low), "latents": latents}
     line = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
-    return f"{line}; mean squared error {error:.4g} of images in [0, 1]"
+    steps = f"through {len(how.times) - 1} times up to t = {how.times[0]}"
+    return f"{line}; mean squared error {error:.4g} of images in [0, 1], {steps}"
 
 
 def _deterministic(config: ConfigDict, system: build.System, what: str) -> build.Sampler:
@@ -168,12 +171,15 @@ def _deterministic(config: ConfigDict, system: build.System, what: str) -> build
     return how
 
 
-def _unclipped(config: ConfigDict, how: build.Sampler) -> tuple[ConfigDict, build.Sampler]:
-    """Latents are found, and read, without clipping."""
-    if how.times[0] == 1:
-        raise ConfigError("encoding needs a time beyond 1. Set a larger --num_steps or another --trajectory")
+def _encoding(config: ConfigDict, system: build.System, how: build.Sampler) -> tuple[ConfigDict, build.Sampler]:
+    """Latents are found, and read, without clipping, at the highest time from which an image is found again."""
+    try:
+        times = encodable_times(system.process, config.loss.prediction, how.times, system.image_shape[:2])
+    except ValueError as error:
+        raise ConfigError(f"{error}, or set another --num_steps or --trajectory") from None
     config.sample.clip = False
-    return config, how._replace(clip=False)
+    last = len(times) - 1
+    return config, how._replace(clip=False, times=times, steps=jax.tree.map(lambda x: x[-last:], how.steps))
 
 
 def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
@@ -202,7 +208,7 @@ def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[s
     process = source.system.process
     how = build.sampler(config, source.system)
     generator = Generator(source.system, how, told=told)
-    key = example_keys(jax.random.key(seed), np.zeros(1, int))
+    key = example_keys(seed_key(seed), np.zeros(1, int))
     noise = np.concatenate(noises_of_ends(key, ends[:1]))
     visited = np.unique(np.linspace(0, len(how.times) - 1, LEVELS).round().astype(int))[::-1]  # from t = 0 up
     rows = []

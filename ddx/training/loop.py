@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 import ddx.data
 from ddx import build, parallel
+from ddx.diffusion.noise import seed_key
 from ddx.errors import NonFiniteError
 from ddx.files import make_directory
 from ddx.generation import Generator
@@ -85,7 +86,7 @@ class _Run:
         self, config: ConfigDict, workdir: pathlib.Path, data: ddx.data.Dataset, checkpoints: Checkpoints
     ) -> None:
         self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
-        seed = jax.random.key(config.seed)
+        seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
         self.system = build.system(config, data.image_shape, data.num_classes)
         self.times = build.time_sampler(config)

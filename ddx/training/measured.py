@@ -106,7 +106,7 @@ def as_published(how: build.Sampler, variance: VarianceFn, name: str, low: float
         return how
     is_ddim = how.eta != 1.0
     limited = analytic.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
-    kernel = analytic.published_ddim(limited) if is_ddim else euler(limited)
+    kernel = euler(limited) if is_ddim else analytic.published_ddpm(limited)
     return how._replace(kernel=kernel, clip="x0" if how.clip else False)
 
 

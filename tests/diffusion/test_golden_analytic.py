@@ -93,8 +93,8 @@ VARIANCES = {
 
 def draw(process, denoise, x_T, times, eta, v, noise, is_ddim):
     noise = jnp.concatenate([nhwc(noise), jnp.zeros((1, *x_T.shape))])
-    solver = analytic.published_ddim(v) if is_ddim else ddx.diffusion.kernels.euler(v)
-    return ddx.sample(process, denoise, None, x_T, times, eta, noise=noise, solver=solver)
+    solver = "euler" if is_ddim else analytic.published_ddpm(v)
+    return ddx.sample(process, denoise, None, x_T, times, eta, v if is_ddim else "small", noise, solver)
 
 
 SAMPLE = r"sample/(addpm|addim|addpm_dpseg|addpm_shift1)/([a-z]+\d+)/(\w+)/K(\d+)/(?:eta([\d.]+)/)?clip(\d)_(\d)/x"
@@ -179,7 +179,7 @@ def test_single_steps_of_sn_npr_and_the_heuristic(schedule, kind):
         elif what.startswith("ddpm"):
             value = row.k * x_t + row.gamma * found.x_0
         else:
-            only = analytic.published_ddim(lambda d, step: jnp.zeros(()))
+            only = ddx.diffusion.kernels.euler(lambda d, step: jnp.zeros(()))
             value = only.step(d.at, x_t, (), row, 0.0)[0]
         expected = EXTENDED[key]
         expected = nhwc(expected) if expected.ndim == 4 else expected

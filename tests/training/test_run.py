@@ -237,6 +237,16 @@ def test_eight_devices_end_where_one_does(improved_config, tmp_path):
         np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, err_msg=name)
 
 
+def test_another_default_kind_of_keys_changes_no_bit(tiny_config, tmp_path, monkeypatch):
+    config = tiny_config(train__num_steps=2, data__flip=True, model__dropout=0.1, sample__sampler="ancestral")
+    train(config, tmp_path / "threefry")
+    monkeypatch.setenv("JAX_DEFAULT_PRNG_IMPL", "rbg")  # usual on TPUs
+    finish(launch(config, tmp_path / "rbg"))
+    assert_same_bits(tmp_path / "threefry", tmp_path / "rbg")
+    pictures = [(tmp_path / run / "samples" / "000002.png").read_bytes() for run in ("threefry", "rbg")]
+    assert pictures[0] == pictures[1]
+
+
 def test_accumulation_and_steps_per_call_change_only_rounding(whole, tiny_config, tmp_path):
     for changes in ({"train__accumulation": 4}, {"train__steps_per_call": 5}):
         workdir = tmp_path / "_".join(changes)

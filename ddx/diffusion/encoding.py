@@ -1,0 +1,143 @@
+"""From an image to the latent from which DDIM leads back to it (Song et al. 2021, sections 4.3 and 5.4).
+
+At eta = 0 a step solves an ordinary differential equation, so it may be taken upwards. Where a network outputs eps, a
+step from t down to s turns an error of the output into one of x_s that is
+
+    alpha_s (sigma_t / alpha_t - sigma_s / alpha_s)                                                             (1)
+
+times as large. On the way up the network is asked at s and on the way down at t, and what the two answers differ by
+comes back multiplied by (1). The sum of (1) over all steps is about sigma_T / alpha_T: 157 on DDPM's linear schedule,
+and 20,000 on the cosine one, most of it in its last few steps, which no number of steps refines. From there an image is
+not found again, and nothing is lost below: x_t is as good a latent as x_T.
+
+Images are taken for x_1, whose noise is below their grey levels: networks know no time 0 where times are integers.
+Where they are continuous images are taken for x_0, if that has noise.
+"""
+
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.arrays import check_floats
+from ddx.diffusion.kernels import Kernel, make_kernel
+from ddx.diffusion.prediction import DenoiseFn, Denoiser
+from ddx.diffusion.process import Process
+from ddx.diffusion.sampling import denoise_at, no_noise, start, visited, walk
+from ddx.diffusion.steps import Steps, check_times, upward_table
+
+# sigma / alpha up to which eps tells x_0: DDPM's linear schedule, on which DDIM's table 2 is, ends at 157.
+_MOST = 160.0
+_SIGNAL = 0.1  # alpha / sigma above which x_t is no latent but a noisy image
+_LEAST = 1e-3  # sigma of images that are taken for x_0; with less a step multiplies the rounding of float32
+
+
+def encode(
+    process: Process,
+    denoise: Denoiser | DenoiseFn,
+    x_0: Any,
+    times: tuple[int, ...] | None = None,
+    solver: str | Kernel = "euler",
+) -> Any:
+    """The x_T from which DDIM (eta = 0) leads to x_0: the same steps, taken upwards.
+
+    The network is asked at the lower end of each step, as in Improved DDPM's code. Use a denoiser that does not clip.
+    A warning is given where times are beyond those that `encodable` keeps.
+
+    Args:
+      process: the process.
+      denoise: a `ddx.denoiser`, or any function (x_t, t) -> `Denoised` in pixels.
+      x_0: (B, H, W, C) images.
+      times: as `sample`'s; walked from the last to the first, from 1 on.
+      solver: as `sample`'s.
+
+    Returns:
+      x at times[0], like x_0.
+
+    Raises:
+      ValueError: the times are invalid, or the first is 1: then there is no step. Or x_0 are not floating-point
+        numbers, or the denoiser belongs to another process.
+    """
+    check_floats(x_0=x_0)
+    times, shape = visited(process, times), x_0.shape[-3:-1]
+    at = denoise_at(process, denoise)
+    steps = encoding_table(process, times, shape)
+    if isinstance(denoise, Denoiser) and len(kept := _kept(process, denoise.prediction, times, shape)) < len(times):
+        warnings.warn(
+            f"from x_{times[0]:g} the image is not found again, since eps tells no x_0 beyond t = {kept[0]:g}; encode"
+            " and sample with times=ddx.encodable(denoise, times)",
+            stacklevel=2,
+        )
+    kernel, basis = make_kernel(solver), process.basis
+    walking = walk(at, start(kernel, basis.analysis(x_0)), steps, jnp.arange(len(steps.noise)), kernel, no_noise)
+    return basis.synthesis(walking.u_t).astype(x_0.dtype)
+
+
+def encodable(
+    denoise: Denoiser, times: tuple[int, ...] | None = None, shape: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    """Those of a sampler's times through which an image is encoded and found again.
+
+    They are all of them where the network outputs x_0 or v. Where it outputs eps or the mean, times with a
+    sigma / alpha above 160 are left out: see the module.
+
+    Args:
+      denoise: a `ddx.denoiser`.
+      times: as `sample`'s; None for all.
+      shape: (H, W) of the images, for processes that blur.
+
+    Raises:
+      ValueError: the times are invalid, no time beyond 1 is left, or what is left are images and not latents, because
+        under a blur eps tells too little of x_0.
+    """
+    return encodable_times(denoise.process, denoise.prediction, visited(denoise.process, times), shape)
+
+
+def encodable_times(
+    process: Process, prediction: str, times: tuple[int, ...], shape: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """`encodable`, for what a network of this process outputs."""
+    kept = _kept(process, prediction, times, shape)
+    dropped = times[: len(times) - len(kept)]
+    if dropped:
+        lowest = process.scalars(dropped[-1])
+        if lowest.a > _SIGNAL * lowest.sigma:
+            raise ValueError(
+                f"under this blur {prediction} tells no x_0 from t = {dropped[-1]:g} on, where images are not yet"
+                " noise, so none can be encoded; use a network that predicts v"
+            )
+    if kept[0] <= (0 if process.continuous else 1):
+        where = f" at most {kept[0]:g}, as eps tells no x_0 beyond" if dropped else f"; got {times[0]:g}"
+        raise ValueError(f"encoding needs a time beyond 1{where}; visit more times")
+    return kept
+
+
+def _kept(process: Process, prediction: str, times: tuple[int, ...], shape: tuple[int, ...] | None) -> tuple[int, ...]:
+    if prediction not in ("eps", "mean"):
+        return times
+    m = process.marginal(np.asarray(times[:-1]), shape)
+    with np.errstate(divide="ignore"):
+        gains = np.broadcast_to(m.sigma / m.alpha, (len(times) - 1, *np.shape(m.alpha)[1:])).max((1, 2, 3))
+    return times[int(np.sum(gains > _MOST)) :]  # they go down, and the gain with them
+
+
+def encoding_table(process: Process, times: tuple[int, ...], shape: tuple[int, ...] | None = None) -> Steps:
+    """The steps of `encode`.
+
+    Args:
+      process: the process.
+      times: those of `step_table`, which go down and end in 0; known on the host.
+      shape: (H, W), for processes whose coefficients differ between coordinates.
+
+    Raises:
+      ValueError: no time is beyond 1: then there is no step.
+    """
+    check_times(times)
+    first = 1
+    if process.continuous:
+        first = 0 if process.scalars(0).sigma > _LEAST else min(1, times[-2])
+    upwards = tuple(sorted({first, *times[:-1]}))
+    if len(upwards) < 2:
+        raise ValueError(f"encoding needs increasing times from 1 up, such as (1, 500, 1000); got {upwards}")
+    return upward_table(process, upwards, shape)

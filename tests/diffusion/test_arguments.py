@@ -1,0 +1,325 @@
+"""What public functions do with arguments of the wrong kind: they refuse them, or work on them right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import ddx
+from ddx.diffusion import decoder, optimal, prediction, sampling
+from ddx.diffusion import noise as noise_lib
+
+B, SHAPE = 2, (4, 4, 1)
+DDPM, BLUR, HEAT = ddx.ddpm(20, "cosine"), ddx.blurring(20, 2.0), ddx.ihdm(5, sigma_blur_max=2.0)
+TIMES = (20, 10, 0)
+KEY = jax.random.key(0)
+
+
+def zeros(x, t):
+    return jnp.zeros_like(x)
+
+
+def two(x, t):
+    return jnp.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+
+
+DENOISE = ddx.denoiser(DDPM, zeros)
+OF_HEAT = ddx.denoiser(HEAT, zeros, "residual", clip=False)
+OF_BLUR = ddx.denoiser(BLUR, zeros, "v")
+NOISE = jnp.ones((B, *SHAPE))
+
+# Every public function that takes images or noise: x is what is tried in place of one of them.
+CALLS = {
+    "q_sample x_0": lambda x: ddx.q_sample(DDPM, x, 3, NOISE),
+    "q_sample noise": lambda x: ddx.q_sample(DDPM, NOISE, 3, x),
+    "q_sample blur": lambda x: ddx.q_sample(BLUR, x, 3, NOISE),
+    "q_transition": lambda x: ddx.q_transition(DDPM, x, 3, 4),
+    "q_posterior x_0": lambda x: ddx.q_posterior(DDPM, x, NOISE, 3, 4),
+    "q_posterior x_t": lambda x: ddx.q_posterior(DDPM, NOISE, x, 3, 4),
+    "gaussian_kl": lambda x: ddx.gaussian_kl(x, 1.0, NOISE, 1.0),
+    "prior_kl": lambda x: ddx.prior_kl(DDPM, x),
+    "blur": lambda x: ddx.blur(HEAT, x, 3),
+    "denoiser": lambda x: DENOISE(x, 3),
+    "target x_0": lambda x: prediction.target(DDPM, "v", x, NOISE, 3, NOISE),
+    "target noise": lambda x: prediction.target(DDPM, "v", NOISE, NOISE, 3, x),
+    "sample x_T": lambda x: ddx.sample(DDPM, DENOISE, KEY, x, TIMES),
+    "sample noise": lambda x: ddx.sample(DDPM, DENOISE, None, NOISE, TIMES, 1.0, noise=jnp.stack([x, x])),
+    "progressive": lambda x: ddx.progressive(DDPM, DENOISE, KEY, x, (10,), TIMES),
+    "encode": lambda x: ddx.encode(DDPM, DENOISE, x, (10, 5, 0)),
+    "slerp": lambda x: ddx.slerp(x, NOISE, (0.5,)),
+    "interpolate": lambda x: ddx.interpolate(DDPM, DENOISE, x, NOISE, (0.5,), TIMES),
+    "interpolate_diffused": lambda x: ddx.interpolate_diffused(DDPM, DENOISE, KEY, x, NOISE, (0.5,), 10, TIMES),
+    "interpolate_diffused in pixels": lambda x: ddx.interpolate_diffused(DDPM, DENOISE, KEY, x, NOISE, (0.5,), 0),
+    "coarse_to_fine": lambda x: ddx.coarse_to_fine(DDPM, DENOISE, KEY, NOISE, x, (0.5,), (0, 10), times=TIMES),
+    "share_latent": lambda x: ddx.share_latent(DDPM, DENOISE, KEY, x[:1], 2, 10, TIMES),
+    "heat_prior": lambda x: ddx.heat_prior(HEAT, noise_lib.batch_keys(KEY, B), x, 0.01),
+    "kde_centres": lambda x: ddx.kde_centres(HEAT, x),
+    "heat_bits_per_dim": lambda x: ddx.heat_bits_per_dim(HEAT, OF_HEAT, x, KEY, jnp.zeros((1, 16))),
+    "interpolate_heat": lambda x: ddx.interpolate_heat(HEAT, OF_HEAT, (KEY, KEY), x, NOISE, (0.5,)),
+    "simple_loss x_0": lambda x: ddx.simple_loss(DDPM, zeros, x, np.array([1, 2]), NOISE),
+    "simple_loss noise": lambda x: ddx.simple_loss(DDPM, zeros, NOISE, np.array([1, 2]), x),
+    "kl_loss": lambda x: ddx.kl_loss(DDPM, two, x, np.array([1, 2]), NOISE),
+    "hybrid_loss": lambda x: ddx.hybrid_loss(DDPM, two, x, np.array([1, 2]), NOISE),
+    "head_loss": lambda x: ddx.head_loss(DDPM, two, x, np.array([1, 2]), NOISE, "npr"),
+    "bits_per_dim x_0": lambda x: ddx.bits_per_dim(DDPM, DENOISE, x, KEY, TIMES),
+    "bits_per_dim noise": lambda x: ddx.bits_per_dim(DDPM, DENOISE, NOISE, None, TIMES, noise=jnp.stack([x, x])),
+    "estimate_statistics": lambda x: ddx.estimate_statistics(DENOISE, x, KEY),
+    "bound_costs": lambda x: optimal.bound_costs(
+        DDPM, DENOISE.at, x, np.arange(20), lambda k: NOISE, ddx.diffusion.variance.small
+    ),
+    "probability_flow": lambda x: ddx.probability_flow(BLUR, OF_BLUR, x, 3.0),
+    "decoder_log_prob": lambda x: decoder.decoder_log_prob(x, NOISE, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_images_and_noise_that_are_no_floats_are_refused(name, dtype):
+    with pytest.raises(ValueError, match=f"must be floats.*got {dtype}"):
+        CALLS[name](jnp.ones((B, *SHAPE), dtype))
+    with pytest.raises(ValueError, match=f"must be floats.*got {dtype}"):
+        CALLS[name](np.ones((B, *SHAPE), dtype))
+
+
+# Those that return images, with the place of the images among what they return.
+LIKE = {
+    "q_sample x_0": 0,
+    "sample x_T": 0,
+    "progressive": slice(None),
+    "encode": 0,
+    "slerp": 0,
+    "interpolate": 0,
+    "interpolate_diffused": 0,
+    "interpolate_diffused in pixels": 0,
+    "share_latent": slice(None),
+    "heat_prior": 0,
+    "interpolate_heat": 0,
+    "blur": 0,
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_images_come_back_in_the_type_they_came_in(name, dtype):
+    found = CALLS[name](jnp.full((B, *SHAPE), 0.5, dtype))
+    for leaf in jax.tree.leaves(found if isinstance(found, tuple) else (found,)):
+        assert leaf.dtype == dtype and bool(jnp.isfinite(leaf.astype(jnp.float32)).all())
+
+
+def test_noise_of_bfloat16_images_is_drawn_in_float32():
+    x_T = jnp.zeros((1, 64, 64, 4), jnp.bfloat16)
+    draws = sampling.noise_from(KEY, x_T)(0)
+    assert draws.dtype == jnp.float32 and len(np.unique(draws)) > 10_000
+    np.testing.assert_array_equal(draws, sampling.noise_from(KEY, x_T.astype(jnp.float32))(0))
+    rounded = sampling.initial_noise(noise_lib.batch_keys(KEY, 1), (64, 64, 16), jnp.bfloat16)
+    assert rounded.dtype == jnp.bfloat16 and float(jnp.abs(rounded.astype(jnp.float32)).max()) > 3.5
+    found = ddx.sample(DDPM, DENOISE, KEY, x_T, TIMES, 1.0)
+    exact = ddx.sample(DDPM, DENOISE, KEY, x_T.astype(jnp.float32), TIMES, 1.0)
+    np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+def test_noise_is_of_floats():
+    with pytest.raises(ValueError, match="of floats, not of int32"):
+        sampling.initial_noise(noise_lib.batch_keys(KEY, 1), SHAPE, jnp.int32)
+
+
+@pytest.mark.parametrize("t", [True, "5", None, 2.5, float("nan"), -1, 21, [True, False], 1j])
+def test_times_that_are_none_are_refused(t):
+    for call in (
+        lambda: DDPM.marginal(t),
+        lambda: ddx.q_sample(DDPM, NOISE, t, NOISE),
+        lambda: DENOISE(NOISE, t),
+        lambda: ddx.simple_loss(DDPM, zeros, NOISE, t, NOISE),
+        lambda: ddx.q_transition(DDPM, NOISE, 0, t),
+        lambda: ddx.blur(HEAT, NOISE, t),
+    ):
+        with pytest.raises(ValueError, match="time"):
+            call()
+    if t != 2.5:
+        with pytest.raises(ValueError, match="time"):
+            ddx.probability_flow(BLUR, OF_BLUR, NOISE, t)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64, np.float32])
+def test_times_of_any_type_of_numbers_mean_the_same(dtype):
+    process = ddx.ddpm(100, "cosine", rescale_time=True)
+    t = np.asarray([1, 100], dtype)
+    found = ddx.kl_loss(process, two, NOISE, t, NOISE, variance="small")
+    np.testing.assert_array_equal(found, ddx.kl_loss(process, two, NOISE, np.array([1, 100]), NOISE, variance="small"))
+    if np.dtype(dtype).kind != "f":
+        graph = jax.jit(lambda t: ddx.kl_loss(process, two, NOISE, t, NOISE, variance="small"))(jnp.asarray(t))
+        np.testing.assert_allclose(graph, found, rtol=1e-5)
+
+
+LOSSES = {
+    "simple": lambda p, t: ddx.simple_loss(p, zeros, NOISE, t, NOISE, "residual" if p.blur else "eps"),
+    "kl": lambda p, t: ddx.kl_loss(p, two, NOISE, t, NOISE),
+    "hybrid": lambda p, t: ddx.hybrid_loss(p, two, NOISE, t, NOISE),
+    "head": lambda p, t: ddx.head_loss(p, two, NOISE, t, NOISE, "sn"),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("process", [DDPM, ddx.ihdm(20, sigma_blur_max=2.0)], ids=["ddpm", "ihdm"])
+def test_a_loss_at_a_time_that_is_no_noise_level_is_refused_or_nan(name, process):
+    if name != "simple" and process is not DDPM:
+        return  # eps says nothing of x_0 under such a blur
+    loss = LOSSES[name]
+    for t in (0, -1, 21):
+        with pytest.raises(ValueError, match="out of range"):
+            loss(process, np.array([t, 1]))
+    traced = jax.jit(lambda t: loss(process, t))
+    for t in (0, -1, -20, 21, 1001):
+        for part in jax.tree.leaves(traced(jnp.array([t, 1]))):
+            assert np.isnan(part[0]) and np.isfinite(part[1])
+    for part in jax.tree.leaves(traced(jnp.array([20, 1]))):
+        assert np.isfinite(part).all()
+
+
+def test_a_real_time_beyond_the_ends_is_nan_in_the_graph():
+    loss = jax.jit(lambda t: ddx.simple_loss(BLUR, zeros, NOISE, t, NOISE))
+    assert np.isfinite(loss(jnp.array([0.0, 20.0]))).all()
+    assert np.isnan(loss(jnp.array([-0.1, 20.1]))).all()
+    flow = jax.jit(lambda t: ddx.probability_flow(BLUR, OF_BLUR, NOISE, t))
+    assert np.isnan(flow(20.5)).all() and np.isfinite(flow(19.5)).all()
+
+
+def test_a_level_beyond_the_ends_is_nan_in_the_graph_never_another_level():
+    graph = jax.jit(lambda t: ddx.q_sample(DDPM, NOISE, t, NOISE))
+    for t in (-1, -20, 21, 1000):
+        assert np.isnan(graph(t)).all()
+    np.testing.assert_allclose(graph(20), ddx.q_sample(DDPM, NOISE, 20, NOISE), rtol=1e-6)
+    _, variance = jax.jit(lambda s, t: ddx.q_transition(DDPM, NOISE, s, t))(5, 3)
+    assert np.isnan(variance).all()
+    assert np.isnan(jax.jit(lambda s, t: ddx.q_posterior(DDPM, NOISE, NOISE, s, t)[0])(5, 3)).all()
+
+
+def denoiser_of(process, prediction="v"):
+    return ddx.denoiser(process, zeros, prediction, clip=False)
+
+
+OTHERS = {
+    "basis": (ddx.in_dct_basis(DDPM), DDPM),
+    "schedule": (ddx.ddpm(20), DDPM),
+    "T": (ddx.ddpm(30, "cosine"), DDPM),
+    "blur": (ddx.blurring(20, 3.0), BLUR),
+    "kind": (BLUR, DDPM),
+    "times that the network is told": (ddx.ddpm(20, "cosine", rescale_time=True), DDPM),
+    "range": (ddx.ihdm(5, sigma_blur_max=2.0, low=-1.0), HEAT),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_denoiser_of_another_process_is_refused_everywhere(what):
+    process, own = OTHERS[what]
+    other, times = denoiser_of(own), ddx.trajectory(process.num_steps, 2, "linspace")
+    calls = {
+        "sample": lambda: ddx.sample(process, other, KEY, NOISE, times),
+        "progressive": lambda: ddx.progressive(process, other, KEY, NOISE, times[:1], times),
+        "encode": lambda: ddx.encode(process, other, NOISE, times),
+        "bits_per_dim": lambda: ddx.bits_per_dim(process, other, NOISE, KEY, times),
+        "interpolate": lambda: ddx.interpolate(process, other, NOISE, NOISE, (0.5,), times),
+        "interpolate_diffused": lambda: ddx.interpolate_diffused(process, other, KEY, NOISE, NOISE, (0.5,), 5),
+        "share_latent": lambda: ddx.share_latent(process, other, KEY, NOISE[:1], 2, times[0], times),
+        "heat_bits_per_dim": lambda: ddx.heat_bits_per_dim(process, other, NOISE, KEY, jnp.zeros((1, 16))),
+        "interpolate_heat": lambda: ddx.interpolate_heat(process, other, (KEY, KEY), NOISE, NOISE, (0.5,)),
+    }
+    if process.continuous:
+        calls["probability_flow"] = lambda: ddx.probability_flow(process, other, NOISE, 3.0)
+        del calls["heat_bits_per_dim"]  # its levels are integers, which is told first
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match="the denoiser belongs to another process"):
+            call()
+            pytest.fail(name)
+
+
+def test_a_process_made_twice_is_the_same():
+    x_0 = ddx.sample(ddx.ddpm(20, "cosine"), DENOISE, KEY, NOISE, TIMES, 1.0)
+    np.testing.assert_array_equal(x_0, ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, 1.0))
+    ddx.sample(ddx.blurring(20, 2.0), OF_BLUR, KEY, NOISE, TIMES, 1.0)
+
+
+@pytest.mark.parametrize("eta", [5.0, -0.5, float("nan"), float("inf"), jnp.float32(5), np.float64(-0.5), "1", None])
+def test_an_impossible_eta_is_refused_whatever_its_type(eta):
+    for call in (
+        lambda: ddx.step_coefficients(DDPM, 9, 10, eta),
+        lambda: ddx.q_posterior(DDPM, NOISE, NOISE, 9, 10, eta),
+        lambda: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta),
+        lambda: ddx.progressive(DDPM, DENOISE, KEY, NOISE, (10,), TIMES, eta),
+        lambda: ddx.share_latent(DDPM, DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
+        lambda: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta),
+    ):
+        with pytest.raises(ValueError, match="eta"):
+            call()
+
+
+@pytest.mark.parametrize("kind", [jnp.float32, jnp.asarray, np.float32, np.asarray, int])
+def test_an_eta_of_any_type_of_number_is_that_number(kind):
+    for call in (
+        lambda eta: ddx.step_coefficients(DDPM, 9, 10, eta),
+        lambda eta: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta, variance="large"),
+        lambda eta: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta).total,
+    ):
+        np.testing.assert_array_equal(call(kind(1)), call(1.0))
+
+
+def test_a_traced_eta_works_or_says_how():
+    exact = ddx.step_coefficients(DDPM, 5, 10, 0.3)
+    np.testing.assert_allclose(jax.jit(lambda eta: ddx.step_coefficients(DDPM, 5, 10, eta))(0.3), exact, rtol=2e-6)
+    for wrong in (5.0, -0.1, float("nan")):
+        assert np.isnan(jax.jit(lambda eta: ddx.step_coefficients(DDPM, 5, 10, eta))(wrong).k)
+    for call in (
+        lambda eta: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta),
+        lambda eta: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta),
+        lambda eta: ddx.share_latent(DDPM, DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
+    ):
+        with pytest.raises(ValueError, match=r"eta is traced.*static_argnames"):
+            jax.jit(call)(0.3)
+    np.testing.assert_array_equal(
+        jax.jit(lambda x, eta: ddx.sample(DDPM, DENOISE, KEY, x, TIMES, eta), static_argnames="eta")(NOISE, eta=0.3),
+        jax.jit(lambda x: ddx.sample(DDPM, DENOISE, KEY, x, TIMES, 0.3))(NOISE),
+    )
+
+
+def test_noise_of_the_wrong_shape_is_refused_at_any_eta():
+    for eta in (0.0, 0.5, 1.0):
+        for shape in ((3, B, *SHAPE), (2, 1, *SHAPE), (B, *SHAPE)):
+            with pytest.raises(ValueError, match="noise must have the shape"):
+                ddx.sample(DDPM, DENOISE, None, NOISE, TIMES, eta, noise=jnp.zeros(shape))
+            with pytest.raises(ValueError, match="noise must have the shape"):
+                ddx.progressive(DDPM, DENOISE, None, NOISE, (10,), TIMES, eta, noise=jnp.zeros(shape))
+    with pytest.raises(ValueError, match="noise must be like x_0"):
+        ddx.simple_loss(DDPM, zeros, NOISE, np.array([1, 2]), NOISE[:1])
+    with pytest.raises(ValueError, match="must be like them"):
+        ddx.interpolate_diffused(
+            DDPM, DENOISE, None, NOISE, NOISE, (0.5,), 10, TIMES, noise=(NOISE[:1], NOISE, jnp.stack([NOISE]))
+        )
+    with pytest.raises(ValueError, match="noises of x_a and x_b must have the shape"):
+        ddx.interpolate_heat(HEAT, OF_HEAT, (KEY, KEY), NOISE, NOISE, (0.5,), noise=(NOISE, NOISE))
+
+
+@pytest.mark.parametrize("clip", ["xo", "true", 1, None, 0.5])
+def test_a_clip_that_is_none_is_refused(clip):
+    with pytest.raises(ValueError, match=r"clip=.* must be True, False or 'x0'"):
+        ddx.denoiser(DDPM, zeros, clip=clip)
+
+
+@pytest.mark.parametrize("times", ["20", "1050", b"20", 20, ("20", "0"), (20, None, 0), (20, 2.5, 0), [[20, 0]]])
+def test_times_to_visit_that_are_no_numbers_are_refused(times):
+    with pytest.raises(ValueError, match="times"):
+        ddx.sample(DDPM, DENOISE, KEY, NOISE, times)
+    with pytest.raises(ValueError, match="times"):
+        ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, times)
+    with pytest.raises(ValueError, match="times"):
+        ddx.progressive(DDPM, DENOISE, KEY, NOISE, times)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray, jnp.asarray, lambda t: np.asarray(t, np.float64), iter])
+def test_times_to_visit_may_be_any_sequence_of_numbers(kind):
+    found = ddx.sample(DDPM, DENOISE, KEY, NOISE, kind(TIMES), 1.0)
+    np.testing.assert_array_equal(found, ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, 1.0))
+
+
+def test_traced_times_to_visit_say_what_to_do():
+    with pytest.raises(ValueError, match=r"times are traced.*close over them"):
+        jax.jit(lambda times: ddx.sample(DDPM, DENOISE, KEY, NOISE, times))(jnp.asarray(TIMES))

@@ -1,5 +1,6 @@
 """Images of a trained network, encoded and decoded again: the figures of the README."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -31,7 +32,7 @@ def test_digits_are_found_again_as_closely_as_the_readme_says(tmp_path):
         for found, said in zip(errors, re.findall(r"[0-9.]+", figures), strict=True):
             assert float(said) / 3 < found < 3 * float(said), (solver, errors)
         # Below a millionth it is rounding and the step from x_1.
-        assert all(later < max(earlier / 2, 2e-6) for earlier, later in zip(errors, errors[1:], strict=False)), errors
+        assert all(later < max(earlier / 2, 2e-6) for earlier, later in itertools.pairwise(errors)), errors
         assert errors[-1] < 2e-4
     for spacing in ("trailing", "quad", "linspace"):
         errors = [error("euler", num_steps, spacing) for num_steps in (10, 50, 500)]

@@ -157,11 +157,9 @@ def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, 
 
 def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
     """Put the batches together."""
-    parts = list(job.parts())
-    total, prior = (np.concatenate([part[name] for part in parts]) for name in ("total", "prior"))
-    # Parts that an older version wrote have no decoder of their own.
-    decoder = np.concatenate([part.get("decoder", np.zeros_like(part["total"])) for part in parts])
-    terms, mse = (np.sum([part[name] for part in parts], axis=0) / len(total) for name in ("terms", "mse"))
+    found = job.gathered(each=("total", "prior", "decoder"), summed=("terms", "mse"))
+    total, prior, decoder = (found[name] for name in ("total", "prior", "decoder"))
+    terms, mse = (found[name] / len(total) for name in ("terms", "mse"))
     if not np.isfinite(total).all():
         bad = examples[~np.isfinite(total)]
         raise NonFiniteError(
@@ -169,7 +167,7 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray
             " Try --clip, or another checkpoint"
         )
     ends = {"prior": prior, "decoder": decoder}
-    arrays = {"example": examples, "total": total, **ends, "times": times, "terms": terms, "mse": mse}
+    arrays: dict[str, Any] = {"example": examples, "total": total, **ends, "times": times, "terms": terms, "mse": mse}
     with replacing(out / "bpd.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
     coding = rate_distortion(times, prior, terms, mse, low)

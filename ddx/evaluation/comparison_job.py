@@ -189,7 +189,7 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, cells: list[Cell]
     """Put the batches together."""
     from ddx.evaluation.plots import comparison_png  # matplotlib takes a second to import
 
-    total = np.concatenate([part["total"] for part in job.parts()])
+    total = job.gathered(each=("total",))["total"]
     if not np.isfinite(total).all():
         bad = cells[int(np.argmin(np.isfinite(total).all(0)))]
         raise NonFiniteError(

@@ -28,6 +28,7 @@ from ddx.training.job import Job
 from ddx.training.workdir import lock
 
 PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
+_MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
 
 def measure(
@@ -106,6 +107,7 @@ def measure(
             sizes = min(batch, job.size), job.size
             for start, part in _parts(system, source.params, data, examples, seed, sizes, clip, job.begin()):
                 job.write(start, **part)
+                del part  # hundreds of megabytes: only one is in memory
             result = _finish(out / "statistics.npz", job, system, count)
         job.remove_parts()
     said = "already there:" if finished else "wrote"
@@ -125,6 +127,7 @@ def _parts(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """The sums over the examples of each part, without those whose first place is in `done`."""
     process, (batch, size) = system.process, sizes
+    shape = system.image_shape
     rows = likelihood.bound_table(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
     num_steps = len(rows.noise)
 
@@ -147,7 +150,10 @@ def _parts(
         for start in starts:
             if start in done:
                 continue
-            total: Any = None
+            total = {
+                **{name: np.zeros((num_steps, *shape) if name == "mse" else num_steps) for name in stats.Sums._fields},
+                **{name: np.zeros(shape) for name in _MOMENTS},
+            }
             for first in range(start, min(start + size, len(examples)), batch):
                 here = examples[first : min(first + batch, start + size)]
                 filled = np.resize(here, -(-batch // devices) * devices)
@@ -155,13 +161,13 @@ def _parts(
                 read = data.read(filled)
                 keys = example_keys(seed_key(seed), jnp.asarray(filled, jnp.uint32))
                 split = parallel.split_batch((keys, read["image"], read["label"], weight))
-                pieces = []
-                for _, some in in_pieces(rows, progress):
-                    pieces.append([_over_devices(x) for x in call(params, some, *split)])
-                found = [np.concatenate(x) for x in zip(*pieces, strict=True)]
-                found += [_over_devices(x) for x in call_moments(split[1], split[3])]
-                total = found if total is None else [a + b for a, b in zip(total, found, strict=True)]
-            yield start, dict(zip((*stats.Sums._fields, "first", "second"), total, strict=True))
+                for numbers, some in in_pieces(rows, progress):
+                    for name, x in call(params, some, *split)._asdict().items():
+                        total[name][numbers[0] : numbers[-1] + 1] += _over_devices(x)
+                for name, x in zip(_MOMENTS, call_moments(split[1], split[3]), strict=True):
+                    total[name] += _over_devices(x)
+            yield start, total
+            del total
 
 
 def _over_devices(x: Any) -> np.ndarray:
@@ -170,8 +176,7 @@ def _over_devices(x: Any) -> np.ndarray:
 
 
 def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[str, Any]:
-    parts = list(job.parts())
-    total = {name: np.sum([part[name] for part in parts], axis=0) for name in parts[0]}
+    total = job.gathered(summed=(*stats.Sums._fields, *_MOMENTS))
     sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
     if not all(np.isfinite(x).all() for x in sums):
         raise NonFiniteError("an error of the network is not finite. Try --clip, or another checkpoint")

@@ -93,6 +93,25 @@ class Job:
             part = self._read(start)
             assert part is not None
             yield part
+            del part  # before the next one is read
+
+    def gathered(self, each: tuple[str, ...] = (), summed: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+        """What the parts hold: joined, what is of each example; added up, what is of all of a part.
+
+        Besides the result, one part is in memory at a time.
+        """
+        joined: dict[str, list[np.ndarray]] = {name: [] for name in each}
+        total: dict[str, np.ndarray] = {}
+        for part in self.parts():
+            for name in each:
+                joined[name].append(part.pop(name))
+            for name in summed:
+                if name in total:
+                    total[name] += part.pop(name)
+                else:
+                    total[name] = part.pop(name)
+            del part  # before the next one is read
+        return {name: np.concatenate(arrays) for name, arrays in joined.items()} | total
 
     def finish(self, **result: Any) -> None:
         """Write the record with the result."""

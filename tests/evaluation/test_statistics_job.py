@@ -1,6 +1,7 @@
 """Statistics of a run: what they are, and what is drawn and evaluated with them."""
 
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import ddx
 from ddx.data.augment import to_float
 from ddx.diffusion import analytic, likelihood, noise, optimal, statistics
 from ddx.errors import ConfigError, NonFiniteError
-from ddx.evaluation import evaluate, measure
+from ddx.evaluation import evaluate, measure, statistics_job
 from ddx.training import job, load_statistics, measured, sample, trained
 from tests.conftest import BLURRING, HEAT
 
@@ -130,6 +131,62 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
     (folder / "statistics.json").write_text("{")
     with pytest.raises(ConfigError, match=r"is damaged\. Remove its folder"):
         sample(tmp_path, 1, variance="analytic", clip=False)
+
+
+@pytest.fixture
+def large(tiny_config, monkeypatch):
+    """A system whose sums take 22 MB; what its network does is not computed."""
+    system = ddx.build.system(tiny_config(process__num_steps=400), (48, 48, 3))
+
+    def over_batch(function, shared, split):
+        def errors(params, rows, keys, images, label, weight):
+            n = len(rows.noise)
+            one = np.ones((1, n), np.float32)
+            return statistics.Sums(np.full((1, n, 48, 48, 3), images[0, 0, 0, 0], np.float32), one, one, one)
+
+        return errors if split == 4 else lambda images, weight: [np.ones((1, 48, 48, 3), np.float32)] * 2
+
+    monkeypatch.setattr(statistics_job.parallel, "over_batch", over_batch)
+    monkeypatch.setattr(statistics_job.parallel, "split_batch", lambda x: x)
+    return system
+
+
+def peak_in_parts(work):
+    """What some work finds, and the most memory that it takes, in parts of a job of `large`; without NumPy's buffer."""
+    tracemalloc.start()
+    try:
+        found = work()
+        return found, (tracemalloc.get_traced_memory()[1] - 2**24) / (400 * 48 * 48 * 3 * 8)
+    finally:
+        tracemalloc.stop()
+
+
+class Ones:
+    """A data set whose image i is i everywhere."""
+
+    def read(self, indices):
+        images = np.ones((len(indices), 48, 48, 3), np.uint8) * np.asarray(indices, np.uint8)[:, None, None, None]
+        return {"image": images, "label": np.zeros(len(indices), np.int32)}
+
+
+def test_at_most_two_parts_of_a_measurement_are_in_memory(large, tmp_path):
+    parts = statistics_job._parts(large, (), Ones(), np.arange(1, 9), 0, (1, 2), True, frozenset())
+    open_job = job.Job(tmp_path, "statistics", {"weights": "w"}, 8, 2)
+    open_job.begin()
+
+    def measured_parts():
+        for start, part in parts:
+            open_job.write(start, **part)
+            del part
+
+    _, peak = peak_in_parts(measured_parts)
+    assert peak < 1.4, peak  # a part, and what one call of the network returns
+    result, peak = peak_in_parts(
+        lambda: statistics_job._finish(tmp_path / "statistics.npz", open_job, large, 8),
+    )
+    assert peak < 2.2, peak
+    assert result["rmse_middle"] == pytest.approx(np.sqrt(4.5))  # sums over examples 1 to 8, by 8
+    assert arrays(tmp_path / "statistics.npz")["mse"].min() == arrays(tmp_path / "statistics.npz")["mse"].max() == 4.5
 
 
 def test_errors_that_are_not_finite_are_refused(run, tmp_path, monkeypatch):

@@ -51,6 +51,24 @@ class System(NamedTuple):
         return (h, h * width // height, channels) if h else None
 
     @property
+    def conversion(self) -> ddx.data.Conversion:
+        """What the network's images were made with, for pictures that a user gives."""
+        height, width, channels = self.image_shape
+        return ddx.data.Conversion(channels, (height, width), tuple(self.config.data.crop))
+
+    def to_low_res(self, picture: Any) -> np.ndarray:
+        """A picture as what a super-resolution network enlarges, (h, w, C) uint8, made as in training.
+
+        One that has that size already is taken as it is.
+        """
+        assert self.low_res_shape is not None
+        height, width, channels = self.low_res_shape
+        if picture.size == (width, height):
+            return ddx.data.Conversion(channels)(picture)
+        image = self.conversion(picture).astype(np.float32)
+        return np.rint(np.asarray(shrink(jnp.asarray(image[None]), self.low_res_shape)[0])).astype(np.uint8)
+
+    @property
     def starts_from_images(self) -> bool:
         """Whether samples start from blurred images of the training set, not from noise."""
         return bool(self.config.process.kind == "ihdm")
@@ -119,19 +137,35 @@ class Sampler(NamedTuple):
     prior_noise: float  # of ihdm: added to the blurred images that samples start from
 
 
-def dataset(config: ConfigDict) -> ddx.data.Dataset:
+def dataset(
+    config: ConfigDict, *, write_copy: bool = False, check: Callable[[ddx.data.Dataset], None] | None = None
+) -> ddx.data.Dataset:
     """The data set of a config.
+
+    One that is too large for memory is read from a decoded copy on disk, which is written first if `write_copy` says
+    so: that pays for training, which reads all of it again and again. `check` is as in `ddx.data.load`.
 
     Raises:
       DataError: it cannot be read.
       ConfigError: the network cannot take its images.
     """
     d = config.data
-    data = ddx.data.load(
-        d.name, split=d.split, directory=d.dir, image_size=d.image_size, channels=d.channels, crop=d.crop
+
+    def fits(data: ddx.data.Dataset) -> None:
+        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
+        if check is not None:
+            check(data)
+
+    return ddx.data.load(
+        d.name,
+        split=d.split,
+        directory=d.dir,
+        image_size=d.image_size,
+        channels=d.channels,
+        crop=d.crop,
+        storage=ddx.data.Storage(d.memory_mib, d.disk_mib, d.cache_dir, write_copy),
+        check=fits,
     )
-    check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
-    return data
 
 
 def process(config: ConfigDict) -> Process:

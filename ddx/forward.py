@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddx.data import load
 from ddx.data.augment import to_float
-from ddx.data.decode import one_line, open_image, to_array
+from ddx.data.decode import one_line, read_image, to_array
 from ddx.data.sources import folder
 from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.noise import example_keys, seed_key, white_noise
@@ -109,7 +109,7 @@ def _row(process: Process, image: np.ndarray, noise: jax.Array, num_columns: int
 def _read(path: pathlib.Path) -> np.ndarray:
     """The first pictures at a path, (N, H, W, C) uint8, squares of the size and with the channels of the first."""
     try:
-        pictures = _folder(path) if path.is_dir() else [open_image(path.read_bytes(), upright=True)]
+        pictures = _folder(path) if path.is_dir() else [read_image(path)]
         size, channels = min(MOST_PIXELS, *pictures[0].size), 1 if _is_grey(pictures[0]) else 3
         return np.stack([to_array(picture, size, channels) for picture in pictures])
     except OSError as error:
@@ -119,7 +119,7 @@ def _read(path: pathlib.Path) -> np.ndarray:
 
 
 def _folder(path: pathlib.Path) -> list[Image.Image]:
-    source = folder(str(path), "all")
+    source = folder(str(path), "all", "Name an image or a folder of images.")
     return [picture for picture, _ in source.examples(range(min(MOST_IMAGES, source.num_examples)))]
 
 

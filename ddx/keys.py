@@ -98,6 +98,11 @@ KEYS: dict[str, Key] = {
     "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
     "data.split": Key("train", "the split to train on"),
     "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
+    "data.memory_mib": Key(1024, "decoded sets of at most so many MiB are kept in memory", **_within(0, 1e9)),
+    "data.disk_mib": Key(
+        16_384, "larger ones, of at most so many MiB, are decoded once into a copy on disk; 0: none", **_within(0, 1e9)
+    ),
+    "data.cache_dir": Key("", "folder of these copies; empty: $XDG_CACHE_HOME/ddx or ~/.cache/ddx"),
     "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **_at_least(0)),
     "data.channels": Key(
         0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
@@ -213,6 +218,9 @@ KEYS: dict[str, Key] = {
 
 # A finished or interrupted run may go on with other values of these: they do not decide the state after N steps.
 CHANGEABLE = (
+    "data.memory_mib",
+    "data.disk_mib",
+    "data.cache_dir",
     "train.num_steps",
     "train.log_every",
     "train.checkpoint_every",

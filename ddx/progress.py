@@ -13,9 +13,9 @@ class Progress:
     On a terminal it is one bar; elsewhere `line` prints a plain line, so logs stay readable.
     """
 
-    def __init__(self, what: str, total: int, start: int = 0, batch_size: int = 0) -> None:
-        """`start` of `total` steps are done; `batch_size` > 0 adds images a second to the rate."""
-        self._what, self._total, self._batch_size = what, total, batch_size
+    def __init__(self, what: str, total: int, start: int = 0, batch_size: int = 0, unit: str = "step") -> None:
+        """`start` of `total` units are done; `batch_size` > 0 adds images a second to the rate."""
+        self._what, self._total, self._batch_size, self._unit = what, total, batch_size, unit
         self._count, self._since = start, start
         self._clock = time.perf_counter()
         self.rate = 0.0
@@ -25,7 +25,7 @@ class Progress:
                 total=total,
                 initial=start,
                 desc=what,
-                unit="step",
+                unit=unit,
                 leave=batch_size > 0,
                 dynamic_ncols=True,
                 smoothing=0.1,
@@ -63,7 +63,7 @@ class Progress:
         left = _duration((self._total - self._count) / self.rate) if self.rate else "?"
         text = "  ".join(f"{name} {value}" for name, value in shown.items())
         print(
-            f"{self._what} {self._count}/{self._total}  {self.rate:.3g} steps/s  ETA {left}  {text}".rstrip(),
+            f"{self._what} {self._count}/{self._total}  {self.rate:.3g} {self._unit}s/s  ETA {left}  {text}".rstrip(),
             flush=True,
         )
 

@@ -12,6 +12,7 @@ import tempfile
 _IS_FIRST = "DDX_TESTS_CACHE" not in os.environ
 _CACHE = tempfile.mkdtemp(prefix="ddx-tests-") if _IS_FIRST else os.environ["DDX_TESTS_CACHE"]
 os.environ |= {"DDX_TESTS_CACHE": _CACHE, "JAX_COMPILATION_CACHE_DIR": _CACHE}
+os.environ["XDG_CACHE_HOME"] = os.path.join(_CACHE, "home")  # decoded copies of data sets
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "config": {"errors", "keys", "consistency"},
     "diffusion": set(),
     "models": set(),
-    "data": {"errors"},
+    "data": {"errors", "files", "progress"},
     "parallel": {"errors"},
     "build": UTILITIES | {"models", "data", "parallel", "diffusion"},
     "forward": UTILITIES | {"data", "diffusion"},

@@ -10,9 +10,21 @@
 """
 
 from ddx.data import order
+from ddx.data.copies import Storage
 from ddx.data.datasets import Dataset, load
+from ddx.data.decode import Conversion
 from ddx.data.given import given_images
 from ddx.data.loader import Batches, batches
 from ddx.data.order import batch_indices
 
-__all__ = ["Batches", "Dataset", "batch_indices", "batches", "given_images", "load", "order"]
+__all__ = [
+    "Batches",
+    "Conversion",
+    "Dataset",
+    "Storage",
+    "batch_indices",
+    "batches",
+    "given_images",
+    "load",
+    "order",
+]

@@ -1,6 +1,7 @@
 """A data set: images of one shape and labels, by index."""
 
 import concurrent.futures
+import dataclasses
 import functools
 import itertools
 import math
@@ -12,15 +13,17 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ddx.data.decode import to_array
+from ddx.data import copies
+from ddx.data.copies import Storage
+from ddx.data.decode import Conversion, CropError
+from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
 from ddx.errors import ConfigError, DataError
 
-# Sets that decode to less are decoded once and kept in memory; larger ones are decoded whenever they are read.
-IN_MEMORY_BYTES = 2**30
 Shape = tuple[int, int, int]
 _THREADS = min(16, os.cpu_count() or 1)
+_DEFAULT = Storage()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,16 +35,25 @@ class Dataset:
         split: as given to `load`.
         num_examples: at least 1.
         image_shape: (H, W, C).
-        num_classes: labels are 0 ... num_classes - 1; 1 for a set without labels, all of them 0.
+        classes: their names by label; ("",) for a set without labels, all of them 0.
         fetch: what `read` is made of: (B,) indices to images and labels.
+        fingerprint: what tells the data from others, wherever they lie; `DataError` if they cannot be read.
+        kept: where decoded images are, for people.
     """
 
     name: str
     split: str
     num_examples: int
     image_shape: Shape
-    num_classes: int
+    classes: tuple[str, ...]
     fetch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = field(repr=False)
+    fingerprint: Callable[[], Fingerprint] = field(repr=False)
+    kept: str = "in memory"
+
+    @property
+    def num_classes(self) -> int:
+        """Labels are 0 ... num_classes - 1."""
+        return len(self.classes)
 
     def read(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The examples at `indices`, safe to call from several threads.
@@ -71,11 +83,14 @@ def load(
     image_size: int = 0,
     channels: int = 0,
     crop: tuple[int, ...] = (),
+    storage: Storage = _DEFAULT,
+    check: Callable[[Dataset], None] | None = None,
 ) -> Dataset:
     """Opens a data set.
 
-    A set under 1 GiB of pixels is decoded here, once; a larger one whenever it is read, so an unreadable image in it
-    shows only then.
+    A set that takes little memory is decoded here, once. A larger one is read from a decoded copy on disk, if
+    `storage` says so, or decoded whenever it is read, so an unreadable image in it shows only then. What is read is the
+    same in all three.
 
     Args:
         name: "digits" (shipped), "folder" (image files in `directory`), or a data set of TensorFlow Datasets that lies
@@ -86,6 +101,8 @@ def load(
         image_size: pixels a side: images are resized and cropped to a square. 0: all have one size, and keep it.
         channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
         crop: (top, left, height, width) to cut out of each image before it is resized; empty for all of it.
+        storage: where decoded images are kept.
+        check: called with the data set before all of it is decoded, which may take long; refuses it by raising.
 
     Raises:
         ConfigError: an argument cannot be used.
@@ -96,13 +113,22 @@ def load(
     if channels not in (0, 1, 3):
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
     source = _open(name, split, directory)
+    size = (image_size, image_size) if image_size else None
+    conversion = Conversion(channels or source.channels, size, tuple(crop))
     image, _ = next(source.examples([0]))
-    shape = _convert(source, 0, image, image_size, channels or source.channels, crop).shape
-    fetch = functools.partial(_decode, source, image_size, crop, shape)
-    if source.num_examples * math.prod(shape) < IN_MEMORY_BYTES:
+    shape = _convert(source, conversion, 0, image).shape
+    convert = functools.partial(_convert, source, conversion)
+    fetch = functools.partial(decode, source, convert, shape)
+    fingerprint = functools.cache(source.fingerprint)
+    data = Dataset(name, split, source.num_examples, shape, source.classes, fetch, fingerprint)
+    if check is not None:
+        check(data)
+    if source.num_examples * math.prod(shape) <= storage.memory_mib * 2**20:
         images, labels = fetch(np.arange(source.num_examples), progress=f"decoding {name} {split}")
-        fetch = functools.partial(_gather, images, labels)
-    return Dataset(name, split, source.num_examples, shape, source.num_classes, fetch)
+        return dataclasses.replace(data, fetch=functools.partial(_gather, images, labels))
+    wanted = copies.Wanted(name, split, fingerprint, conversion, (source.num_examples, *shape))
+    kept_fetch, kept = copies.fetch(storage, wanted, fetch)
+    return dataclasses.replace(data, fetch=kept_fetch, kept=kept)
 
 
 def _open(name: str, split: str, directory: str) -> Source:
@@ -117,12 +143,27 @@ def _gather(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> tupl
     return images[indices], labels[indices]
 
 
-def _decode(
-    source: Source, image_size: int, crop: tuple[int, ...], shape: Shape, indices: np.ndarray, progress: str = ""
+def decode(
+    source: Source,
+    convert: Callable[[int, Image.Image], np.ndarray],
+    shape: Shape,
+    indices: np.ndarray,
+    progress: str = "",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(B, H, W, C) uint8 and (B,) int32, by a pool of threads: Pillow lets others run while it decodes.
+    """Decodes the examples at these indices by a pool of threads: Pillow lets others run while it decodes.
 
-    `progress` names a bar, which is shown on a terminal only.
+    Args:
+        source: where they are from.
+        convert: convert(index, image) -> an array.
+        shape: what every array must have.
+        indices: (B,).
+        progress: names a bar, which is shown on a terminal only.
+
+    Returns:
+        (B, H, W, C) uint8 and (B,) int32.
+
+    Raises:
+        DataError: an example cannot be read, or has another shape.
     """
     images = np.empty((len(indices), *shape), np.uint8)
     labels = np.empty(len(indices), np.int32)
@@ -131,7 +172,7 @@ def _decode(
     def fill(start: int) -> int:
         part = [int(index) for index in indices[start : start + chunk]]
         for row, index, (image, label) in zip(itertools.count(start), part, source.examples(part)):
-            array = _convert(source, index, image, image_size, shape[-1], crop)
+            array = convert(index, image)
             _check(source, index, array.shape, shape, label)
             images[row], labels[row] = array, label
         return len(part)
@@ -146,16 +187,11 @@ def _decode(
     return images, labels
 
 
-def _convert(
-    source: Source, index: int, image: Image.Image, image_size: int, channels: int, crop: tuple[int, ...]
-) -> np.ndarray:
-    if crop and (crop[0] + crop[2] > image.height or crop[1] + crop[3] > image.width):
-        raise ConfigError(
-            f"data.crop={crop} reaches beyond the {image.height}x{image.width} pixels (height x width) of an image."
-            f" {source.where(index)}. Set data.crop to a part of it"
-        )
+def _convert(source: Source, conversion: Conversion, index: int, image: Image.Image) -> np.ndarray:
     try:
-        return to_array(image, image_size, channels, crop)
+        return conversion(image)
+    except CropError as error:
+        raise ConfigError(f"{error}. {source.where(index)}. Set data.crop to a part of it") from error
     except ValueError as error:
         raise DataError(f"image cannot be used: {error}. {source.where(index)}. {source.remedy}") from error
 
@@ -166,7 +202,7 @@ def _check(source: Source, index: int, shape: tuple[int, ...], wanted: Shape, la
             f"image is {shape[0]}x{shape[1]} pixels (height x width), the first of its set is {wanted[0]}x{wanted[1]}. "
             f"{source.where(index)}. Set data.image_size to bring all to one size."
         )
-    if not 0 <= label < source.num_classes:
+    if not 0 <= label < len(source.classes):
         raise DataError(
-            f"label {label} is not one of {source.num_classes} classes. {source.where(index)}. {source.remedy}"
+            f"label {label} is not one of {len(source.classes)} classes. {source.where(index)}. {source.remedy}"
         )

@@ -5,6 +5,9 @@ first frame. Every failure is a `ValueError` that holds the reason alone; who kn
 """
 
 import io
+import os
+import stat
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -12,6 +15,64 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # Where Pillow starts to warn of a decompression bomb; it refuses only twice that, and its setting is process-wide.
 MAX_PIXELS = 89_478_485
+MAX_BYTES = 2**29  # of a file: more than so many pixels take in any of the formats
+
+
+class CropError(ValueError):
+    """An image does not hold the part that is to be cut out of it."""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How pictures become images of one size: the same way for those that a run trains on and those that it is given.
+
+    `size` is (H, W); None leaves pictures as large as they are. `crop` is cut out before they are resized.
+    """
+
+    channels: int
+    size: tuple[int, int] | None = None
+    crop: tuple[int, ...] = ()
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        """A decoded picture as `to_array` gives it.
+
+        Raises:
+            CropError: the crop reaches beyond the picture.
+            ValueError: the picture cannot be resized.
+        """
+        crop = self.crop
+        if crop and (crop[0] + crop[2] > picture.height or crop[1] + crop[3] > picture.width):
+            raise CropError(
+                f"data.crop={crop} reaches beyond the {picture.height}x{picture.width} pixels (height x width)"
+                " of an image"
+            )
+        return to_array(picture, self.size or 0, self.channels, crop)
+
+
+def read_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Decodes an image file, turned as its EXIF orientation asks.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no regular file (a pipe, or a device that never ends), too large, or no image.
+    """
+    if file_size(path) > MAX_BYTES:
+        raise ValueError(f"{file_size(path)} bytes, more than {MAX_BYTES}")
+    with open(path, "rb") as file:
+        return open_image(file.read(), upright=True)
+
+
+def file_size(path: str | os.PathLike[str]) -> int:
+    """The bytes in a regular file.
+
+    Raises:
+        OSError: there is none, or it may not be looked at.
+        ValueError: it is something else.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    return status.st_size
 
 
 def open_image(data: bytes, *, upright: bool) -> Image.Image:
@@ -41,15 +102,15 @@ def open_image(data: bytes, *, upright: bool) -> Image.Image:
         raise ValueError(one_line(error)) from error
 
 
-def to_array(image: Image.Image, size: int, channels: int, crop: tuple[int, ...] = ()) -> np.ndarray:
-    """Converts to grey or RGB, cuts out a part, and resizes to a square.
+def to_array(image: Image.Image, size: int | tuple[int, int], channels: int, crop: tuple[int, ...] = ()) -> np.ndarray:
+    """Converts to grey or RGB, cuts out a part, and resizes.
 
     Args:
         image: a decoded image of any mode. Transparency is dropped, 16-bit grey keeps its high byte as Pillow does for
             16-bit RGB.
-        size: pixels a side; 0 leaves the size alone. Larger images are halved with a box filter while both sides stay
-            >= size, then the short side is brought to size with a bicubic filter and the centre is cut out (Improved
-            DDPM's recipe).
+        size: (H, W), or pixels a side of a square; 0 leaves the size alone. Larger images are halved with a box filter
+            while they cover the size, then brought to the least size that covers it with a bicubic filter, and the
+            centre is cut out (Improved DDPM's recipe for squares). An image of that size stays as it is.
         channels: 1 or 3.
         crop: (top, left, height, width), within the image, to cut out before it is resized; empty for all.
 
@@ -64,7 +125,7 @@ def to_array(image: Image.Image, size: int, channels: int, crop: tuple[int, ...]
         top, left, height, width = crop
         image = image.crop((left, top, left + width, top + height))
     if size:
-        image = _to_square(image, size)
+        image = _to_size(image, *(size if isinstance(size, tuple) else (size, size)))
     array = np.asarray(image, np.uint8)
     return array[..., None] if channels == 1 else array
 
@@ -86,13 +147,14 @@ def _to_channels(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == wanted else image.convert(wanted)
 
 
-def _to_square(image: Image.Image, size: int) -> Image.Image:
-    while min(image.size) >= 2 * size:
+def _to_size(image: Image.Image, height: int, width: int) -> Image.Image:
+    while image.height >= 2 * height and image.width >= 2 * width:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"too elongated to resize ({image.width}x{image.height} to {width}x{height} pixels)")
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    scale = max(height / image.height, width / image.width)
+    # The side that decides the scale is exactly as long as asked for; rounding must not make the other one shorter.
+    across, down = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    if across * down > MAX_PIXELS:
+        raise ValueError(f"too elongated to resize ({image.width}x{image.height} to {across}x{down} pixels)")
+    image = image.resize((across, down), Image.Resampling.BICUBIC)
+    left, top = (across - width) // 2, (down - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,22 +1,35 @@
 """Images that a user hands to a command: a picture, a folder of pictures, or a NumPy file."""
 
+import io
+import math
 import pathlib
 import zipfile
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
-from ddx.data.datasets import Shape, load
-from ddx.data.decode import one_line, open_image, to_array
+from ddx.data.datasets import Shape, decode
+from ddx.data.decode import CropError, file_size, one_line, read_image
+from ddx.data.sources import folder
 from ddx.errors import DataError
 
+MAX_BYTES = 2**31  # of pixels: they are all in memory, also as floats
+_HEADER = 2**16  # bytes in which the header of an array must end
+T = TypeVar("T")
+Convert = Callable[[Image.Image], np.ndarray]
 
-def given_images(path: pathlib.Path, shape: Shape) -> np.ndarray:
+
+def given_images(path: pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
     """The images at a path, (N, H, W, C) uint8 of the wanted shape.
 
     Args:
-        path: an image file; a folder as `load("folder")` reads it, in its order; a .npy file of uint8 images, or an
-            .npz file of them under "samples" or alone in it.
-        shape: (H, W, C) to convert pictures to (centre-cropped where H = W); arrays must have it.
+        path: an image file; a folder of them as `ddx.data.sources.folder` reads all of it, in its order; a .npy file of
+            uint8 images, or an .npz file of them under "samples" or alone in it.
+        convert: brings a picture to the shape: the `Conversion` of what a run trains on, so that both are the same.
+            Arrays are taken as they are.
+        shape: (H, W, C), which arrays must have.
 
     Raises:
         DataError: there are none, or they cannot be used.
@@ -24,32 +37,90 @@ def given_images(path: pathlib.Path, shape: Shape) -> np.ndarray:
     if path.suffix in (".npy", ".npz"):
         return _array(path, shape)
     if path.is_dir():
-        dataset = load("folder", directory=str(path), image_size=shape[0], channels=shape[-1])
-        images = dataset.read(np.arange(dataset.num_examples))["image"]
-    else:
-        try:
-            image = open_image(path.read_bytes(), upright=True)
-            images = to_array(image, shape[0], shape[-1])[None]
-        except OSError as error:
-            raise DataError(f"cannot read {path} ({error.strerror}). Name an image, a folder or an .npz file") from None
-        except ValueError as error:
-            raise DataError(f"image cannot be used: {one_line(error)}. {path}. Name another") from None
-    if images.shape[1:] != shape:
-        raise DataError(f"images of {path} have the shape {images.shape[1:]}, the network's are {shape}. Resize them")
-    return images
+        return _folder(path, convert, shape)
+    try:
+        picture = read_image(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}). Name an image, a folder or an .npz file") from None
+    except ValueError as error:
+        raise DataError(f"image cannot be used: {one_line(error)}. {path}. Name another") from None
+    return _converted(picture, convert, shape, str(path))[None]
+
+
+def _folder(path: pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
+    source = folder(str(path), "all", "Name an image, a folder of images or an .npz file.")
+    _check_size(path, source.num_examples, shape)
+
+    def converted(index: int, picture: Image.Image) -> np.ndarray:
+        return _converted(picture, convert, shape, source.where(index))
+
+    return decode(source, converted, shape, np.arange(source.num_examples))[0]
+
+
+def _converted(picture: Image.Image, convert: Convert, shape: Shape, where: str) -> np.ndarray:
+    try:
+        return convert(picture)
+    except CropError as error:
+        wanted = ", ".join(map(str, shape))
+        raise DataError(
+            f"{error}. {where}. Give pictures like those that the run was trained on, or, if they are cut out already,"
+            f" an .npz file of uint8 (N, {wanted})"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"image cannot be used: {one_line(error)}. {where}. Name another") from None
 
 
 def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
-    try:
+    name, (found, dtype) = _read(path, lambda: _described(path))
+    # From the header alone: what a file inflates to may be thousands of times as much.
+    if dtype != np.uint8 or found[1:] != shape or found[0] < 1:
+        wanted = ", ".join(map(str, shape))
+        raise DataError(f"{path} holds {dtype} of shape {found}; expected uint8 (N, {wanted})")
+    _check_size(path, found[0], shape)
+
+    def read() -> np.ndarray:
         content = np.load(path, allow_pickle=False)
-        if path.suffix == ".npz":
-            content = content["samples" if "samples" in content.files or len(content.files) != 1 else content.files[0]]
+        images: np.ndarray = content if name is None else content[name]
+        return images
+
+    return _read(path, read)
+
+
+def _read(path: pathlib.Path, read: Callable[[], T]) -> T:
+    try:
+        file_size(path)  # a regular file
+        return read()
     except KeyError:
         raise DataError(f"{path} has no array 'samples'. Store the images under that name") from None
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise DataError(f"cannot read {path} ({one_line(error)}). Name an .npy or .npz file of images") from None
-    if content.dtype != np.uint8 or content.shape[1:] != shape or not len(content):
+    # NumPy's and zipfile's parsers raise whatever the bytes lead them into: OSError, BadZipFile, zlib.error...
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        raise DataError(f"cannot read {path} ({reason}). Name an .npy or .npz file of images") from None
+
+
+def _described(path: pathlib.Path) -> tuple[str | None, tuple[tuple[int, ...], np.dtype]]:
+    """The name of the images in an .npz file, None for an .npy file, and their shape and type."""
+    if path.suffix == ".npy":
+        with open(path, "rb") as file:
+            return None, _header(file.read(_HEADER))
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        name = "samples" if "samples" in names or len(names) != 1 else names[0]
+        with archive.open(f"{name}.npy") as member:
+            return name, _header(member.read(_HEADER))
+
+
+def _header(begin: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    file = io.BytesIO(begin)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
+def _check_size(path: pathlib.Path, count: int, shape: Shape) -> None:
+    if count * math.prod(shape) > MAX_BYTES:
         raise DataError(
-            f"{path} holds {content.dtype} of shape {content.shape}; expected uint8 (N, {', '.join(map(str, shape))})"
+            f"{path} holds {count} images of {' x '.join(map(str, shape))}, too many for memory."
+            f" Give at most {MAX_BYTES // math.prod(shape)} at once"
         )
-    return content

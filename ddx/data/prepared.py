@@ -7,7 +7,7 @@ here. A prepared copy lies in <directory>/<name>[/<config>]/<version> and descri
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ddx.data.decode import one_line, open_image
+from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.data.sources import Source
 from ddx.errors import DataError
 
@@ -87,8 +88,22 @@ def prepared(name: str, split: str, directory: str) -> Source:
             yield image, label
 
     channels = 1 if image_feature.shape[-1] in (1, 2) else 3
-    num_classes = wanted["label"].num_classes if labelled else 1
-    return Source(len(records), channels, num_classes, examples, where, remedy)
+    classes = tuple(wanted["label"].names) if labelled else ("",)
+
+    def fingerprint() -> Fingerprint:
+        try:
+            files = sorted(map(os.fspath, records.dataset_info.splits[split].filepaths))
+            sizes = [os.stat(file).st_size for file in files]
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}. {remedy}") from error
+        whole, some = is_read_whole(sum(sizes)), to_read(len(records), sum(sizes))
+        content = checksum(_contents_of(records, some, None if whole else SOME_BYTES, where, remedy))
+        # Of a set that is read to the end nothing else counts: prepared again, it may be cut into other files.
+        each = [f"{size} {os.path.basename(file)}" for file, size in zip(files, sizes, strict=True)]
+        listing = "" if whole else checksum(map(str.encode, each))
+        return Fingerprint(copy.name, classes, len(records), listing, content)
+
+    return Source(len(records), channels, classes, examples, where, remedy, fingerprint)
 
 
 def _find_copy(name: str, directory: str) -> tuple[Path, str]:
@@ -134,6 +149,21 @@ def _contents(home: Path) -> str:
     if not home.is_dir():
         return "no such directory"
     return ", ".join(sorted(path.name for path in home.iterdir())[:10]) or "nothing"
+
+
+def _contents_of(
+    records: Any, indices: Sequence[int], size: int | None, where: Callable[[int], str], remedy: str
+) -> Iterator[bytes]:
+    """The first bytes of some records, or all of them."""
+    for start in range(0, len(indices), _AT_ONCE):
+        some = indices[start : start + _AT_ONCE]
+        for index, record in zip(some, _read(records, some), strict=True):
+            if isinstance(record, Exception):
+                raise DataError(f"image cannot be read: {one_line(record)}. {where(index)}. {remedy}") from record
+            yield record[:size]
+
+
+_AT_ONCE = 1000  # records in memory
 
 
 def _read(records: Any, indices: Sequence[int]) -> list[bytes | Exception]:

@@ -1,6 +1,7 @@
 """Where images come from: what a source is, and the two that are plain files, the digits and a folder of images."""
 
 import collections
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from typing import NoReturn
 import numpy as np
 from PIL import Image
 
-from ddx.data.decode import open_image
+from ddx.data.decode import file_size, read_image
+from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.errors import ConfigError, DataError
 
 
@@ -21,19 +23,21 @@ class Source:
     Attributes:
         num_examples: at least 1.
         channels: what the images are by themselves, 1 or 3.
-        num_classes: labels are 0 ... num_classes - 1; 1 for a source without labels, all of them 0.
+        classes: their names by label; ("",) for a source without labels, which are all 0.
         examples: decodes the images at these indices, in this order, as (image, label); `DataError` for one that cannot
             be read.
         where: names one example, for error messages.
         remedy: what to do about an example that cannot be used, for error messages.
+        fingerprint: what tells it from others, see `ddx.data.fingerprint`; `DataError` if it cannot be read.
     """
 
     num_examples: int
     channels: int
-    num_classes: int
+    classes: tuple[str, ...]
     examples: Callable[[Sequence[int]], Iterator[tuple[Image.Image, int]]]
     where: Callable[[int], str]
     remedy: str
+    fingerprint: Callable[[], Fingerprint]
 
 
 def digits(split: str) -> Source:
@@ -56,14 +60,21 @@ def digits(split: str) -> Source:
         for index in indices:
             yield Image.fromarray(images[index]), int(labels[index])
 
-    return Source(len(images), 1, 10, examples, lambda index: f"Digit {index} of {split}", "Install the library again.")
+    classes = tuple(map(str, range(10)))
+
+    def fingerprint() -> Fingerprint:
+        content = checksum((images.tobytes(), labels.astype("<i4").tobytes()))
+        return Fingerprint("", classes, len(images), "", content)
+
+    where, remedy = (lambda index: f"Digit {index} of {split}"), "Install the library again."
+    return Source(len(images), 1, classes, examples, where, remedy, fingerprint)
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPLIT_FOLDERS = ("train", "test")
 
 
-def folder(directory: str, split: str) -> Source:
+def folder(directory: str, split: str, advice: str = "Set data.dir to a directory of images.") -> Source:
     """All .png, .jpg, .jpeg and .webp files in a directory and below, sorted by path.
 
     Where the directory has a sub-folder `train` or `test`, those are the splits, "all" is both, and other sub-folders
@@ -72,15 +83,17 @@ def folder(directory: str, split: str) -> Source:
     counts as in one named "", so all labels of a flat directory are 0. Hidden files and folders are left out, links to
     folders are not followed. EXIF orientation is applied.
 
+    `advice` is what to do where there is no such directory or nothing in it, for error messages.
+
     Raises:
         ConfigError: no directory given.
         DataError: the directory is missing or without images, or it has no such split.
     """
     if not directory:
-        raise ConfigError('data set "folder" needs to know which one. Set data.dir to a directory of images.')
+        raise ConfigError(f'data set "folder" needs to know which one. {advice}')
     root = Path(directory).expanduser()
     if not root.is_dir():
-        raise DataError(f"{root} is not a directory. Set data.dir to a directory of images.")
+        raise DataError(f"{root} is not a directory. {advice}")
     roots = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()} or {"train": root}
     if split != "all" and split not in roots:
         raise DataError(
@@ -97,20 +110,50 @@ def folder(directory: str, split: str) -> Source:
         searched = root if split == "all" else roots[split]
         raise DataError(
             f"{searched} has 0 images (looked for {' '.join(SUFFIXES)}, sub-folders included). "
-            f"Found: {_census(searched)}. Set data.dir to a directory of images."
+            f"Found: {_census(searched)}. {advice}"
         )
     remedy = "Replace or remove the file."
 
     def examples(indices: Sequence[int]) -> Iterator[tuple[Image.Image, int]]:
         for index in indices:
-            try:
-                image = open_image(paths[index].read_bytes(), upright=True)
-            except (OSError, ValueError) as error:
-                reason = (error.strerror if isinstance(error, OSError) else None) or error
-                raise DataError(f"image cannot be read: {reason}. {paths[index]}. {remedy}") from error
+            with _named(paths[index], remedy):
+                image = read_image(paths[index])
             yield image, labels[index]
 
-    return Source(len(paths), 3, len(classes), examples, lambda index: str(paths[index]), remedy)
+    def fingerprint() -> Fingerprint:
+        sizes = []
+        for path in paths:
+            with _named(path, remedy):
+                sizes.append(file_size(path))
+        whole, total = is_read_whole(sum(sizes)), sum(sizes)
+        content = checksum(_head(paths[i], None if whole else SOME_BYTES, remedy) for i in to_read(len(paths), total))
+        # Below the folder of the split: in a copy elsewhere the names are the same.
+        names = (_below(roots[name], path) for name in chosen for path in files[name])
+        each = (f"{label} {size} ".encode() + name for name, label, size in zip(names, labels, sizes, strict=True))
+        return Fingerprint("", tuple(classes), len(paths), checksum(each), content)
+
+    return Source(len(paths), 3, tuple(classes), examples, lambda index: str(paths[index]), remedy, fingerprint)
+
+
+@contextlib.contextmanager
+def _named(path: Path, remedy: str) -> Iterator[None]:
+    """Turns the errors of reading an image into one that names it."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise DataError(f"image cannot be read: {reason}. {path}. {remedy}") from error
+
+
+def _head(path: Path, size: int | None, remedy: str) -> bytes:
+    """The first bytes of a file, or all of them."""
+    with _named(path, remedy), open(path, "rb") as file:
+        return file.read(size)
+
+
+def _below(top: Path, path: Path) -> bytes:
+    """What a path below a folder is called there."""
+    return os.fsencode(str(path).removeprefix(os.path.join(top, "")))  # Path.relative_to takes ten times as long
 
 
 def _image_files(top: Path) -> list[Path]:

@@ -8,10 +8,12 @@ import jax
 
 from ddx.build import System
 from ddx.config import flatten
+from ddx.data import Dataset
 from ddx.errors import CheckpointError, ConfigError
 from ddx.files import write_json
 from ddx.models import of_head
 from ddx.training import trained
+from ddx.training.same_data import check_same_classes
 
 RECORD = "backbone.json"
 # Of the two configs: what decides which function of images and times the backbone's weights are.
@@ -19,7 +21,7 @@ _SAME = ("data.low", "process.", "model.", "loss.prediction")
 _OWN = ("model.head", "model.dropout", "model.dtype", "model.remat")
 
 
-def load(workdir: pathlib.Path, system: System) -> dict[str, Any]:
+def load(workdir: pathlib.Path, system: System, data: Dataset | None = None) -> dict[str, Any]:
     """The weights that a run in a folder is to train its head on.
 
     The checkpoint is the newest of `train.backbone` when the run begins. A file in the folder names it, so that a run
@@ -27,6 +29,7 @@ def load(workdir: pathlib.Path, system: System) -> dict[str, Any]:
 
     Raises:
       ConfigError: that run has another network or process.
+      DataError: the labels of `data`, on which the head is to be trained, mean other classes there.
       CheckpointError: it has no usable checkpoint, or no longer that one.
     """
     folder, record = pathlib.Path(system.config.train.backbone), workdir / RECORD
@@ -42,6 +45,9 @@ def load(workdir: pathlib.Path, system: System) -> dict[str, Any]:
             " Remove it to begin on another"
         )
     _check_same(folder, source.system, system)
+    if data is not None and system.model.num_classes:
+        remedy = "Train the head on the same classes, as configs/heads.py does"
+        check_same_classes(f"train.backbone={folder}", source.meta, data, remedy)
     shapes = system.split(jax.eval_shape(system.init, jax.random.key(0)))[1]
     head, channels = of_head(source.params), system.image_shape[-1]
     weights = {name: module for name, module in source.params.items() if not head[name]}

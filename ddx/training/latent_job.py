@@ -46,7 +46,8 @@ def interpolate(
     Args:
       workdir: folder of a training run.
       num_rows: rows between random latents; with images, one for each two of them.
-      images: an image folder, a .npy or an .npz file with at least two images.
+      images: an image folder, a .npy or an .npz file with at least two images. Pictures are cropped and resized as the
+        run's own were; arrays, uint8 (N, H, W, C) of the network's shape, are taken as they are.
       labels: as in `sample`, of the rows.
       seed: names the noise.
       step: of the checkpoint; None for the newest.
@@ -69,7 +70,7 @@ def interpolate(
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, seed, preset, **given)
     told = trained.told(source.system, labels)
-    between = None if images is None else _pairs(pathlib.Path(images), source.system.image_shape)
+    between = None if images is None else _pairs(pathlib.Path(images), source.system)
     if config.sample.sampler == "ancestral":
         if between is None:
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
@@ -120,7 +121,7 @@ def reconstruct(
 
     Args:
       workdir: folder of a training run.
-      images: an image, a folder of images, a .npy or an .npz file.
+      images: an image, a folder of images, a .npy or an .npz file, as in `interpolate`.
       labels: their classes, as in `sample`.
       step: of the checkpoint; None for the newest.
       preset: as in `sample`.
@@ -139,7 +140,7 @@ def reconstruct(
     workdir = pathlib.Path(workdir)
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, 0, preset, **given)
-    originals = given_images(pathlib.Path(images), source.system.image_shape)
+    originals = _given(pathlib.Path(images), source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
     config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
     generator = Generator(source.system, how, told=trained.told(source.system, labels))
@@ -182,8 +183,13 @@ def _encoding(config: ConfigDict, system: build.System, how: build.Sampler) -> t
     return config, how._replace(clip=False, times=times, steps=jax.tree.map(lambda x: x[-last:], how.steps))
 
 
-def _pairs(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
-    images = given_images(path, shape)
+def _given(path: pathlib.Path, system: build.System) -> np.ndarray:
+    """Pictures as the run's own were made; arrays as they are."""
+    return given_images(path, system.conversion, system.image_shape)
+
+
+def _pairs(path: pathlib.Path, system: build.System) -> np.ndarray:
+    images = _given(path, system)
     if len(images) < 2:
         raise ConfigError(f"{path} has one image; interpolation needs two. Name a folder or a file with more")
     return images[: len(images) // 2 * 2]

@@ -6,6 +6,7 @@ command ends in the same bits.
 
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ from ddx.training import backbone, summary
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.preemption import Preemption
+from ddx.training.same_data import check_same_data, described
 from ddx.training.state import TrainState, init_state, joined, make_optimizer
 from ddx.training.step import make_step, many_steps
 from ddx.training.workdir import check_same_run, lock, run_config, save_config
@@ -66,15 +68,21 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
             return Outcome(start, True, f"already complete at step {start} of {config.train.num_steps}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
-        data = build.dataset(config)
+        data = build.dataset(config, write_copy=True, check=_is_same(start, workdir, meta) if start else None)
         shape = " x ".join(map(str, data.image_shape))
-        print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}", flush=True)
+        print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints)
         state = run.restore(start) if start else run.begin()
         run.describe(state, start)
         save_config(workdir, config)
         return run.train(state, start, meta.get("pending", {}))
+
+
+def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callable[[ddx.data.Dataset], None]:
+    """Refuses other data than the checkpoint of step `start` was trained on."""
+    remedy = "data.dir, or use a new --workdir"
+    return lambda data: check_same_data(f"step {start} of {workdir}", meta, data, remedy)
 
 
 # Purposes of random keys, so that training and `launch.sample` with the run's own seed share none.
@@ -86,6 +94,7 @@ class _Run:
         self, config: ConfigDict, workdir: pathlib.Path, data: ddx.data.Dataset, checkpoints: Checkpoints
     ) -> None:
         self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
+        self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
         self.system = build.system(config, data.image_shape, data.num_classes)
@@ -115,7 +124,7 @@ class _Run:
 
     def begin(self) -> TrainState:
         state: TrainState = jax.jit(self.initial)(self.init_key)
-        return state._replace(frozen=backbone.load(self.workdir, self.system)) if state.frozen else state
+        return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 
     def restore(self, step: int) -> TrainState:
         shapes = jax.eval_shape(self.initial, self.init_key)
@@ -230,8 +239,7 @@ class _Run:
         """Write a checkpoint, with the metrics that no line has yet."""
         parallel.assert_replicated(state, f"the state at step {step}")
         meta = {
-            "image_shape": self.data.image_shape,
-            "num_classes": self.data.num_classes,
+            **self.about_data,
             "config": self.config.to_dict(),
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
         }

@@ -1,7 +1,8 @@
 """From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
 
-import hashlib
 import pathlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from ddx.files import digest
 from ddx.keys import OPTIMAL_VARIANCES, SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.job import read_record
+from ddx.training.same_data import check_same_classes, check_same_data
 from ddx.training.state import joined
 
 
@@ -27,6 +29,7 @@ class Trained(NamedTuple):
     seal: str  # names the checkpoint
     system: build.System
     params: Any  # averaged weights
+    meta: Mapping[str, Any] = MappingProxyType({})  # what the checkpoint says of its config and data
 
 
 def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
@@ -70,7 +73,7 @@ def _restore(checkpoints: Checkpoints, step: int) -> Trained:
     system = build.system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
     ema, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
     restored = checkpoints.restore(step, {"ema": ema} | ({"frozen": frozen} if frozen else {}))
-    return Trained(step, checkpoints.seal(step), system, joined(restored.get("frozen", ()), restored["ema"]))
+    return Trained(step, checkpoints.seal(step), system, joined(restored.get("frozen", ()), restored["ema"]), meta)
 
 
 def settings(config: ConfigDict, seed: int, preset: str | None, **given: Any) -> ConfigDict:
@@ -121,21 +124,28 @@ def dataset(source: Trained, config: ConfigDict) -> Dataset:
 
     Raises:
       ConfigError: it has other images or classes.
-      DataError: it cannot be read.
+      DataError: it cannot be read, or is no longer what the network was trained on.
     """
-    data = build.dataset(config)
-    split = config.data.split
-    if source.system.model.num_classes not in (0, data.num_classes):
-        raise ConfigError(
-            f"{data.name} {split} has {data.num_classes} classes, and the network knows"
-            f" {source.system.model.num_classes}. Use the run's own data set"
-        )
-    if data.image_shape != source.system.image_shape:
-        raise ConfigError(
-            f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
-            f" {source.system.image_shape}. Use the run's own data set"
-        )
-    return data
+    split, system = config.data.split, source.system
+    network = f"the network of step {source.step}"
+
+    def check(data: Dataset) -> None:
+        if system.model.num_classes not in (0, data.num_classes):
+            raise ConfigError(
+                f"{data.name} {split} has {data.num_classes} classes, and the network knows"
+                f" {system.model.num_classes}. Use the run's own data set"
+            )
+        if data.image_shape != system.image_shape:
+            raise ConfigError(
+                f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
+                f" {system.image_shape}. Use the run's own data set"
+            )
+        if split == system.config.data.split:
+            check_same_data(network, source.meta, data, "--data_dir")
+        elif system.model.num_classes:
+            check_same_classes(network, source.meta, data, "Name the folder of the run's own data set with --data_dir")
+
+    return build.dataset(config, check=check)
 
 
 def examples(
@@ -173,9 +183,9 @@ def training_images(source: Trained, data_dir: str | None = None) -> Dataset | N
 
 
 def fingerprint(data: Dataset, examples: np.ndarray) -> str:
-    """A checksum of some of the examples: other data are another job."""
-    some = data.read(examples[np.linspace(0, len(examples) - 1, min(256, len(examples))).astype(int)])
-    return digest([hashlib.sha256(some[name].tobytes()).hexdigest() for name in ("image", "label")])
+    """What a job's record says of some examples of a data set: with others it is another job."""
+    which = digest([data.fingerprint().checksum, examples.tolist()])
+    return f"{len(examples)} of {data.num_examples} examples, {which}"
 
 
 def told(
@@ -204,7 +214,8 @@ def told(
             raise ConfigError(
                 f"the network enlarges images of {shape}: it can only be sampled. Use launch.sample --low_res=IMAGES"
             )
-        given["low_res"] = np.asarray(system.to_float(given_images(pathlib.Path(low_res), system.low_res_shape)))
+        images = given_images(pathlib.Path(low_res), system.to_low_res, system.low_res_shape)
+        given["low_res"] = np.asarray(system.to_float(images))
     return given
 
 

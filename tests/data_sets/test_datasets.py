@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddx.data import datasets, load
+from ddx.data import Storage, load
 from ddx.errors import ConfigError, DataError
+
+ON_DEMAND = Storage(memory_mib=0)  # decodes whatever is read
 
 
 def everything(dataset):
@@ -143,25 +145,23 @@ def test_a_folder_has_to_be_named():
         load("folder")
 
 
-def test_a_file_that_vanished_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
+def test_a_file_that_vanished_is_named(tmp_path):
     for name in ("a.png", "b.png"):
         paint(tmp_path / name)
-    dataset = load("folder", directory=str(tmp_path))
+    dataset = load("folder", directory=str(tmp_path), storage=ON_DEMAND)
     (tmp_path / "b.png").unlink()
     with pytest.raises(DataError, match=r"No such file.*b\.png") as error:
         dataset.read([1])
     one_line_of(error)
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_images_of_different_sizes_need_an_image_size(tmp_path, in_memory, monkeypatch):
-    if not in_memory:
-        monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
+@pytest.mark.parametrize("memory_mib", [1024, 0])
+def test_images_of_different_sizes_need_an_image_size(tmp_path, memory_mib):
+    storage = Storage(memory_mib)
     for index in range(600):
         paint(tmp_path / f"{index:03}.png", size=(4, 5) if index in (314, 599) else (4, 4))
     with pytest.raises(DataError, match=r"5x4 pixels.*first of its set is 4x4.*314\.png.*data\.image_size") as error:
-        everything(load("folder", directory=str(tmp_path)))
+        everything(load("folder", directory=str(tmp_path), storage=storage))
     one_line_of(error)
     assert load("folder", directory=str(tmp_path), image_size=4).image_shape == (4, 4, 3)
 
@@ -169,14 +169,13 @@ def test_images_of_different_sizes_need_an_image_size(tmp_path, in_memory, monke
 # All data sets
 
 
-def test_large_sets_are_read_by_index_and_give_the_same(tmp_path, monkeypatch):
+def test_large_sets_are_read_by_index_and_give_the_same(tmp_path):
     rng = np.random.default_rng(0)
     for index in range(40):
         (tmp_path / f"{index % 3}").mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (9, 7, 3), np.uint8)).save(tmp_path / f"{index % 3}" / f"{index}.png")
     in_memory = load("folder", directory=str(tmp_path), image_size=5)
-    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 40 * 5 * 5 * 3)
-    by_index = load("folder", directory=str(tmp_path), image_size=5)
+    by_index = load("folder", directory=str(tmp_path), image_size=5, storage=ON_DEMAND)
     (tmp_path / "0" / "0.png").unlink()
     indices = rng.integers(1, 40, 100)
     for name, array in in_memory.read(indices).items():
@@ -186,10 +185,9 @@ def test_large_sets_are_read_by_index_and_give_the_same(tmp_path, monkeypatch):
         by_index.read([0])
 
 
-@pytest.mark.parametrize("limit", [2**30, 0])
-def test_indices_are_checked_and_arrays_are_the_callers_own(limit, monkeypatch):
-    monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", limit)
-    digits = load("digits", split="test")
+@pytest.mark.parametrize("memory_mib", [1024, 0])
+def test_indices_are_checked_and_arrays_are_the_callers_own(memory_mib):
+    digits = load("digits", split="test", storage=Storage(memory_mib))
     for bad in ([-1], [297], [0, 1000]):
         with pytest.raises(IndexError):
             digits.read(bad)

@@ -22,7 +22,7 @@ def no_thread_is_left():
         time.sleep(0.01)
 
 
-def recording(num_examples=10, fail_at=(), seconds=0.0):
+def recording(fail_at=(), seconds=0.0):
     """A data set whose images hold their index, and the list of all indices read so far."""
     read = []
 
@@ -33,7 +33,11 @@ def recording(num_examples=10, fail_at=(), seconds=0.0):
             raise DataError("image cannot be read")
         return np.full((len(indices), 1, 1, 1), indices[:, None, None, None], np.uint8), indices.astype(np.int32)
 
-    return Dataset("recording", "train", num_examples, (1, 1, 1), num_examples, fetch), read
+    return dataset_of(fetch), read
+
+
+def dataset_of(fetch):
+    return Dataset("recording", "train", 10, (1, 1, 1), tuple("0123456789"), fetch, lambda: None)
 
 
 def test_steps_and_batches_are_those_of_the_order():
@@ -151,7 +155,7 @@ def test_closing_waits_for_the_batch_being_read_and_no_other():
         gate.wait()
         return np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32)
 
-    dataset = Dataset("gated", "train", 10, (1, 1, 1), 1, fetch)
+    dataset = dataset_of(fetch)
     stream = batches(dataset, seed=0, batch_size=1, first_step=0, last_step=100, prefetch=8)
     threading.Timer(0.2, gate.set).start()
     stream.close()

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from ddx.data import datasets, load
+from ddx.data import Storage, load
 from ddx.errors import DataError
 from tests.data_sets.prepared_set import digits_like, encode, image_feature, label_feature, text_feature, write
 
@@ -31,14 +31,12 @@ def tiny(tmp_path):
     return tmp_path, {"train": train[1:], "test": test[1:]}
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("memory_mib", [1024, 0])
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_record_is_read_as_it_was_written(tiny, split, in_memory, monkeypatch):
-    if not in_memory:
-        monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
+def test_every_record_is_read_as_it_was_written(tiny, split, memory_mib):
     directory, written = tiny
     images, labels = written[split]
-    dataset = load("tiny", split=split, directory=str(directory))
+    dataset = load("tiny", split=split, directory=str(directory), storage=Storage(memory_mib))
     assert (dataset.num_examples, dataset.image_shape, dataset.num_classes) == (len(images), (6, 6, 3), 3)
     order = np.random.default_rng(0).permutation(len(images))
     batch = dataset.read(order)
@@ -161,15 +159,13 @@ def test_what_is_no_name_is_refused(tmp_path, name):
         load(name, directory=str(tmp_path))
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_an_undecodable_record_is_named_by_its_number(tmp_path, in_memory, monkeypatch):
-    if not in_memory:
-        monkeypatch.setattr(datasets, "IN_MEMORY_BYTES", 0)
+@pytest.mark.parametrize("memory_mib", [1024, 0])
+def test_an_undecodable_record_is_named_by_its_number(tmp_path, memory_mib):
     examples, _, _ = digits_like(300, seed=0)
     examples[283]["image"] = examples[283]["image"][:60]
     write(tmp_path, "tiny", {"train": examples}, FEATURES)
     with pytest.raises(DataError, match=r"truncated.*Record 283 of split train in .*tiny/1\.0\.0\.") as error:
-        load("tiny", directory=str(tmp_path)).read(np.arange(300))
+        load("tiny", directory=str(tmp_path), storage=Storage(memory_mib)).read(np.arange(300))
     one_line_of(error)
 
 

@@ -152,9 +152,9 @@ def dataset(
     d = config.data
 
     def fits(data: ddx.data.Dataset) -> None:
-        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
-        if check is not None:
+        if check is not None:  # first: of other data it would say that the config is wrong
             check(data)
+        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
 
     return ddx.data.load(
         d.name,

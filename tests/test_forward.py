@@ -1,5 +1,6 @@
 """The picture of the forward process: what each row must show, the file, and the command."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -166,6 +167,16 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
     for path in (tmp_path / "file.png", tmp_path):
         with pytest.raises(DataError, match=r"file\.png"):
             forward(path, out=tmp_path / "forward.png")
+
+
+def test_a_pipe_is_not_waited_for_and_an_empty_folder_is_told_without_advice_on_a_config(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(DataError, match="it is no regular file"):
+            forward(path, out=tmp_path / "forward.png")
+    (tmp_path / "pipe.png").unlink()
+    with pytest.raises(DataError, match=r"has 0 images .* Name an image or a folder of images"):
+        forward(tmp_path, out=tmp_path / "forward.png")
 
 
 def command(*args):

@@ -99,11 +99,11 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
         return decode, f"decoded whenever they are read ({size}; data.disk_mib={storage.disk_mib})"
     try:
         folder = _home(storage) / wanted.folder_name()
-        there = folder, wanted, decode
-        copy = _written(*there, sparing=not storage.cache_dir) if storage.write else _there(*there)
-    except (OSError, RuntimeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        place = storage.cache_dir or "~/.cache/ddx, the default of data.cache_dir"
+        copy = _there(folder, wanted, decode)
+        if copy is None and storage.write:
+            copy = _written(folder, wanted, decode, named=bool(storage.cache_dir))
+    except OSError as error:
+        place, reason = storage.cache_dir or "~/.cache/ddx, the default of data.cache_dir", error.strerror or error
         return decode, f"decoded whenever they are read: there can be no copy of {size} in {place} ({reason})"
     if copy is None:
         return decode, f"decoded whenever they are read ({size}, without a copy)"
@@ -111,18 +111,11 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
 
 
 def _home(storage: Storage) -> pathlib.Path:
-    if storage.cache_dir:
-        home = pathlib.Path(storage.cache_dir).expanduser()
-        if storage.write:
-            make_directory(home, "data.cache_dir")
-        return home.absolute()
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ddx"
-    if storage.write:
-        try:
-            make_directory(home, "data.cache_dir")
-        except ConfigError as error:  # nobody asked for this folder
-            raise OSError(errno.EACCES, str(error)) from error
-    return home.absolute()
+    home = storage.cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ddx")
+    try:
+        return pathlib.Path(home).expanduser().absolute()
+    except RuntimeError as error:  # a user who has no home
+        raise OSError(errno.ENOENT, str(error)) from error
 
 
 class _Copy:
@@ -183,21 +176,27 @@ def _there(folder: pathlib.Path, wanted: Wanted, decode: Fetch) -> _Copy | None:
         return None
 
 
-def _written(folder: pathlib.Path, wanted: Wanted, decode: Fetch, sparing: bool) -> _Copy:
-    """The copy in a folder, which is written if it is not there.
+def _written(folder: pathlib.Path, wanted: Wanted, decode: Fetch, named: bool) -> _Copy:
+    """Write the copy in a folder; `named` says that the user has named the place.
 
     Raises:
-        OSError: there is no room for it, or its folder cannot be used; nothing is left of it.
+        ConfigError: that place cannot be used.
+        OSError: another one cannot be, or there is no room for the copy; nothing is left of it.
     """
-    if (copy := _there(folder, wanted, decode)) is not None:
-        return copy
+    try:
+        make_directory(folder.parent, "data.cache_dir")
+    except ConfigError as error:
+        if named:
+            raise
+        raise OSError(errno.EACCES, str(error)) from error
     with _locked(folder):
         if (copy := _there(folder, wanted, decode)) is not None:  # another process has written it in the meantime
             return copy
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         partial = folder.with_name(f"{folder.name}.partial")
         try:
-            _write(partial, folder, wanted, decode, sparing)
+            _write(partial, folder, wanted, decode, sparing=not named)
         except (OSError, DdxError):  # not of those who stop it: they may go on with what is there
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -56,8 +56,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
         OSError: the file cannot be read.
         ValueError: it is no regular file (a pipe, or a device that never ends), too large, or no image.
     """
-    if file_size(path) > MAX_BYTES:
-        raise ValueError(f"{file_size(path)} bytes, more than {MAX_BYTES}")
+    size = file_size(path)
+    if size > MAX_BYTES:
+        raise ValueError(f"{size} bytes, more than {MAX_BYTES}")
     with open(path, "rb") as file:
         return open_image(file.read(), upright=True)
 

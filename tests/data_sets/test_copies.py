@@ -373,6 +373,19 @@ def test_a_cache_folder_that_cannot_be_made_is_named(pictures, tmp_path, monkeyp
     assert_same(data, load("folder", directory=str(pictures), image_size=5))
 
 
+def test_a_copy_in_a_folder_that_cannot_be_written_to_is_read(pictures, decoded, monkeypatch):
+    opened(pictures)
+    monkeypatch.setattr(copies, "make_directory", lambda *_: pytest.fail("written to"))
+    assert opened(pictures).kept.startswith("in a decoded copy") and decoded == list(range(N))
+
+
+def test_a_user_without_a_home_has_no_copy(pictures, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(copies.pathlib.Path, "expanduser", lambda _: (_ for _ in ()).throw(RuntimeError("no home")))
+    data = load("digits", storage=Storage(0, 1, "", True))
+    assert data.kept.endswith("(no home)")
+
+
 def test_an_image_that_cannot_be_read_is_told_and_no_half_copy_stays(pictures, at_once):
     (pictures / "b" / "31.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"31\.png"):

@@ -105,6 +105,14 @@ def test_several_differences_are_all_named(animals):
     assert changes(before, of(animals)) == ["classes cat, dog -> dog, zebra", "5 examples -> 6"]
 
 
+def test_one_example_that_became_three_is_told_so(tmp_path):
+    repaint(tmp_path, "a")
+    before = of(tmp_path)
+    repaint(tmp_path, "b")
+    repaint(tmp_path, "c")
+    assert changes(before, of(tmp_path)) == ["1 example -> 3"]
+
+
 def test_of_many_classes_the_first_that_differs_is_named(tmp_path):
     names = [f"n{i:03}" for i in range(100)]
     for name in names:

@@ -104,9 +104,9 @@ CHANGES = {
         "the names, labels or sizes of the images",
     ),
     "a class only in the other split": (lambda f: paint(f, "test/ant/1", 1), "classes cat, dog -> ant, cat, dog"),
-    "larger": (
-        lambda f: [Image.new("L", (16, 16)).save(p, "BMP") for p in f.rglob("*.png")],
-        "the names, labels or sizes of the images; images of 8 x 8 x 1 -> 16 x 16 x 1",
+    "larger, and no even number": (
+        lambda f: [Image.new("L", (17, 15)).save(p, "BMP") for p in f.rglob("*.png")],
+        "the names, labels or sizes of the images; images of 8 x 8 x 1 -> 15 x 17 x 1",
     ),
 }
 

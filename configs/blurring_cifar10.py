@@ -34,8 +34,8 @@ def get_config(arg=""):
     blur, schedule = (given + ["20", "sin2"][len(given) :])[:2]
     if len(given) > 2 or blur not in BLURS or schedule not in SCHEDULES:
         raise ConfigError(
-            f"configs/blurring_cifar10.py has no run {arg!r}; write one of: {', '.join(BLURS)}, then sin2 or sin, as"
-            " blurring_cifar10.py:20,sin2"
+            f"blurring_cifar10 has no run {arg!r}; write one of: {', '.join(BLURS)}, then sin2 or sin, as"
+            " --config=blurring_cifar10:20,sin2"
         )
     config = default_config()
     config.data.name = "cifar10"

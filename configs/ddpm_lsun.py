@@ -26,7 +26,7 @@ RUNS = {
 def get_config(arg="bedroom"):
     if arg not in RUNS:
         raise ConfigError(
-            f"configs/ddpm_lsun.py has no run {arg!r}; choose one of: {', '.join(RUNS)}, as ddpm_lsun.py:church"
+            f"ddpm_lsun has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ddpm_lsun:church"
         )
     config = default_config()
     config.data.name, config.train.num_steps, config.model.channels, config.data.flip = RUNS[arg]

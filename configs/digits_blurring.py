@@ -14,7 +14,7 @@ OBJECTIVES = ("simple", "v", "hybrid")
 
 def get_config(arg="simple"):
     if arg not in OBJECTIVES:
-        raise ConfigError(f"configs/digits_blurring.py has no run {arg!r}; choose one of: {', '.join(OBJECTIVES)}")
+        raise ConfigError(f"digits_blurring has no run {arg!r}; choose one of: {', '.join(OBJECTIVES)}")
     config = default_config()
     config.process.kind = "blurring"
     config.process.sigma_blur_max = 4.0

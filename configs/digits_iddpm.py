@@ -14,7 +14,7 @@ OBJECTIVES = {"simple": "simple", "hybrid": "hybrid", "vlb": "rescaled_kl"}
 
 def get_config(arg="hybrid"):
     if arg not in OBJECTIVES:
-        raise ConfigError(f"configs/digits_iddpm.py has no run {arg!r}; choose one of: {', '.join(OBJECTIVES)}")
+        raise ConfigError(f"digits_iddpm has no run {arg!r}; choose one of: {', '.join(OBJECTIVES)}")
     config = default_config()
     config.process.schedule = "cosine"
     config.model.family = "iddpm"

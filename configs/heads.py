@@ -20,8 +20,8 @@ def get_config(arg=""):
     form, workdir = (form, rest) if comma and form in ("simple", "complex") else ("simple", workdir)
     if kind not in ("npr", "sn") or not workdir:
         raise ConfigError(
-            f"configs/heads.py has no run {arg!r}; write npr or sn and the folder of a trained network, as"
-            " heads.py:npr,runs/digits or heads.py:sn,complex,runs/digits"
+            f"heads has no run {arg!r}; write npr or sn and the folder of a trained network, as"
+            " --config=heads:npr,runs/digits or --config=heads:sn,complex,runs/digits"
         )
     config = head_config(workdir, kind, form)
     if config.data.name != "digits":

@@ -31,8 +31,8 @@ def get_config(arg=""):
     objective, num_steps, schedule = (given + ["hybrid", "4000", "cosine"][len(given) :])[:3]
     if len(given) > 3 or objective not in OBJECTIVES or not num_steps.isdigit() or schedule not in ("linear", "cosine"):
         raise ConfigError(
-            f"configs/iddpm_cifar10.py has no run {arg!r}; write simple, hybrid or vlb, then T, then linear or cosine,"
-            " as iddpm_cifar10.py:hybrid,4000,cosine"
+            f"iddpm_cifar10 has no run {arg!r}; write simple, hybrid or vlb, then T, then linear or cosine,"
+            " as --config=iddpm_cifar10:hybrid,4000,cosine"
         )
     config = default_config()
     config.data.name = "cifar10"

@@ -26,8 +26,7 @@ RUNS = ("uncond", "uncond_vlb", "class", "upsampler")
 def get_config(arg="uncond"):
     if arg not in RUNS:
         raise ConfigError(
-            f"configs/iddpm_imagenet64.py has no run {arg!r}; choose one of: {', '.join(RUNS)}, as"
-            " iddpm_imagenet64.py:class"
+            f"iddpm_imagenet64 has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=iddpm_imagenet64:class"
         )
     config = default_config()
     config.process.schedule = "cosine"

@@ -26,9 +26,7 @@ RUNS = ("256", "64")
 
 def get_config(arg="256"):
     if arg not in RUNS:
-        raise ConfigError(
-            f"configs/ihdm_afhq.py has no run {arg!r}; choose one of: {', '.join(RUNS)}, as ihdm_afhq.py:64"
-        )
+        raise ConfigError(f"ihdm_afhq has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_afhq:64")
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = int(arg)

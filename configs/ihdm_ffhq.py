@@ -26,9 +26,7 @@ RUNS = {"256": (3, (64, 32, 16), 0.3, 2e-5), "128": (2, (32, 16, 8), 0.1, 2e-4)}
 
 def get_config(arg="256"):
     if arg not in RUNS:
-        raise ConfigError(
-            f"configs/ihdm_ffhq.py has no run {arg!r}; choose one of: {', '.join(RUNS)}, as ihdm_ffhq.py:128"
-        )
+        raise ConfigError(f"ihdm_ffhq has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_ffhq:128")
     config = default_config()
     config.data.name = "folder"
     config.data.image_size = int(arg)

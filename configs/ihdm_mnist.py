@@ -26,7 +26,7 @@ RUNS = {"mnist": (128, (1, 2, 2), 100), "small": (64, (1, 1, 1), 50)}
 def get_config(arg="mnist"):
     if arg not in RUNS:
         raise ConfigError(
-            f"configs/ihdm_mnist.py has no run {arg!r}; choose one of: {', '.join(RUNS)}, as ihdm_mnist.py:small"
+            f"ihdm_mnist has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_mnist:small"
         )
     config = default_config()
     config.data.name = "mnist"

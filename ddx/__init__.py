@@ -57,12 +57,14 @@ _HOME = {
     "coarse_to_fine": "ddx.diffusion.interpolation",
     "share_latent": "ddx.diffusion.interpolation",
 }
-_MODULES = ("build", "data", "diffusion", "evaluation", "models", "parallel", "training")
+_MODULES = ("build", "config", "config_files", "data", "diffusion", "evaluation", "models", "parallel", "training")
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
     from ddx import build as build
+    from ddx import config as config
+    from ddx import config_files as config_files
     from ddx import data as data
     from ddx import diffusion as diffusion
     from ddx import evaluation as evaluation

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
+from ddx import parallel
 from ddx.config import flatten, validate
 from ddx.consistency import check_image_size, tells_x_0
 from ddx.data.augment import shrink, to_float
@@ -137,6 +138,7 @@ class Sampler(NamedTuple):
     prior_noise: float  # of ihdm: added to the blurred images that samples start from
 
 
+@parallel.job("reading the data set", "Free memory, or use a machine with more")
 def dataset(
     config: ConfigDict, *, write_copy: bool = False, check: Callable[[ddx.data.Dataset], None] | None = None
 ) -> ddx.data.Dataset:

@@ -28,15 +28,19 @@ def validate(config: Any) -> ConfigDict:
     Raises:
       ConfigError: a key is unknown or missing, or a value has the wrong type, is out of range or contradicts another.
     """
-    values = flatten(config)
-    for key in values:
-        check_key(key)
-    missing = [key for key in KEYS if key not in values]
-    if missing:
-        raise ConfigError(f"config key {missing[0]} is missing. Start from ddx.config.default_config()")
+    values = _all_keys(flatten(config))
     checked = {key: _checked(key, values[key]) for key in KEYS}
     check_together(checked)
     return _nested(checked)
+
+
+def check_keys(config: Any) -> ConfigDict:
+    """A locked copy of a config, which must have all keys and no other; their values may be anything.
+
+    Raises:
+      ConfigError: a key is unknown or missing.
+    """
+    return _nested(_all_keys(flatten(config)))
 
 
 def check_key(key: str) -> None:
@@ -46,13 +50,24 @@ def check_key(key: str) -> None:
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """{"train.batch_size": 128, ...} of a nested config."""
+    """{"train.batch_size": 128, ...} of a nested config.
+
+    Raises:
+      ConfigError: it is no config: not nested as the keys are, or its names are no strings.
+    """
+    if not isinstance(config, ConfigDict | dict):
+        raise ConfigError(f"a config is needed, not a {type(config).__name__}. Start from ddx.config.default_config()")
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, ConfigDict | dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
+        if not isinstance(name, str) or "." in name:
+            raise ConfigError(f"config key {prefix}{name!r} is no name. Nest keys, as config['train']['num_steps']")
+        if not isinstance(value, ConfigDict | dict):
             flat[prefix + name] = value
+        elif prefix:
+            check_key(prefix + name)
+            raise ConfigError(f"config key {prefix}{name} holds further keys. Give it a value")
+        else:
+            flat |= flatten(value, f"{name}.")
     return flat
 
 
@@ -76,6 +91,8 @@ def completed(config: Any) -> ConfigDict:
 
     A new key's default therefore means what was done before there was the key.
     """
+    for key in flatten(config):
+        check_key(key)
     return validate(_nested(_filled(config)))
 
 
@@ -122,6 +139,15 @@ def head_config(workdir: str, variance: str, head: str = "simple") -> ConfigDict
     if config.sample.variance in LEARNED_VARIANCES:
         config.sample.variance = "small"  # it was the further channels' that the head has now
     return validate(config)
+
+
+def _all_keys(values: dict[str, Any]) -> dict[str, Any]:
+    for key in values:
+        check_key(key)
+    missing = [key for key in KEYS if key not in values]
+    if missing:
+        raise ConfigError(f"config key {missing[0]} is missing. Start from ddx.config.default_config()")
+    return values
 
 
 def _filled(config: Any) -> dict[str, Any]:

@@ -17,6 +17,18 @@ class ConfigError(DdxError):
     exit_code = 2
 
 
+class AcceleratorError(DdxError):
+    """The TPU or GPU of this host cannot be used with what is installed, or somebody else uses it."""
+
+    exit_code = 2
+
+
+class OutOfMemoryError(DdxError):
+    """A device or the host has too little memory for what was asked."""
+
+    exit_code = 2
+
+
 class CheckpointError(DdxError):
     """A checkpoint is missing, damaged or belongs to another run."""
 
@@ -33,3 +45,31 @@ class NonFiniteError(DdxError):
     """Training met a loss or a gradient that is not a finite number."""
 
     exit_code = 5
+
+
+def telling_line(error: BaseException) -> str:
+    """The line of an error's text that says what went wrong, without a full stop; other libraries write many.
+
+    That is the first line with words, with what the error suggests instead; of a traceback in the text, the last.
+    """
+    while len(error.args) == 1 and isinstance(error.args[0], BaseException):
+        error = error.args[0]  # the text of an error that was made from another
+    # A KeyError shows the repr of its text.
+    text = error.args[0] if isinstance(error, KeyError) and len(error.args) == 1 else error
+    lines = [line.strip() for line in str(text).splitlines()]
+    lines = [line for line in lines if any(map(str.isalnum, line))]
+    if not lines:
+        return type(error).__name__
+    if any("Traceback (most recent call last)" in line for line in lines):
+        lines = lines[-1:]
+    line = " ".join(lines[:1] + [line for line in lines[1:] if line.startswith("Did you mean")])
+    line = line if len(line) <= _LONGEST else line[: _LONGEST - 3] + "..."
+    return printable(line.removesuffix("."))
+
+
+def printable(text: str) -> str:
+    """The text with line breaks and what else a terminal does not show as escapes, so that it is one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_LONGEST = 400

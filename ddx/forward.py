@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ddx import parallel
 from ddx.data import load
 from ddx.data.augment import to_float
 from ddx.data.decode import one_line, read_image, to_array
@@ -26,6 +27,7 @@ _LEFT, _TOP, _FONT, _PAD = 1.05, 0.4, 0.18, 0.05  # beside the pictures, for lab
 _DPI = 128  # a power of two: sizes in inches are exact
 
 
+@parallel.job("drawing", "Show fewer or smaller images")
 def forward(
     images: str | pathlib.Path | None = None,
     *,

@@ -9,6 +9,7 @@ not losses: under `pmap` the gradient of an averaged loss is the gradient of the
 import contextlib
 import contextvars
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,10 +18,37 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddx.errors import ConfigError
+from ddx import accelerator, faults
+from ddx.errors import AcceleratorError, ConfigError, DdxError
 
 _AXIS = "devices"
+FEWER_AT_ONCE = "Use a smaller --batch_size, or a device with more memory"
 _on_devices = contextvars.ContextVar("on_devices", default=False)
+
+
+@contextlib.contextmanager
+def job(what: str, memory_remedy: str | Callable[[], str]) -> Iterator[None]:
+    """A job on the devices, as a decorator or a block; what they fail of becomes an error of ddx.
+
+    Args:
+      what: is done, such as "training".
+      memory_remedy: what to do if the memory is too small, as a sentence without a full stop.
+
+    Raises:
+      AcceleratorError: the TPU or GPU cannot be used with what is installed, or another process uses it.
+      OutOfMemoryError: a device or the host has no memory left.
+    """
+    if not _cpu_is_wanted():  # at once: a driver that does not match may end the process instead of failing
+        _refuse(accelerator.unfit(accelerator.this_host()))
+    try:
+        yield
+    except DdxError:
+        raise
+    except Exception as error:
+        told = faults.explain(error, what, memory_remedy)
+        if told is None:
+            raise
+        raise told from error
 
 
 def num_devices() -> int:
@@ -28,7 +56,10 @@ def num_devices() -> int:
 
     Raises:
       ConfigError: JAX runs on several hosts, which is not supported.
+      AcceleratorError: JAX fell back to the CPU of a host with a TPU.
     """
+    if jax.default_backend() == "cpu" and not _cpu_is_wanted():
+        _refuse(accelerator.on_cpu(accelerator.this_host()))
     if jax.process_count() > 1:
         raise ConfigError(
             f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host"
@@ -139,6 +170,17 @@ def _checksum(x: jax.Array) -> jax.Array:
 @functools.cache  # compiled once, not at every checkpoint
 def _checksums() -> Callable[[Any, Any], Any]:
     return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=_AXIS, in_axes=(None, 0))
+
+
+def _cpu_is_wanted() -> bool:
+    """Whether JAX was told to use the CPU."""
+    wanted = jax.config.jax_platforms or os.environ.get("JAX_PLATFORM_NAME", "")  # type: ignore[attr-defined]
+    return bool(wanted.startswith("cpu"))
+
+
+def _refuse(message: str | None) -> None:
+    if message:
+        raise AcceleratorError(message)
 
 
 @contextlib.contextmanager

@@ -1,31 +1,6 @@
-"""Train a network, or go on training one.
+"""The name of a command: `python -m launch.train` is `python -m ddx.cli.train`."""
 
-python -m launch.train --config=configs/digits.py --workdir=runs/digits [--config.train.num_steps=...]
-
-The same command goes on where the last run in the folder stopped; then --config may be left out.
-"""
-
-import sys
-
-from absl import flags
-
-from launch import cli
-
-CONFIG = cli.define_config()
-flags.adopt_module_key_flags(cli)
-flags.declare_key_flag("config")
-
-
-def main() -> int:
-    """Validate, train, say what was written."""
-    config, workdir = cli.given_config(CONFIG), cli.workdir()
-    from ddx.training import train
-    from ddx.training.preemption import EXIT_CODE
-
-    outcome = train(config, workdir)
-    print(outcome.message, file=sys.stdout if outcome.finished else sys.stderr)
-    return 0 if outcome.finished else EXIT_CODE
-
+import runpy
 
 if __name__ == "__main__":
-    cli.run(main)
+    runpy.run_module("ddx.cli.train", run_name="__main__", alter_sys=True)

@@ -263,7 +263,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     ],
 )
 def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name, arg):
-    with pytest.raises(ConfigError, match=f"configs/{name}.py has no run '{arg}'"):
+    with pytest.raises(ConfigError, match=f"^{name} has no run '{arg}'"):
         shipped(pathlib.Path(f"configs/{name}.py"), arg)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ddx import parallel
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
@@ -27,6 +28,7 @@ METRICS = ("bpd", "rate_distortion")
 CURVES = ("rate_distortion.csv", "rate_distortion.png")
 
 
+@parallel.job("evaluating", parallel.FEWER_AT_ONCE)
 def evaluate(
     workdir: str | pathlib.Path,
     metrics: tuple[str, ...] = ("bpd",),

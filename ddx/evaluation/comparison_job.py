@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddx import parallel
 from ddx.diffusion.process import Process
 from ddx.diffusion.trajectory import trajectory
 from ddx.diffusion.variance import VarianceFn, variance_fn
@@ -41,6 +42,7 @@ class Cell(NamedTuple):
     num_steps: int
 
 
+@parallel.job("comparing", parallel.FEWER_AT_ONCE)
 def compare(
     workdir: str | pathlib.Path,
     *,

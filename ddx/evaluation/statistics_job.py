@@ -31,6 +31,7 @@ PARTS = 8  # at most so many files of an unfinished job: each holds a number for
 _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
 
+@parallel.job("measuring", parallel.FEWER_AT_ONCE)
 def measure(
     workdir: str | pathlib.Path,
     *,

@@ -80,5 +80,5 @@ def _check_same(folder: pathlib.Path, theirs: System, ours: System) -> None:
     if different:
         raise ConfigError(
             f"train.backbone={folder} is another network ({'; '.join(different[:5])})."
-            " Start from its config, as configs/heads.py does"
+            f" Start from its config, as --config=heads:npr,{folder} does"
         )

@@ -59,11 +59,13 @@ class Job:
           ConfigError: the folder holds another job.
         """
         self._out, self._path = out, out / f"{name}.json"
+        self._parts, self._total = out / "parts", total
         self.before = read_record(self._path)  # the record that was there
+        if not self._has_begun():
+            self.before = {}  # nothing is there yet that another size or other settings could spoil
         before = self.before.get("at_once")
         self.size = before if isinstance(before, int) and before > 0 and not fixed else size
         self._record = record | {"at_once": self.size}
-        self._parts, self._total = out / "parts", total
         self.starts = range(0, total, self.size)
         self._check_same()
         remove_temporaries(out)
@@ -123,6 +125,10 @@ class Job:
             self._file(start).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
             self._parts.rmdir()
+
+    def _has_begun(self) -> bool:
+        """Whether the job that was there has done any part, or all."""
+        return any(key in self.before for key in ("result", "sha256")) or any(self._parts.glob("*.npz"))
 
     def _file(self, start: int) -> pathlib.Path:
         return self._parts / f"{start:08d}.npz"

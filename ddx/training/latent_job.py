@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx import build
+from ddx import build, parallel
 from ddx.data import given_images
 from ddx.diffusion.encoding import encodable_times
 from ddx.diffusion.gaussian import q_sample
@@ -23,6 +23,7 @@ WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
 LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
 
 
+@parallel.job("interpolating", parallel.FEWER_AT_ONCE)
 def interpolate(
     workdir: str | pathlib.Path,
     num_rows: int = 8,
@@ -107,6 +108,7 @@ def interpolate(
     return _write(out, "interpolation", {"samples": samples}, record | {"sample": config.sample.to_dict()}, picture)
 
 
+@parallel.job("reconstructing", parallel.FEWER_AT_ONCE)
 def reconstruct(
     workdir: str | pathlib.Path,
     images: str | pathlib.Path,

@@ -25,6 +25,7 @@ from ddx.training import backbone, summary
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.preemption import Preemption
+from ddx.training.remedies import smaller_step
 from ddx.training.same_data import check_same_data, described
 from ddx.training.state import TrainState, init_state, joined, make_optimizer
 from ddx.training.step import make_step, many_steps
@@ -57,7 +58,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
     """
     workdir = pathlib.Path(workdir)
     run_config(workdir, config)  # tells a mistake before the folder is made
-    with lock(workdir):
+    with parallel.job("training", lambda: smaller_step(config)), lock(workdir):
         config = run_config(workdir, config)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
         start = checkpoints.newest(set_aside=True) or 0
@@ -87,6 +88,7 @@ def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callabl
 
 # Purposes of random keys, so that training and `launch.sample` with the run's own seed share none.
 _INIT, _TRAIN = 2**31 - 2, 2**31 - 3
+_SMALLER = "Use a smaller network (model.channels, model.multipliers), or devices with more memory"
 
 
 class _Run:
@@ -122,10 +124,12 @@ class _Run:
         params, frozen = self.system.split(self.system.init(key))
         return init_state(params, self.optimizer, self.times.init(), frozen)
 
+    @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
-        state: TrainState = jax.jit(self.initial)(self.init_key)
+        state: TrainState = jax.block_until_ready(jax.jit(self.initial)(self.init_key))
         return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 
+    @parallel.job("restoring the network", _SMALLER)
     def restore(self, step: int) -> TrainState:
         shapes = jax.eval_shape(self.initial, self.init_key)
         return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(shapes)))
@@ -228,6 +232,7 @@ class _Run:
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
 
+    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
     def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
         """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
         images = self.generator(state.averaged, self.config.seed, self.config.sample.num_images)

@@ -4,6 +4,7 @@ Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads ar
 """
 
 import pathlib
+import shlex
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,7 +80,8 @@ def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> t
         if config.loss.variance != kind:
             raise ConfigError(
                 f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
-                f" Train one on it with python -m launch.train --config=configs/heads.py:{kind},{workdir}"
+                f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
+                f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
             )
         return source.system, variances.VARIANCES[kind]
     is_gamma = kind != name or kind == "analytic_gamma"
@@ -206,7 +208,7 @@ def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool 
         flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
         raise ConfigError(
             f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
-            f" --workdir={workdir} --metrics=statistics{flags}"
+            f" --workdir={shlex.quote(str(workdir))} --metrics=statistics{flags}"
         )
     own = source.system.config.data.split
     return max(found, key=lambda entry: (entry.protocol["split"] == own, entry.protocol["num_examples"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ddx import build
+from ddx import build, parallel
 from ddx.errors import ConfigError
 from ddx.files import replacing, sha256
 from ddx.generation import Generator
@@ -28,6 +28,7 @@ FILM = ("film.gif", "film.png")
 FILM_IMAGES, FILM_FRAMES = 16, 40
 
 
+@parallel.job("sampling", parallel.FEWER_AT_ONCE)
 def sample(
     workdir: str | pathlib.Path,
     num_samples: int = 64,

@@ -1,6 +1,7 @@
 """From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
 
 import pathlib
+import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -45,8 +46,10 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
     while True:
         step = checkpoints.newest(set_aside=False)
         if step is None:
+            config = "" if (workdir / "config.json").exists() else " --config=digits"
             raise CheckpointError(
-                f"{workdir} has no trained network. Train one with python -m launch.train --workdir={workdir}"
+                f"{workdir} has no trained network. Train one with python -m launch.train{config}"
+                f" --workdir={shlex.quote(str(workdir))}"
             )
         try:
             return _restore(checkpoints, step)

@@ -47,7 +47,7 @@ def run_config(workdir: pathlib.Path, config: ConfigDict | None) -> ConfigDict:
     saved = load_config(workdir)
     if config is None:
         if saved is None:
-            raise ConfigError(f"{workdir} has no config.json. Pass --config, such as --config=configs/digits.py")
+            raise ConfigError(f"{workdir} has no config.json. Pass --config, such as --config=digits")
         return saved
     config = config_lib.validate(config)
     if saved is not None:

@@ -174,7 +174,7 @@ def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        (lambda run, other: sample(other, 1, variance="npr"), "configs/heads.py:npr"),
+        (lambda run, other: sample(other, 1, variance="npr"), "--config=heads:npr"),
         (lambda run, other: sample(run, 1, variance="sn_paper"), "variance='sn_paper' needs a network with a head"),
         (lambda run, other: evaluate(run, variance="sn"), "head for it, and this one has .npr."),
         (lambda run, other: head_config(str(run / "none"), "npr"), "Name the folder of a run that is trained"),
@@ -204,7 +204,7 @@ def test_a_head_s_config_is_its_network_s(whole):
         ({"data.low": 0}, "data.low -1 -> 0"),
         ({"loss.prediction": "v"}, "prediction eps -> v"),
         ({"model.scale_shift": True}, "scale_shift False -> True"),
-        ({"model.channels": 64}, "as configs/heads.py does"),
+        ({"model.channels": 64}, "as --config=heads:npr,"),
         ({}, r"images \(8, 8, 1\) -> \(8, 8, 3\)"),
     ],
 )

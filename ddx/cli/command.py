@@ -1,0 +1,123 @@
+"""What all commands share: flags, one-line errors and exit codes.
+
+jax and the parts of ddx that need it are imported by the commands only when they start to work, so that `--help` and
+mistakes in flags or configs are answered at once.
+"""
+
+import pathlib
+import sys
+import warnings
+from collections.abc import Callable
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from ddx import config_files, faults
+from ddx.config import check_key, validate, wrong_type
+from ddx.errors import ConfigError, DdxError, printable, telling_line
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+class _ConfigFile(flags.ArgumentParser):
+    """Reads the value of --config; ml_collections' own way of it knows no shipped configs and hides what fails."""
+
+    def parse(self, argument: str) -> ConfigDict:
+        return config_files.load(argument)
+
+
+def define_config() -> flags.FlagHolder:
+    """The --config flag: a file with get_config(), and --config.KEY=VALUE to change it."""
+    meaning = "Name of a shipped config, such as digits, or path of a config file; change a value with"
+    try:
+        holder = config_flags.DEFINE_config_file("config", None, f"{meaning} --config.train.num_steps=1000.")
+    except flags.Error as error:  # it reads --flagfile
+        sys.exit(_tell(_in_flags(error)))
+    flags.FLAGS["config"].parser = _ConfigFile()
+    return holder
+
+
+def run(main: Callable[[], int]) -> None:
+    """Parse the flags, run a command and exit with its code; an error is one line on stderr unless --debug is given."""
+    debug = _debug(sys.argv)
+    warnings.showwarning = _show_warning
+    try:
+        _parse(sys.argv)
+        if not debug:  # orbax logs its own tracebacks of what is reported here in one line
+            logging.set_verbosity(logging.FATAL)
+        code = main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        code = _tell(error)
+    sys.exit(code)
+
+
+def workdir() -> pathlib.Path:
+    """The --workdir flag, without which there is no run."""
+    if not WORKDIR.value:
+        raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
+    return pathlib.Path(WORKDIR.value)
+
+
+def given_config(flag: flags.FlagHolder) -> ConfigDict | None:
+    """The validated config of --config, or None if it was not given."""
+    return None if flag.value is None else validate(flag.value)
+
+
+def _tell(error: Exception) -> int:
+    """Print an error as one line; its exit code."""
+    known = error if isinstance(error, DdxError) else faults.explain(error)
+    if known is not None:
+        text, code = str(known), known.exit_code
+    elif isinstance(error, OSError) and error.filename:
+        text, code = f"{error.filename}: {error.strerror}", 1
+    else:
+        text, code = f"{type(error).__name__}: {telling_line(error)}. Run with --debug to see where", 1
+    print(f"error: {printable(text)}", file=sys.stderr)
+    return code
+
+
+def _debug(argv: list[str]) -> bool:
+    """What --debug says, of which errors of the other flags must know before these are parsed."""
+    debug = False
+    for arg in argv[1:]:
+        name, equals, value = arg.removeprefix("-").partition("=")
+        if name in ("-debug", "debug", "-nodebug", "nodebug") and arg.startswith("-"):
+            debug = not name.endswith("nodebug") and (not equals or value.lower() in ("true", "t", "1"))
+    return debug
+
+
+def _parse(argv: list[str]) -> None:
+    changes = [arg.lstrip("-").partition("=")[0] for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
+    for change in changes:
+        check_key(change.removeprefix("config."))
+    if changes and not any(arg.partition("=")[0] in ("--config", "-config") for arg in argv[1:]):
+        raise ConfigError(f"--{changes[0]} needs a config to change. Pass --config, such as --config=digits")
+    app.define_help_flags()
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, ValueError) as error:
+        raise _in_flags(error) from None
+    if len(rest) > 1:
+        raise ConfigError(f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help")
+
+
+def _in_flags(error: Exception) -> ConfigError:
+    """The error for what absl says of a flag."""
+    line = telling_line(error)
+    if isinstance(error, flags.IllegalFlagValueError):
+        name, _, value = str(error).partition(": ")[0].removeprefix("flag --").partition("=")
+        if name.startswith("config."):
+            return wrong_type(name.removeprefix("config."), value)
+        if "Non-boolean" in line:
+            line = f"--{name}={value} must be true or false"
+    return ConfigError(f"{line}{'' if line.endswith('?') else '.'} See --help")
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)

@@ -14,6 +14,7 @@ import pathlib
 import re
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -82,11 +83,12 @@ def shipped() -> dict[str, pathlib.Path]:
 
 
 def _get_config(file: str, path: pathlib.Path) -> Callable[..., Any]:
-    loader = importlib.machinery.SourceFileLoader("ddx_config_file", str(path))
-    spec = importlib.util.spec_from_file_location(loader.name, path, loader=loader)
+    name = f"ddx_config_{zlib.crc32(bytes(path.resolve())):x}"  # its own: one config may load another
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses look there for their module
+    sys.modules[name] = module  # dataclasses look there for their module
     loader.exec_module(module)
     get_config = getattr(module, "get_config", None)
     if not callable(get_config):

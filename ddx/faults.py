@@ -1,7 +1,6 @@
 """Errors of JAX and Python that a user can mend, as one line each: an accelerator that does not start, no memory."""
 
 import re
-import traceback
 from collections.abc import Callable
 
 from ddx import accelerator
@@ -29,8 +28,6 @@ def explain(
     if isinstance(error, RuntimeError):
         message = accelerator.refusal(str(error), accelerator.this_host())
         return AcceleratorError(message) if message else None
-    if isinstance(error, AssertionError) and traceback.extract_tb(error.__traceback__)[-1].name == "backends":
-        return AcceleratorError("JAX_PLATFORMS asks for what this host does not have. Unset it, or set it to cpu")
     return None
 
 

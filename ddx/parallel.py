@@ -46,6 +46,8 @@ def job(what: str, memory_remedy: str | Callable[[], str]) -> Iterator[None]:
         raise
     except Exception as error:
         told = faults.explain(error, what, memory_remedy)
+        if isinstance(error, AssertionError) and not _has_devices():
+            told = AcceleratorError("JAX_PLATFORMS asks for what this host does not have. Unset it, or set it to cpu")
         if told is None:
             raise
         raise told from error
@@ -176,6 +178,13 @@ def _cpu_is_wanted() -> bool:
     """Whether JAX was told to use the CPU."""
     wanted = jax.config.jax_platforms or os.environ.get("JAX_PLATFORM_NAME", "")  # type: ignore[attr-defined]
     return bool(wanted.startswith("cpu"))
+
+
+def _has_devices() -> bool:
+    try:
+        return bool(jax.local_device_count())
+    except AssertionError:  # JAX's answer where only GPUs are wanted and there are none
+        return False
 
 
 def _refuse(message: str | None) -> None:

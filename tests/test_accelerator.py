@@ -1,8 +1,11 @@
 """What is installed fits the TPU of the host, or the user is told in one line what to install."""
 
 import configparser
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -203,6 +206,23 @@ def test_every_job_compares_versions_before_it_starts(on_host, tiny_config, tmp_
     arguments = {"train": (tiny_config(), tmp_path), "reconstruct": (tmp_path, tmp_path)}.get(job, (tmp_path,))
     with pytest.raises(AcceleratorError, match="does not drive TPU v2 and v3"):
         getattr(training if hasattr(training, job) else evaluation, job)(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "message"),
+    [
+        ("cuda", "error: JAX_PLATFORMS asks for what this host does not have. Unset it, or set it to cpu"),
+        ("no_such", "error: JAX does not start on no_such: Backend 'no_such' is not in the list of known backends"),
+    ],
+)
+def test_platforms_that_this_host_does_not_have_are_one_line(tmp_path, platforms, message):
+    if pathlib.Path("/dev/nvidia0").exists():
+        pytest.skip("this host has a GPU")
+    command = [sys.executable, "-m", "launch.forward", f"--out={tmp_path}/out"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": platforms}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr.startswith(message) and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(("wanted", "is_wanted"), [("cpu", True), ("cpu,tpu", True), ("tpu,cpu", False), ("", False)])

@@ -70,6 +70,16 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["train", "--config=configs/heads.py"], 2, "write npr or sn and the folder of a trained network"),
         (["evaluate", "--max_examples=0"], 2, "max_examples=0 must be at least 1"),
         (["train", "--config=configs/iddpm_cifar10.py:l2"], 2, "write simple, hybrid or vlb"),
+        (["train", "--config="], 2, "--config is empty"),
+        (["train", "--config=digit"], 2, "Did you mean digits?"),
+        (["train", "--config=digits", "--config.process.schedule=jsd"], 2, "says nothing of x_0; use 'v' or 'x0'\n"),
+        (["train", "--config=digits", "--config.seed=1:2"], 2, "seed='1:2' must be an int"),
+        (["train", "--config=digits", "--noconfig.data.flip=1"], 2, "--noconfig.data.flip=1 does not take an argument"),
+        (["train", "--flagfile=/nowhere"], 2, "Unable to open flagfile"),
+        (["sample", "--gif=maybe"], 2, "--gif=maybe must be true or false"),
+        (["sample", "--nogif=1"], 2, "--nogif=1 does not take an argument"),
+        (["sample", "--nodebug=1"], 2, "--nodebug=1 does not take an argument"),
+        (["sample", "--debug=maybe"], 2, "--debug=maybe must be true or false"),
     ],
 )
 def test_mistakes_are_one_line_with_an_exit_code(args, code, message, tmp_path):
@@ -84,6 +94,66 @@ def test_mistakes_are_one_line_with_an_exit_code(args, code, message, tmp_path):
 def test_debug_shows_the_traceback(tmp_path):
     done = run("sample", f"--workdir={tmp_path}", "--debug")
     assert "Traceback" in done.stderr and "CheckpointError" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "shown"),
+    [
+        (["--debug=true"], True),
+        (["--debug=1"], True),
+        (["-debug"], True),
+        (["--debug=false"], False),
+        (["--debug=0"], False),
+        (["--debug", "--nodebug"], False),
+        (["--nodebug", "--debug=True"], True),
+    ],
+)
+def test_debug_is_read_as_all_flags_are(flags, shown):
+    for mistake in ([], ["--no_such_flag"], ["--config=nope"]):
+        done = run("train", *flags, *mistake)
+        assert ("Traceback" in done.stderr) == shown, done.stderr
+
+
+def test_a_line_break_in_a_path_hides_nothing_of_the_message(tmp_path):
+    done = run("sample", f"--workdir={tmp_path}/a\nb")
+    assert done.returncode == 3 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {tmp_path}/a\\nb has no trained network. Train one with")
+
+
+def test_a_config_file_that_exits_does_not_end_as_if_all_were_well(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\ndef get_config():\n    sys.exit(0)\n")
+    done = run("train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: config file {tmp_path}/mine.py exits (0) in line 3")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            MemoryError("Unable to allocate 7 TiB"),
+            2,
+            "out of memory on the host: Unable to allocate 7 TiB. Ask for less",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n=====\n"),
+            2,
+            "out of memory: Out of mem",
+        ),
+        (
+            RuntimeError("Unable to initialize backend 'tpu': X. (set JAX_PLATFORMS='' to y)"),
+            2,
+            "the TPU does not star",
+        ),
+        (FileNotFoundError(2, "No such file", "a\nb"), 1, "a\\nb: No such file\n"),
+        (ValueError("=====\nthe main thing\n====="), 1, "ValueError: the main thing. Run with --debug to see where\n"),
+    ],
+)
+def test_whatever_a_command_fails_of_is_one_line(capsys, error, code, line):
+    from ddx.cli import command
+
+    assert command._tell(error) == code
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {line}") and err.count("\n") == 1
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):

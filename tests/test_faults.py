@@ -16,7 +16,7 @@ TPU_COMPILER = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.05G of 15.75G"
     " hbm. Exceeded hbm capacity by 4.30G.\n\nTotal hbm usage >= 20.55G:\n    reserved        516.00M \n    program    "
     "     20.05G \n    arguments            0B \n\n  Program hbm requirement 20.05G:\n    HLO temp         20.05G"
-    " (99.9% utilization)\n\n  Largest program allocations in hbm:\n\n  1. Size: 4.00G\n     Shape: f32[128,256,256,128]\n"
+    " (99.9% utilization)\n\n  Largest allocations in hbm:\n\n  1. Size: 4.00G\n     Shape: f32[128,256,256,128]\n"
     "     ==========================\n\n"
 )
 TPU_RUNTIME = (

@@ -1,5 +1,6 @@
 """The README tells the truth: its code runs, its table of keys is that of the library."""
 
+import configparser
 import pathlib
 import re
 
@@ -20,6 +21,13 @@ def test_its_table_of_keys_is_the_librarys():
     for key, spec in keys.KEYS.items():
         assert rows[key] == (str(spec.default) or '""'), key
         assert spec.meaning in README, key
+
+
+def test_what_it_says_to_install_for_each_chip_is_an_extra():
+    setup = configparser.ConfigParser()
+    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+    named = set(re.findall(r"pip install [^`\n]*\[([a-z0-9-]+)\]'", README))
+    assert named == {"test", "tpu", "tpu-v3", "cuda"} and named <= setup["options.extras_require"].keys()
 
 
 def test_files_that_it_names_exist():

@@ -1,6 +1,7 @@
 """From a validated config to the things a run is made of."""
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -250,8 +251,9 @@ def time_sampler(config: ConfigDict) -> TimeSampler:
     return times if whole else timesteps.continuous(times)
 
 
-def steps_per_call(config: ConfigDict) -> int:
-    """Training steps in one compiled call."""
+def steps_per_call(config: ConfigDict, image_shape: tuple[int, int, int]) -> int:
+    """The most training steps in one compiled call, whose batches are copied as a whole however few steps it has."""
     # A scan's gradient of a convolution is 24 times slower on CPU; elsewhere a long call hides the host.
-    automatic = 1 if jax.default_backend() == "cpu" else 50
+    fit = 2**27 // (config.train.batch_size * math.prod(image_shape))
+    automatic = 1 if jax.default_backend() == "cpu" else min(50, max(1, fit))
     return config.train.steps_per_call or automatic

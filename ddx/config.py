@@ -7,14 +7,16 @@ values that cannot go together. This module imports neither jax nor a data libra
 
 import difflib
 import json
-import pathlib
+import os
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ddx.consistency import check_together
 from ddx.errors import ConfigError
-from ddx.keys import CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES
+from ddx.files import local_path
+from ddx.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES, PATHS
 
 
 def default_config() -> ConfigDict:
@@ -23,7 +25,7 @@ def default_config() -> ConfigDict:
 
 
 def validate(config: Any) -> ConfigDict:
-    """A checked copy of a config (a ConfigDict, a nested dict or a JSON object).
+    """A checked copy of a config (a ConfigDict, a nested dict or a JSON object), in which folders are absolute paths.
 
     Raises:
       ConfigError: a key is unknown or missing, or a value has the wrong type, is out of range or contradicts another.
@@ -71,14 +73,49 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+Changes = dict[str, tuple[Any, Any]]
+"""{key: (old, new)} of two configs."""
+
+
 def differences(old: Any, new: Any) -> list[str]:
-    """The keys in which two configs differ and that decide the state of a run, as "key old -> new"."""
+    """The keys in which two configs differ and that decide what a run's states mean, as `told`."""
+    return told({key: values for key, values in all_changes(old, new).items() if key not in ADJUSTABLE})
+
+
+def adjustments(old: Any, new: Any) -> Changes:
+    """The keys in which two configs differ and that decide only how a run's states are reached."""
+    return {key: values for key, values in all_changes(old, new).items() if key in ADJUSTABLE}
+
+
+def all_changes(old: Any, new: Any) -> Changes:
+    """The keys in which two configs differ and that decide the state of a run after N steps."""
     old, new = ({key: tuple(v) if isinstance(v, list) else v for key, v in _filled(c).items()} for c in (old, new))
-    return [
-        f"{key} {old.get(key)} -> {new.get(key)}"
+    return {
+        key: (old.get(key), new.get(key))
         for key in KEYS
-        if old.get(key) != new.get(key) and key not in CHANGEABLE and not key.startswith(CHANGEABLE_GROUPS)
-    ]
+        if _place(key, old.get(key)) != _place(key, new.get(key))
+        and key not in CHANGEABLE
+        and not key.startswith(CHANGEABLE_GROUPS)
+    }
+
+
+def told(changes: Changes) -> list[str]:
+    """Changes for people, each as "key old -> new"."""
+    return [f"{key} {old} -> {new}" for key, (old, new) in changes.items()]
+
+
+def _place(key: str, value: Any) -> Any:
+    """A value as it is compared: two spellings of one folder are the same."""
+    if key not in PATHS or not isinstance(value, str) or not value:
+        return value
+    folder, step = named_run(value) if key == "train.init_from" else (value, None)
+    return os.path.realpath(os.path.expanduser(folder)), step
+
+
+def named_run(value: str) -> tuple[str, int | None]:
+    """The folder and the step that RUN or RUN:STEP names; None for the newest."""
+    match = re.fullmatch(r"(.+):(\d{1,10})", value, re.ASCII | re.DOTALL)
+    return (match[1], int(match[2])) if match else (value, None)
 
 
 def to_json(config: ConfigDict) -> str:
@@ -114,7 +151,7 @@ def from_json(text: str, where: str) -> ConfigDict:
         raise ConfigError(f"in {where}: {error}") from None
 
 
-def head_config(workdir: str, variance: str, head: str = "simple") -> ConfigDict:
+def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "simple") -> ConfigDict:
     """The config of a run that trains a head on the network of the run in `workdir`, whose weights stay as they are.
 
     All else is as in that run.
@@ -127,7 +164,8 @@ def head_config(workdir: str, variance: str, head: str = "simple") -> ConfigDict
     Raises:
       ConfigError: the folder has no run, or one whose network cannot have such a head.
     """
-    path = pathlib.Path(workdir) / "config.json"
+    folder = local_path(workdir, "workdir")
+    path = folder / "config.json"
     try:
         config = from_json(path.read_text(), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -135,7 +173,7 @@ def head_config(workdir: str, variance: str, head: str = "simple") -> ConfigDict
     config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
     config.loss.reduction = "mean"
     config.model.head, config.model.dropout = head, 0.0
-    config.train.backbone = str(workdir)
+    config.train.backbone, config.train.init_from = str(folder), ""
     if config.sample.variance in LEARNED_VARIANCES:
         config.sample.variance = "small"  # it was the further channels' that the head has now
     return validate(config)
@@ -193,7 +231,18 @@ def _checked(key: str, value: Any) -> Any:
         raise wrong_type(key, value)
     if (kind is float and value != value) or not spec.holds(value):
         raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
-    return value
+    return _absolute(key, value) if key in PATHS and value else value
+
+
+def _absolute(key: str, value: str) -> str:
+    """A folder as other commands find it too, from wherever they are run."""
+    if key != "train.init_from":
+        return os.path.abspath(local_path(value, key))
+    folder, step = named_run(value)
+    path = os.path.abspath(local_path(folder, key))
+    if step is not None:
+        return f"{path}:{step}"
+    return path if named_run(path)[1] is None else f"{path}/"  # a folder whose name ends as if in a step
 
 
 def wrong_type(key: str, value: Any) -> ConfigError:

@@ -63,6 +63,10 @@ def _check_head(c: dict[str, Any]) -> None:
         )
     if c["train.backbone"] and not c["model.head"]:
         raise ConfigError("train.backbone trains model.head alone; set model.head='simple' or 'complex'")
+    if c["train.backbone"] and c["train.init_from"]:
+        raise ConfigError(
+            "train.backbone and train.init_from are two ways to take another run's weights; set one of them"
+        )
     if c["train.backbone"] and c["model.dropout"]:
         raise ConfigError(
             f"train.backbone with model.dropout={c['model.dropout']} would show the head another network than samplers"

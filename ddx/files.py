@@ -1,4 +1,4 @@
-"""Files that are either old or new, never half written."""
+"""Paths that a user names, and files that are either old or new, never half written."""
 
 import contextlib
 import hashlib
@@ -10,6 +10,34 @@ from collections.abc import Iterator
 from typing import Any
 
 from ddx.errors import ConfigError
+
+# gs://bucket, or gs:/bucket as pathlib writes it. A folder whose name merely contains a colon is none.
+_SCHEME = re.compile(r"\s*([^/\s]*://|[A-Za-z][\w+.-]*:/)")
+
+
+def local_path(given: Any, option: str) -> pathlib.Path:
+    """The path on this machine that a user named with `option`, where "~" is the home folder.
+
+    Every path that a user names comes through here, so that none is taken for a local one by mistake.
+
+    Raises:
+      ConfigError: it is no path, or empty, or has a scheme, as buckets have.
+    """
+    if not isinstance(given, str | os.PathLike) or not isinstance(text := os.fspath(given), str):
+        raise ConfigError(f"{option}={given!r} is no path. Give a string, such as 'runs/digits'")
+    if not text or "\0" in text:
+        raise ConfigError(f"{option}={text!r} names nothing. Give a path, such as runs/digits")
+    if _SCHEME.match(text):
+        raise ConfigError(
+            f"{option}={text} is no path on this machine, and ddx reads and writes local files only."
+            " Name a local path, and copy what lies elsewhere"
+        )
+    return pathlib.Path(os.path.expanduser(text))
+
+
+def optional_path(given: Any, option: str) -> pathlib.Path | None:
+    """The same of a path that may be left out: None for None."""
+    return None if given is None else local_path(given, option)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.noise import example_keys, seed_key, white_noise
 from ddx.diffusion.process import Process, blurring, ddpm, ihdm
 from ddx.errors import ConfigError, DataError
-from ddx.files import make_directory, replacing
+from ddx.files import local_path, make_directory, optional_path, replacing
 from ddx.pictures import to_uint8
 
 MOST_IMAGES, MOST_COLUMNS, MOST_PIXELS = 4, 50, 256
@@ -53,12 +53,13 @@ def forward(
       ConfigError: an argument cannot be used.
       DataError: the images cannot be read.
     """
+    out, images = local_path(out, "--out"), optional_path(images, "--images")
     path = pathlib.Path(f"{str(out).removesuffix('.png')}.png")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be at least 0 and below 4,294,967,296")
     if path.name == ".png" or path.is_dir():
         raise ConfigError(f"--out={out} names no file. Give one, such as --out=forward.png")
-    x_0 = load("digits").read(np.zeros(1, int))["image"] if images is None else _read(pathlib.Path(images))
+    x_0 = load("digits").read(np.zeros(1, int))["image"] if images is None else _read(images)
     rows = forward_rows(x_0, num_columns, sigma_blur_max, seed)
     make_directory(path.parent, "--out")
     _save(path, rows)

@@ -176,6 +176,9 @@ KEYS: dict[str, Key] = {
     "train.backbone": Key(
         "", "folder of a run whose averaged weights are used and stay as they are; only model.head is trained"
     ),
+    "train.init_from": Key(
+        "", "run whose averaged weights this one starts from, as FOLDER or FOLDER:STEP; empty: random weights"
+    ),
     "train.num_steps": Key(800_000, "training steps", **_at_least(1)),
     "train.batch_size": Key(128, "images a step, over all devices", **_at_least(1)),
     "train.accumulation": Key(
@@ -188,7 +191,7 @@ KEYS: dict[str, Key] = {
     ),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
     "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
-    "train.steps_per_call": Key(0, "steps in one compiled call; 0: 1 on CPU, 50 elsewhere", **_at_least(0)),
+    "train.steps_per_call": Key(0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **_at_least(0)),
     "train.log_every": Key(100, "steps between lines of metrics", **_at_least(1)),
     "train.checkpoint_every": Key(5000, "steps between checkpoints", **_at_least(1)),
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
@@ -216,7 +219,10 @@ KEYS: dict[str, Key] = {
     "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
 }
 
-# A finished or interrupted run may go on with other values of these: they do not decide the state after N steps.
+# Keys that name a folder.
+PATHS = ("data.dir", "train.backbone", "train.init_from")
+
+# A run that has checkpoints may resume with other values of these: they do not decide the state after N steps.
 CHANGEABLE = (
     "data.memory_mib",
     "data.disk_mib",
@@ -228,3 +234,17 @@ CHANGEABLE = (
     "train.sample_every",
 )
 CHANGEABLE_GROUPS = ("sample.", "data.dir")
+# And of these: they decide how a state is reached, not what it is. Such a change is recorded.
+ADJUSTABLE = (
+    "model.dropout",
+    "model.dtype",
+    "model.remat",
+    "train.batch_size",
+    "train.accumulation",
+    "train.learning_rate",
+    "train.warmup_steps",
+    "train.clip_norm",
+    "train.ema_decay",
+    "train.ema_warmup",
+    "train.steps_per_call",
+)

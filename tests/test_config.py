@@ -124,6 +124,18 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
         ({"model__head": "large"}, "must be empty, simple or complex"),
         ({"train__backbone": "runs/x"}, "trains model.head alone"),
+        ({"data__dir": "gs://bucket/images"}, "data.dir=gs://bucket/images is no path on this machine"),
+        ({"train__init_from": "gs://bucket/run:100"}, "train.init_from=gs://bucket/run is no path on this machine"),
+        (
+            {
+                "train__backbone": "runs/x",
+                "train__init_from": "runs/x",
+                "model__head": "simple",
+                "loss__objective": "head",
+                "loss__variance": "npr",
+            },
+            "set one of them",
+        ),
         (
             {
                 "train__backbone": "runs/x",
@@ -216,12 +228,28 @@ def test_typos_within_two_edits_find_their_key():
     assert found / tries > 0.95, (found, tries)
 
 
-def test_only_keys_that_decide_the_state_count_as_differences():
-    old, new = (
-        changed(),
-        changed(train__num_steps=7, sample__eta=0.5, data__dir="/elsewhere", train__learning_rate=1e-3),
-    )
-    assert config_lib.differences(old, new) == ["train.learning_rate 0.0002 -> 0.001"]
+# What may change in a run that has checkpoints, and is then recorded.
+ADJUSTABLE = {
+    *("model.dropout", "model.dtype", "model.remat"),
+    *("train.batch_size", "train.accumulation", "train.learning_rate", "train.warmup_steps", "train.clip_norm"),
+    *("train.ema_decay", "train.ema_warmup", "train.steps_per_call"),
+}
+# What may change and is no matter of the state after N steps.
+FREE = {
+    *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
+    "data.dir",
+}
+
+
+@pytest.mark.parametrize("key", keys.KEYS)
+def test_a_key_is_fixed_in_a_run_unless_a_state_means_the_same_without(key):
+    other = {int: 7, float: 0.77, str: "other", bool: not keys.KEYS[key].default, tuple: (7,)}
+    old, new = changed(), changed(**{key.replace(".", "__"): other[type(keys.KEYS[key].default)]})
+    fixed, adjusted = config_lib.differences(old, new), config_lib.adjustments(old, new)
+    is_free = key in FREE or key.startswith("sample.")
+    assert bool(adjusted) == (key in ADJUSTABLE)
+    assert bool(fixed) == (not is_free and key not in ADJUSTABLE), fixed
+    assert config_lib.told(config_lib.all_changes(old, new)) == (fixed or config_lib.told(adjusted))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"seed": "x"}'])

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "progress": set(),
     "keys": {"diffusion"},
     "consistency": {"errors", "keys", "diffusion"},
-    "config": {"errors", "keys", "consistency"},
+    "config": {"errors", "files", "keys", "consistency"},
     "config_files": {"errors", "config"},
     "accelerator": set(),
     "faults": {"errors", "accelerator"},

@@ -34,3 +34,8 @@ def test_files_that_it_names_exist():
     root = pathlib.Path(__file__).parents[1]
     for name in set(re.findall(r"`((?:configs|tests|docs)/[\w/]+\.\w+)", README)):
         assert (root / name).exists(), name
+
+
+def test_it_lists_the_keys_that_may_change_in_a_run():
+    (listed,) = re.findall(r"It also resumes with another\n\n(.*?)\n\nwhich", README, re.S)
+    assert set(re.findall(r"`([a-z_.]+)`", listed)) == set(keys.ADJUSTABLE)

@@ -15,8 +15,10 @@ from ml_collections import ConfigDict, config_flags
 from ddx import config_files, faults
 from ddx.config import check_key, validate, wrong_type
 from ddx.errors import ConfigError, DdxError, printable, telling_line
+from ddx.files import local_path, optional_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
+_PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -44,6 +46,8 @@ def run(main: Callable[[], int]) -> None:
     warnings.showwarning = _show_warning
     try:
         _parse(sys.argv)
+        for name in _PATHS & set(flags.FLAGS):
+            optional_path(flags.FLAGS[name].value, f"--{name}")
         if not debug:  # orbax logs its own tracebacks of what is reported here in one line
             logging.set_verbosity(logging.FATAL)
         code = main()
@@ -61,7 +65,7 @@ def workdir() -> pathlib.Path:
     """The --workdir flag, without which there is no run."""
     if not WORKDIR.value:
         raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
-    return pathlib.Path(WORKDIR.value)
+    return local_path(WORKDIR.value, "--workdir")
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict | None:

@@ -20,6 +20,7 @@ from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
 from ddx.errors import ConfigError, DataError
+from ddx.files import local_path
 
 Shape = tuple[int, int, int]
 _THREADS = min(16, os.cpu_count() or 1)
@@ -112,7 +113,7 @@ def load(
         raise ConfigError(f"data.image_size must be 0 (as the images are) or more, got {image_size}.")
     if channels not in (0, 1, 3):
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
-    source = _open(name, split, directory)
+    source = _open(name, split, str(local_path(directory, "data.dir")) if directory else "")
     size = (image_size, image_size) if image_size else None
     conversion = Conversion(channels or source.channels, size, tuple(crop))
     image, _ = next(source.examples([0]))

@@ -14,6 +14,7 @@ from ddx.data.datasets import Shape, decode
 from ddx.data.decode import CropError, file_size, one_line, read_image
 from ddx.data.sources import folder
 from ddx.errors import DataError
+from ddx.files import local_path
 
 MAX_BYTES = 2**31  # of pixels: they are all in memory, also as floats
 _HEADER = 2**16  # bytes in which the header of an array must end
@@ -21,7 +22,7 @@ T = TypeVar("T")
 Convert = Callable[[Image.Image], np.ndarray]
 
 
-def given_images(path: pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
+def given_images(path: str | pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
     """The images at a path, (N, H, W, C) uint8 of the wanted shape.
 
     Args:
@@ -32,8 +33,10 @@ def given_images(path: pathlib.Path, convert: Convert, shape: Shape) -> np.ndarr
         shape: (H, W, C), which arrays must have.
 
     Raises:
+        ConfigError: the path is none on this machine.
         DataError: there are none, or they cannot be used.
     """
+    path = local_path(path, "images")
     if path.suffix in (".npy", ".npz"):
         return _array(path, shape)
     if path.is_dir():

@@ -18,6 +18,7 @@ from ddx.data.decode import one_line, open_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.data.sources import Source
 from ddx.errors import DataError
+from ddx.files import local_path
 
 _NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -34,10 +35,12 @@ def prepared(name: str, split: str, directory: str) -> Source:
     Raises:
         DataError: no copy, one in another file format, no such split, no uint8 images, or a damaged copy.
     """
+    given = [("data.dir", directory), ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")), ("", "~/tensorflow_datasets")]
+    option, first = next((option, path) for option, path in given if path)
+    directory = str(local_path(first, option))
     # Imported here because it costs a quarter of a second, or several from a cold disk, that the other sources save.
     import tensorflow_datasets as tfds
 
-    directory = os.path.expanduser(directory or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     copy, splits = _find_copy(name, directory)
     try:
         # With its version in the name, TFDS opens the copy as it describes itself and does not ask the code of that

@@ -14,6 +14,7 @@ from PIL import Image
 from ddx.data.decode import file_size, read_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.errors import ConfigError, DataError
+from ddx.files import local_path
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def folder(directory: str, split: str, advice: str = "Set data.dir to a director
     """
     if not directory:
         raise ConfigError(f'data set "folder" needs to know which one. {advice}')
-    root = Path(directory).expanduser()
+    root = local_path(directory, "data.dir")
     if not root.is_dir():
         raise DataError(f"{root} is not a directory. {advice}")
     roots = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()} or {"train": root}

@@ -19,10 +19,9 @@ from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
-from ddx.files import digest, replacing, sha256, write_text
+from ddx.files import digest, local_path, optional_path, replacing, sha256, write_text
 from ddx.training import measured, trained
-from ddx.training.job import Job
-from ddx.training.workdir import lock
+from ddx.training.job import Job, working
 
 METRICS = ("bpd", "rate_distortion")
 CURVES = ("rate_distortion.csv", "rate_distortion.png")
@@ -45,7 +44,7 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
@@ -84,7 +83,8 @@ def evaluate(
       DataError: the data set cannot be read.
       NonFiniteError: a bound is not finite.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    data_dir = optional_path(data_dir, "--data_dir")
     _check(metrics, cdf, max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "bpd")
     config = source.system.config
@@ -102,7 +102,7 @@ def evaluate(
     )
     name += f"_eta{how['eta']:g}" if "eta" in how else ""
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
-    out = pathlib.Path(out) if out else workdir / "evaluated" / measured.file_name(name)
+    out = out or workdir / "evaluated" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
@@ -123,7 +123,7 @@ def evaluate(
     training = trained.training_images(source, data_dir) if "delta" in how else None
     if training is not None:
         record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
-    with lock(out, "--out"):
+    with working(out):
         job = Job(out, "bpd", record, count, min(batch_size or config.sample.batch_size, count))
         result = job.result("bpd.npz")
         finished = result is not None

@@ -21,12 +21,11 @@ from ddx.diffusion.variance import VarianceFn, variance_fn
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import check_counts, settings
-from ddx.evaluation.statistics_job import measure
-from ddx.files import replacing, sha256, write_text
+from ddx.evaluation.statistics_job import measure_trained
+from ddx.files import local_path, optional_path, replacing, sha256, write_text
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.training import measured, trained
-from ddx.training.job import Job
-from ddx.training.workdir import lock
+from ddx.training.job import Job, working
 
 NUM_STEPS = (10, 25, 50, 100)  # and all T
 TRAJECTORIES = ("even", "optimal")
@@ -54,7 +53,7 @@ def compare(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
@@ -87,7 +86,8 @@ def compare(
       DataError: the data set cannot be read.
       NonFiniteError: a bound is not finite.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "comparison")
     config, process = source.system.config, source.system.process
@@ -102,7 +102,7 @@ def compare(
     count = len(examples)
     name = f"step{source.step}_{split}_n{count}_{'-'.join(map(str, steps))}_seed{seed}"
     name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
-    out = pathlib.Path(out) if out else workdir / "compared" / measured.file_name(name)
+    out = out or workdir / "compared" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
@@ -120,7 +120,7 @@ def compare(
             "seed": seed,
         },
     }
-    with lock(out, "--out"):
+    with working(out):
         job = Job(out, "comparison", record, count, min(batch_size or config.sample.batch_size, count))
         result = job.result("comparison.npz", *_WRITTEN)
         finished = result is not None
@@ -151,12 +151,12 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 _COORDINATES = {"dct": "frequency", "pixel": "pixel"}
 
 
-def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir: str | None) -> str:
+def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir: str | pathlib.Path | None) -> str:
     """The basis of the run's statistics, that of frequencies if there are both; measures a run that has none."""
     for basis in _COORDINATES:
         if measured.exist(source, workdir, basis, clip):
             return basis
-    line = measure(workdir, step=source.step, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
+    line = measure_trained(source, workdir, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
     print(line, flush=True)
     return "dct"
 

@@ -20,12 +20,11 @@ from ddx.diffusion import statistics as stats
 from ddx.diffusion.noise import example_keys, seed_key
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.settings import check_counts, default_clip
-from ddx.files import replacing, sha256
+from ddx.files import local_path, optional_path, replacing, sha256
 from ddx.generation import in_pieces
 from ddx.progress import Progress
 from ddx.training import measured, trained
-from ddx.training.job import Job
-from ddx.training.workdir import lock
+from ddx.training.job import Job, working
 
 PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
 _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
@@ -42,7 +41,7 @@ def measure(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
@@ -70,9 +69,26 @@ def measure(
       DataError: the data set cannot be read.
       NonFiniteError: an error is not finite.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "statistics")
+    return measure_trained(source, workdir, split, basis, clip, max_examples, batch_size, seed, data_dir, out)
+
+
+def measure_trained(
+    source: trained.Trained,
+    workdir: pathlib.Path,
+    split: str | None = None,
+    basis: str = "dct",
+    clip: bool | None = None,
+    max_examples: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    data_dir: str | pathlib.Path | None = None,
+    out: pathlib.Path | None = None,
+) -> str:
+    """`measure` a network that is loaded already, whose checkpoint its run may have removed since."""
     config = source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError(
@@ -83,7 +99,7 @@ def measure(
     data, examples = trained.examples(source, split, data_dir, max_examples, seed)
     split, count = split or config.data.split, len(examples)
     name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
-    out = pathlib.Path(out) if out else workdir / measured.FOLDER / name
+    out = out or workdir / measured.FOLDER / name
     record = {
         **trained.identity(source, workdir),
         "images": trained.fingerprint(data, examples),
@@ -100,7 +116,7 @@ def measure(
     }
     batch = min(batch_size or config.sample.batch_size, count)
     size = -(-math.ceil(count / PARTS) // batch) * batch
-    with lock(out, "--out"):
+    with working(out):
         job = Job(out, "statistics", record, count, size)
         result = job.result("statistics.npz")
         finished = result is not None

@@ -1,26 +1,28 @@
-"""Checkpoints: orbax files under checkpoints/<step>/, sealed by a manifest of their SHA-256 checksums.
+"""Checkpoints: orbax files under checkpoints/<step>/, each sealed by a manifest (`ddx.training.manifest`).
 
-The manifest is written last, so a checkpoint without one is the remains of an interrupted save. Before anything is
-restored, every file is compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong
-weight without a word. A damaged checkpoint is set aside as <step>.corrupt and the one before it is used; a run never
-starts afresh by itself.
+A checkpoint without a manifest is the remains of an interrupted save. Before anything is restored, every file is
+compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong weight without a word. A
+damaged checkpoint is set aside as <step>.corrupt and the one before it is used; a run never starts afresh by itself.
 """
 
-import json
+import contextlib
 import pathlib
+import re
 import shutil
+import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from ddx.errors import CheckpointError
-from ddx.files import digest, sha256, write_text
+from ddx.files import write_text
+from ddx.training import manifest
+from ddx.training.manifest import MANIFEST
 
-MANIFEST = "MANIFEST.json"
-_FORMAT = 1
+_STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
 
 
 class Checkpoints:
@@ -36,35 +38,40 @@ class Checkpoints:
     def save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
         """Write a checkpoint, with some JSON beside the items, and then remove the oldest beyond `keep`.
 
+        One that is being read stays until a later save.
+
         Raises:
           CheckpointError: it could not be written; the earlier ones are untouched.
         """
         items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
+        folder = self._folder(step)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._clear_unfinished()
-            with self._manager() as manager:
-                manager.save(step, args=ocp.args.Composite(**{k: ocp.args.StandardSave(v) for k, v in items.items()}))
-            write_text(self._path(step) / MANIFEST, _seal(_manifest(self._path(step), step, items) | {"meta": meta}))
+            with _files() as files:
+                args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+                files.save(folder, args=ocp.args.Composite(**args))
+            write_text(folder / MANIFEST, manifest.seal(manifest.describe(folder, step, items) | {"meta": meta}))
             write_text(self._record, f"{step}\n")
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"cannot save a checkpoint at step {step} in {self.directory}: {_first_line(error)}."
+                f"cannot save a checkpoint at step {step} in {self.directory}: {manifest.first_line(error)}."
                 " Mend that and run the same command again to go on from the checkpoint before"
             ) from error
         for old in self.steps()[: -self._keep]:
-            shutil.rmtree(self._path(old))
+            manifest.remove(self._folder(old))
 
     def steps(self) -> list[int]:
         """The steps whose save was finished, good or damaged since, ascending."""
         if not self.directory.is_dir():
             return []
-        return sorted(
-            int(path.parent.name) for path in self.directory.glob(f"*/{MANIFEST}") if path.parent.name.isdecimal()
-        )
+        names = (path.parent.name for path in self.directory.glob(f"*/{MANIFEST}"))
+        return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
     def newest(self, *, set_aside: bool) -> int | None:
         """The newest step with an undamaged checkpoint, or None if no save was ever finished.
+
+        It warns of damaged checkpoints, and if it is not the last one that was saved.
 
         Args:
           set_aside: rename damaged checkpoints that are newer to <step>.corrupt. Only for the run that owns the folder.
@@ -72,45 +79,37 @@ class Checkpoints:
         Raises:
           CheckpointError: a save was finished once and no usable checkpoint is left.
         """
-        reasons = []
-        for step in reversed(self.steps()):
-            reason = self._damage(step)
-            if reason is None:
-                return step
-            reasons.append(f"{step}: {reason}")
-            aside = self._path(step).with_name(f"{step}.corrupt")
-            warnings.warn(
-                f"checkpoint {self._path(step)} is damaged ({reason}); "
-                + (f"set aside as {aside.name}" if set_aside else "using the one before"),
-                stacklevel=2,
-            )
-            if set_aside:
-                shutil.rmtree(aside, ignore_errors=True)
-                self._path(step).rename(aside)
-        if not reasons and self._record.exists():
-            reasons = [f"{self._record.name} says that step {self._record.read_text().strip()} was saved"]
-        if reasons:
-            raise CheckpointError(
-                f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
-                " Put one back, or use a new folder to start from step 0"
-            )
-        return None
+        step, held = self._newest(set_aside)
+        held.close()
+        return step
 
-    def check(self, step: int) -> None:
-        """Raise CheckpointError unless there is an undamaged checkpoint of this step."""
-        if step not in self.steps():
-            raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are: {self.steps()}")
-        reason = self._damage(step)
-        if reason is not None:
-            raise CheckpointError(f"checkpoint {self._path(step)} is damaged ({reason}). Use another step")
+    @contextlib.contextmanager
+    def reading(self, step: int | None = None) -> Iterator[int | None]:
+        """The newest step with an undamaged checkpoint, or the given one, which no run removes while the block runs.
+
+        None if no save was ever finished.
+
+        Raises:
+          CheckpointError: as `newest`; or there is no undamaged checkpoint of the given step.
+        """
+        if step is None:
+            found, held = self._newest(set_aside=False)
+        else:
+            found, held = step, self._chosen(step)
+        with held:
+            yield found
 
     def seal(self, step: int) -> str:
         """What no other checkpoint has: the checksum of its checksums."""
-        return self._read_manifest(step)["seal"]
+        return manifest.read(self._folder(step))["seal"]
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON that was saved beside the items of an undamaged checkpoint."""
-        return self._read_manifest(step)["meta"]
+        return manifest.read(self._folder(step))["meta"]
+
+    def arrays(self, step: int) -> dict[str, dict[str, str]]:
+        """The arrays of each item of an undamaged checkpoint, as `manifest.arrays_of` tells them."""
+        return manifest.read(self._folder(step))["arrays"]
 
     def restore(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
         """Restore the items named in `targets`, each like its target (arrays or `jax.ShapeDtypeStruct`), on the host.
@@ -118,90 +117,99 @@ class Checkpoints:
         Raises:
           CheckpointError: the checkpoint holds other arrays than the targets.
         """
-        manifest = self._read_manifest(step)
-        wrong = []
-        for name, target in targets.items():
-            saved, wanted = manifest["arrays"].get(name, {}), _arrays(target)
-            for path in sorted(saved.keys() | wanted.keys()):
-                if saved.get(path) != wanted.get(path):
-                    wrong.append(
-                        f"{name}{path}: saved {saved.get(path, 'nothing')}, needed {wanted.get(path, 'nothing')}"
-                    )
-        if wrong:
-            more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise CheckpointError(
-                f"checkpoint {self._path(step)} does not fit this config: {'; '.join(wrong[:5])}{more}."
-                " Use the config that it was trained with"
-            )
+        manifest.check_fit(self._folder(step), self.arrays(step), targets)
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), targets)
-        with self._manager() as manager:
-            restored = manager.restore(
-                step, args=ocp.args.Composite(**{k: ocp.args.StandardRestore(v) for k, v in abstract.items()})
-            )
+        with _files() as files:
+            args = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+            restored = files.restore(self._folder(step), args=ocp.args.Composite(**args))
         return {name: restored[name] for name in targets}
 
-    def _path(self, step: int) -> pathlib.Path:
+    def _folder(self, step: int) -> pathlib.Path:
         return self.directory / str(step)
 
-    def _read_manifest(self, step: int) -> dict[str, Any]:
-        return json.loads((self._path(step) / MANIFEST).read_text())
+    def _newest(self, set_aside: bool) -> tuple[int | None, contextlib.ExitStack]:
+        """`newest`, and what keeps a run from removing it until it is closed."""
+        last = self._last()  # before the steps are listed: what is saved in the meantime is not lost
+        damaged: dict[int, str] = {}
+        while left := [step for step in self.steps() if step not in damaged]:
+            step, folder = left[-1], self._folder(left[-1])
+            held = manifest.hold(folder)
+            if held is None:
+                time.sleep(0.001)
+                continue  # the run has removed it, for a newer one
+            reason = manifest.damage(folder, step)
+            if reason is None:
+                if last is not None and last not in damaged:
+                    self._tell_if_lost(last, step)
+                return step, held
+            held.close()
+            if not manifest.exists(folder):
+                continue  # it was removed while it was read, on a file system without locks
+            damaged[step] = reason
+            aside = folder.with_name(f"{step}.corrupt")
+            then = f"; set aside as {aside.name}" if set_aside else "; using the one before" * (len(left) > 1)
+            warnings.warn(f"checkpoint {folder} is damaged ({reason}){then}", stacklevel=3)
+            if set_aside:
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        reasons = [f"{step}: {reason}" for step, reason in damaged.items()]
+        if not reasons and last is not None:
+            reasons = [f"{self._record.name} says that {f'step {last}' if last else 'one'} was saved"]
+        if reasons:
+            raise CheckpointError(
+                f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
+                " Put one back, or use a new folder to start from step 0"
+            )
+        return None, contextlib.ExitStack()
 
-    def _manager(self) -> ocp.CheckpointManager:
-        # Saving waits for the disk: the manifest seals what is there. Old checkpoints go after it, not before.
-        options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
-        return ocp.CheckpointManager(self.directory, options=options)
+    def _chosen(self, step: int) -> contextlib.ExitStack:
+        """What keeps a run from removing the undamaged checkpoint of this step until it is closed."""
+        folder = self._folder(step)
+        held = manifest.hold(folder)
+        if held is not None:
+            reason = manifest.damage(folder, step)
+            if reason is None:
+                return held
+            held.close()
+            if manifest.exists(folder):
+                raise CheckpointError(f"checkpoint {folder} is damaged ({reason}). Use another step")
+        raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are: {self.steps()}")
+
+    def _last(self) -> int | None:
+        """The step of the last finished save by its record, 0 if that tells none; None without a record."""
+        try:
+            text = self._record.read_bytes().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return 0
+        return int(text) if _STEP.fullmatch(text) else 0
+
+    def _tell_if_lost(self, last: int, step: int) -> None:
+        """Warn if `step` is older than the last one that was saved, which nothing else tells."""
+        if not last:
+            warnings.warn(f"{self._record} names no step; using checkpoint {step}, the newest there is", stacklevel=4)
+        if last <= step:
+            return
+        folder = self._folder(last)
+        fate = f"has no {MANIFEST}" if folder.exists() else "is gone"
+        if not folder.exists() and folder.with_name(f"{last}.corrupt").exists():
+            fate = f"was damaged and set aside as {last}.corrupt"
+        warnings.warn(
+            f"{self._record} says that step {last} was saved, but {folder} {fate};"
+            f" using checkpoint {step}, the newest there is",
+            stacklevel=4,
+        )
 
     def _clear_unfinished(self) -> None:
-        finished = {self._path(step) for step in self.steps()}
+        finished = {self._folder(step) for step in self.steps()}
         for path in self.directory.iterdir():
-            unfinished = path.name.isdecimal() and path not in finished
+            unfinished = _STEP.fullmatch(path.name) and path not in finished
             if unfinished or ".orbax-checkpoint-tmp" in path.name:
                 shutil.rmtree(path, ignore_errors=True)
                 path.unlink(missing_ok=True)
 
-    def _damage(self, step: int) -> str | None:
-        """Why a checkpoint cannot be trusted, or None."""
-        path = self._path(step)
-        try:
-            manifest = self._read_manifest(step)
-            seal = manifest.pop("seal")
-            if manifest["format"] != _FORMAT:
-                return f"written in format {manifest['format']}, this version reads {_FORMAT}"
-            if seal != digest(manifest):
-                return f"{MANIFEST} has changed"
-            if manifest["step"] != step:
-                return f"it belongs to step {manifest['step']}"
-            for name, expected in manifest["files"].items():
-                if not (path / name).is_file():
-                    return f"{name} is missing"
-                if sha256(path / name) != expected:
-                    return f"{name} has changed"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            return f"{MANIFEST} is unreadable: {_first_line(error)}"
-        return None
 
-
-def _seal(manifest: dict[str, Any]) -> str:
-    """The manifest as text, with a checksum of itself."""
-    return json.dumps(manifest | {"seal": digest(json.loads(json.dumps(manifest)))}, indent=1)
-
-
-def _manifest(path: pathlib.Path, step: int, items: dict[str, Any]) -> dict[str, Any]:
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return {
-        "format": _FORMAT,
-        "step": step,
-        "jax": jax.__version__,
-        "arrays": {name: _arrays(item) for name, item in items.items()},
-        "files": {str(file.relative_to(path)): sha256(file) for file in files},
-    }
-
-
-def _arrays(tree: Any) -> dict[str, str]:
-    """{"['conv_in']['kernel']": "float32 (3, 3, 3, 128)", ...}."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): f"{np.dtype(leaf.dtype)} {tuple(leaf.shape)}" for path, leaf in leaves}
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+def _files() -> ocp.Checkpointer:
+    # Not a CheckpointManager: that one saves nothing where a folder with a higher number lies, whosever it is.
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())

@@ -17,14 +17,27 @@ from typing import Any
 
 import numpy as np
 
-from ddx.errors import ConfigError
+from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest, make_directory, remove_temporaries, replacing, sha256, write_json
 from ddx.keys import KEYS
+from ddx.training.preemption import one_line
+from ddx.training.workdir import lock
 
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
 _FREE = ("workdir", "sample.num_images")
 # What NumPy and zipfile raise for files of which some bytes are wrong.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+@contextlib.contextmanager
+def working(out: pathlib.Path) -> Iterator[None]:
+    """Work in the folder of a job, which no other process may meanwhile; SIGTERM ends the job with one line.
+
+    Raises:
+      ConfigError: another process works there.
+    """
+    with lock(out, "--out"), one_line(f"stopped by a signal; the same command resumes: {out}"):
+        yield
 
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
@@ -82,7 +95,14 @@ class Job:
         write_json(self._path, self._record)
         make_directory(self._parts, "--out")
         remove_temporaries(self._parts)
-        return frozenset(start for start in self.starts if self._read(start) is not None)
+        done = []
+        for start in self.starts:
+            part, problem = self._read(start)
+            if part is not None:
+                done.append(start)
+            elif self._file(start).exists():
+                warnings.warn(f"{self._file(start)} cannot be used ({problem}); doing it again", stacklevel=2)
+        return frozenset(done)
 
     def write(self, start: int, **arrays: Any) -> None:
         """Write the part that begins at example `start`."""
@@ -90,10 +110,18 @@ class Job:
             np.savez_compressed(file, **arrays, job=np.array(self._seal()))
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
-        """All parts in order, one at a time; only when all are there."""
+        """All parts in order, one at a time; only when all are there.
+
+        Raises:
+          CheckpointError: one has been damaged or removed since it was written.
+        """
         for start in self.starts:
-            part = self._read(start)
-            assert part is not None
+            part, problem = self._read(start)
+            if part is None:
+                raise CheckpointError(
+                    f"{self._file(start)} cannot be used any more ({problem})."
+                    " Run the same command again: it does this part once more, and keeps the others"
+                )
             yield part
             del part  # before the next one is read
 
@@ -137,21 +165,18 @@ class Job:
         """Tells the parts of one job from those of another."""
         return digest(_flat(self._record))
 
-    def _read(self, start: int) -> dict[str, np.ndarray] | None:
-        """A part, or None if it is not there; one that is damaged or of another job is not there."""
-        path = self._file(start)
+    def _read(self, start: int) -> tuple[dict[str, np.ndarray] | None, str]:
+        """A part, or None and why it cannot be used."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with np.load(self._file(start), allow_pickle=False) as file:
                 arrays = dict(file)
             if str(arrays.pop("job")) == self._seal():
-                return arrays
-            problem = "it belongs to another job"
+                return arrays, ""
+            return None, "it belongs to another job"
         except FileNotFoundError:
-            return None
+            return None, "it is gone"
         except _DAMAGE as error:
-            problem = str(error)
-        warnings.warn(f"{path} cannot be used ({problem}); doing it again", stacklevel=2)
-        return None
+            return None, str(error)
 
     def _check_same(self) -> None:
         """Refuse to mix the parts of two jobs."""

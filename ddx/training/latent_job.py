@@ -14,7 +14,7 @@ from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.interpolation import noises_of_ends, slerp
 from ddx.diffusion.noise import example_keys, seed_key
 from ddx.errors import ConfigError
-from ddx.files import make_directory, replacing, write_json
+from ddx.files import local_path, make_directory, optional_path, replacing, write_json
 from ddx.generation import Generator
 from ddx.pictures import grid, save_png, to_uint8
 from ddx.training import trained
@@ -33,7 +33,7 @@ def interpolate(
     seed: int = 0,
     step: int | None = None,
     preset: str | None = None,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
     **given: Any,
 ) -> str:
@@ -65,13 +65,14 @@ def interpolate(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
     if num_rows < 1:
         raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, seed, preset, **given)
     told = trained.told(source.system, labels)
-    between = None if images is None else _pairs(pathlib.Path(images), source.system)
+    between = None if images is None else _pairs(images, source.system)
     if config.sample.sampler == "ancestral":
         if between is None:
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
@@ -99,9 +100,9 @@ def interpolate(
         row = np.repeat(np.arange(len(path)), len(WEIGHTS))
         flat = generator.decode(source.params, path.reshape(-1, *path.shape[2:]), examples=row)
         rows = flat.reshape(path.shape)
-    of = pathlib.Path(images).stem if images else f"seed{seed}"
+    of = images.stem if images else f"seed{seed}"
     name = f"step{source.step}_{of}_interpolation_{trained.describe(config)}"
-    out = pathlib.Path(out) if out else workdir / "sampled" / name
+    out = out or workdir / "sampled" / name
     record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
     samples = to_uint8(rows, source.system.process.low)
     picture = grid(samples.reshape(-1, *samples.shape[2:]), columns=len(WEIGHTS))
@@ -139,18 +140,19 @@ def reconstruct(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    images = local_path(images, "--reconstruct")
     source = trained.load(workdir, step)
     config = trained.settings(source.system.config, 0, preset, **given)
-    originals = _given(pathlib.Path(images), source.system)
+    originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
     config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
     generator = Generator(source.system, how, told=trained.told(source.system, labels))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
     error = float(np.mean(np.square((decoded - x_0) / (1.0 - low))))
-    name = f"step{source.step}_{pathlib.Path(images).stem}_reconstruction_{trained.describe(config)}"
-    out = pathlib.Path(out) if out else workdir / "sampled" / name
+    name = f"step{source.step}_{images.stem}_reconstruction_{trained.describe(config)}"
+    out = out or workdir / "sampled" / name
     record = {
         "workdir": str(workdir),
         "step": source.step,
@@ -198,7 +200,12 @@ def _pairs(path: pathlib.Path, system: build.System) -> np.ndarray:
 
 
 def _between_samples(
-    source: trained.Trained, config: Any, seed: int, told: dict[str, Any], num_rows: int, data_dir: str | None
+    source: trained.Trained,
+    config: Any,
+    seed: int,
+    told: dict[str, Any],
+    num_rows: int,
+    data_dir: str | pathlib.Path | None,
 ) -> np.ndarray:
     """`ddx.interpolate_heat` between samples 2i and 2i + 1 on all devices."""
     images = trained.training_images(source, data_dir)

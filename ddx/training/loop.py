@@ -17,19 +17,20 @@ import ddx.data
 from ddx import build, parallel
 from ddx.diffusion.noise import seed_key
 from ddx.errors import NonFiniteError
-from ddx.files import make_directory
+from ddx.files import local_path, make_directory
 from ddx.generation import Generator
 from ddx.pictures import grid, save_png
 from ddx.progress import Progress
-from ddx.training import backbone, summary
+from ddx.training import backbone, origin, resume, summary
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.metrics import MetricsWriter, join, summarise
+from ddx.training.pace import Pace
 from ddx.training.preemption import Preemption
 from ddx.training.remedies import smaller_step
 from ddx.training.same_data import check_same_data, described
 from ddx.training.state import TrainState, init_state, joined, make_optimizer
 from ddx.training.step import make_step, many_steps
-from ddx.training.workdir import check_same_run, lock, run_config, save_config
+from ddx.training.workdir import forget_later, lock, run_config, save_config
 
 
 class Outcome(NamedTuple):
@@ -56,28 +57,29 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
       DataError: the data set cannot be read.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = local_path(workdir, "--workdir")
     run_config(workdir, config)  # tells a mistake before the folder is made
     with parallel.job("training", lambda: smaller_step(config)), lock(workdir):
         config = run_config(workdir, config)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-        start = checkpoints.newest(set_aside=True) or 0
-        meta = checkpoints.meta(start) if start else {}
-        if start:
-            check_same_run(workdir, meta["config"], config)
-        if start >= config.train.num_steps:
-            return Outcome(start, True, f"already complete at step {start} of {config.train.num_steps}: {workdir}")
+        start = resume.find(workdir, checkpoints, config)
+        step, total = start.step, config.train.num_steps
+        if step >= total:
+            return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
-        data = build.dataset(config, write_copy=True, check=_is_same(start, workdir, meta) if start else None)
+        data = build.dataset(config, write_copy=True, check=_is_same(step, workdir, start.meta) if step else None)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
-        run = _Run(config, workdir, data, checkpoints)
-        state = run.restore(start) if start else run.begin()
-        run.describe(state, start)
-        save_config(workdir, config)
-        return run.train(state, start, meta.get("pending", {}))
+        run = _Run(config, workdir, data, checkpoints, start.history)
+        state = run.restore(step) if step else run.begin()
+        run.describe(state, step)
+        for change in start.changes:
+            print(f"changed  {change}", flush=True)
+        save_config(workdir, config, start.history)
+        forget_later(workdir, step)
+        return run.train(state, step, start.pending)
 
 
 def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callable[[ddx.data.Dataset], None]:
@@ -93,9 +95,15 @@ _SMALLER = "Use a smaller network (model.channels, model.multipliers), or device
 
 class _Run:
     def __init__(
-        self, config: ConfigDict, workdir: pathlib.Path, data: ddx.data.Dataset, checkpoints: Checkpoints
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        data: ddx.data.Dataset,
+        checkpoints: Checkpoints,
+        history: resume.History,
     ) -> None:
-        self.config, self.workdir, self.data, self.checkpoints = config, workdir, data, checkpoints
+        self.config, self.workdir, self.data = config, workdir, data
+        self.checkpoints, self.history = checkpoints, history
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
@@ -126,13 +134,16 @@ class _Run:
 
     @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
+        origin.forget(self.workdir, self.config)
         state: TrainState = jax.block_until_ready(jax.jit(self.initial)(self.init_key))
+        if self.config.train.init_from:
+            weights = origin.initial_weights(self.workdir, self.system)
+            state = jax.jit(init_state, static_argnums=1)(weights, self.optimizer, state.times)
         return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 
     @parallel.job("restoring the network", _SMALLER)
     def restore(self, step: int) -> TrainState:
-        shapes = jax.eval_shape(self.initial, self.init_key)
-        return TrainState(np.int32(step), **self.checkpoints.restore(step, _items(shapes)))
+        return resume.restore(self.checkpoints, step, jax.eval_shape(self.initial, self.init_key))
 
     def describe(self, state: TrainState, start: int) -> None:
         """The rest of the first screen."""
@@ -162,7 +173,7 @@ class _Run:
     def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
         """Train from step `start`; `pending` are the metrics since the last logged step."""
         config, total = self.config.train, self.config.train.num_steps
-        per_call = build.steps_per_call(self.config)
+        per_call = build.steps_per_call(self.config, self.data.image_shape)
         every = (config.log_every, config.checkpoint_every, config.sample_every)
         state = parallel.replicate(state)
         metrics: list[dict[str, Any]] = [pending] if pending else []
@@ -180,33 +191,38 @@ class _Run:
             ) as stream,
             Progress("training", total, start, config.batch_size) as progress,
         ):
+            pace = Pace(per_call)
+            if start and start % config.sample_every == 0 and not self.picture(start).exists():
+                self.draw(start, state, writer, preemption, progress)  # a signal came before it was drawn
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
-                n = min(per_call, total - step, *(e - step % e for e in every))
+                n = pace.begin(min(total - step, *(e - step % e for e in every)))
                 work = n, parallel.split_batch(_stack([next(stream)[1] for _ in range(n)], per_call), axis=1)
-                before = time.perf_counter()
                 state, new = self.call(state, self.key, work)
-                metrics.append(new if n == per_call else jax.tree.map(lambda x, n=n: x[:n], new))
+                metrics += pace.queue(n, new)
                 if step == start:
-                    jax.block_until_ready(new)
+                    metrics += pace.wait()
                     parallel.assert_replicated(state, "the state after the first step")
-                    progress.write(f"compiled and took the first call in {time.perf_counter() - before:.1f} s")
+                    progress.write(f"compiled and took the first step in {pace.last_call:.1f} s")
                     progress.restart_clock()
                 step += n
                 progress.advance(n)
                 log, save, draw = (step % e == 0 or step == total for e in every)
+                if log or save or draw:
+                    metrics += pace.wait()
                 if log or save:
                     metrics = [self.finite(step, metrics)]
                 if log:
                     self.log(step, metrics.pop(), writer, progress)
                 if draw:
-                    self.draw(step, state, writer)
+                    self.draw(step, state, writer, preemption if step < total else None, progress)
                 if save:
-                    saved = self.save(step, state, metrics)
+                    saved = self.save(step, state, metrics, progress)
                 if save or draw:
                     progress.restart_clock()
             if saved < step:  # a signal came
-                saved = self.save(step, state, [self.finite(step, metrics)] if metrics else [])
+                metrics += pace.wait()
+                saved = self.save(step, state, [self.finite(step, metrics)] if metrics else [], progress)
         if step < total:
             return Outcome(step, False, f"stopped at step {step} of {total}; the same command goes on: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
@@ -221,7 +237,7 @@ class _Run:
             raise NonFiniteError(
                 f"the loss or its gradient was not finite at step {bad}, and the update was not applied."
                 f" The newest checkpoint is {last[-1] if last else 'none'}."
-                " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32"
+                " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
             )
         return joined
 
@@ -232,31 +248,43 @@ class _Run:
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
 
-    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
-    def draw(self, step: int, state: TrainState, writer: MetricsWriter) -> None:
-        """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`."""
-        images = self.generator(state.averaged, self.config.seed, self.config.sample.num_images)
-        picture = grid(images)
-        save_png(self.workdir / "samples" / f"{step:06d}.png", picture)
-        writer.picture(step, "samples", picture)
+    def picture(self, step: int) -> pathlib.Path:
+        return self.workdir / "samples" / f"{step:06d}.png"
 
-    def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]]) -> int:
+    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
+    def draw(
+        self, step: int, state: TrainState, writer: MetricsWriter, preemption: Preemption | None, progress: Progress
+    ) -> None:
+        """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`.
+
+        A signal to `preemption` leaves it to the run that resumes.
+        """
+        before = time.perf_counter()
+
+        def images() -> np.ndarray:
+            return self.generator(state.averaged, self.config.seed, self.config.sample.num_images)
+
+        drawn = preemption.unless_requested(images) if preemption else images()
+        if drawn is None:
+            return
+        picture = grid(drawn)
+        save_png(self.picture(step), picture)
+        writer.picture(step, "samples", picture)
+        progress.write(f"step {step}: drew {len(drawn)} samples in {time.perf_counter() - before:.1f} s")
+
+    def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]], progress: Progress) -> int:
         """Write a checkpoint, with the metrics that no line has yet."""
+        before = time.perf_counter()
         parallel.assert_replicated(state, f"the state at step {step}")
         meta = {
             **self.about_data,
             "config": self.config.to_dict(),
+            "history": self.history,
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
         }
-        self.checkpoints.save(step, _items(state), meta)
+        self.checkpoints.save(step, resume.items(state), meta)
+        progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - before:.1f} s")
         return step
-
-
-def _items(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds; the step is its name. Sampling restores "ema" and "frozen" alone."""
-    items = state._asdict()
-    del items["step"]
-    return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
 def _stack(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from ddx.diffusion.process import in_dct_basis
 from ddx.diffusion.statistics import Statistics
 from ddx.diffusion.variance import VarianceFn
 from ddx.errors import ConfigError
-from ddx.files import sha256
+from ddx.files import local_path, sha256
 from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES
 from ddx.training.job import read_record
 from ddx.training.trained import Trained
@@ -177,7 +177,7 @@ def load_statistics(folder: str | pathlib.Path) -> Statistics:
     Raises:
       ConfigError: there is nothing of the kind, or it is damaged.
     """
-    path = pathlib.Path(folder) / "statistics.json"
+    path = local_path(folder, "folder") / "statistics.json"
     record = _record(path)
     checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
     if checksum is None:

@@ -1,11 +1,21 @@
-"""Stopping cleanly: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end a run at the next step, with a checkpoint."""
+"""Stopping cleanly: SIGTERM (a preempted machine) and SIGINT (Ctrl-C) end a run after a call, with a checkpoint."""
 
+import contextlib
 import signal
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 EXIT_CODE = 143
 """What a command returns after it was stopped and has saved: 128 + SIGTERM."""
+
+
+class _Stopped(BaseException):
+    """Raised where the signal is met."""
 
 
 class Preemption:
@@ -13,6 +23,7 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = False
+        self._leaves = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "Preemption":
@@ -27,7 +38,43 @@ class Preemption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def unless_requested(self, work: Callable[[], Result]) -> Result | None:
+        """The result of some work, or None if a signal asks to stop before it is done, which ends the work at once."""
+        result = None
+        try:
+            self._leaves = True
+            try:
+                if not self.requested:
+                    result = work()
+            finally:
+                self._leaves = False
+        except _Stopped:
+            return None
+        return result
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
+        if self._leaves:
+            raise _Stopped
+
+
+@contextlib.contextmanager
+def one_line(text: str) -> Iterator[None]:
+    """While the block runs, SIGTERM prints a line and exits, with EXIT_CODE; for work that loses nothing by it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    previous = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    except _Stopped:
+        print(text, file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -15,13 +15,12 @@ import numpy as np
 
 from ddx import build, parallel
 from ddx.errors import ConfigError
-from ddx.files import replacing, sha256
+from ddx.files import local_path, optional_path, replacing, sha256
 from ddx.generation import Generator
 from ddx.keys import OPTIMAL_VARIANCES
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import measured, trained
-from ddx.training.job import Job
-from ddx.training.workdir import lock
+from ddx.training.job import Job, working
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
 FILM = ("film.gif", "film.png")
@@ -50,7 +49,7 @@ def sample(
     batch_size: int | None = None,
     step: int | None = None,
     gif: bool = False,
-    data_dir: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
     """Draw images from the averaged weights of a run's checkpoint. Image i depends only on (seed, i).
@@ -91,7 +90,9 @@ def sample(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images to enlarge cannot be read.
     """
-    workdir = pathlib.Path(workdir)
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    low_res = optional_path(low_res, "--low_res")
+    data_dir = optional_path(data_dir, "--data_dir")
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     source = trained.load_for_job(workdir, step, out, "samples")
@@ -136,12 +137,12 @@ def sample(
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:
         record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
-        name += f"_of_{pathlib.Path(low_res).stem}_{record['low_res'][:8]}"
+        name += f"_of_{low_res.stem}_{record['low_res'][:8]}"
     if images is not None:
         record["starts_from"] = f"{images.num_examples} images of {images.name} {source.system.config.data.split}"
         record["starts_from_checksum"] = trained.fingerprint(images, np.arange(images.num_examples))
-    out = pathlib.Path(out) if out else workdir / "sampled" / name
-    with lock(out, "--out"):
+    out = out or workdir / "sampled" / name
+    with working(out):
         job = Job(out, "samples", record, num_samples, record["at_once"], fixed=True)
         finished = _is_finished(out, job.before)
         if not finished:

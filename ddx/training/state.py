@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 
@@ -32,11 +33,23 @@ def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) ->
     """DDPM's optimiser: Adam behind a clip of the gradient's global norm, its learning rate rising linearly from 0.
 
     At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The clip acts
-    on the gradient averaged over all devices, where that code clips each device's own; a clip_norm of 0 is none.
+    on the gradient averaged over all devices, where that code clips each device's own; a clip_norm of 0 is none. The
+    state has the same arrays whatever the numbers are, so that a run may resume with others.
     """
-    schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else learning_rate
+    constant = optax.constant_schedule(learning_rate)
+    schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else constant
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     return optax.chain(clip, optax.adam(schedule))
+
+
+def counted(opt_state: Any, step: int | None) -> Any:
+    """An optimiser's state with the step that its learning rate is at, which older versions left out without warmup.
+
+    None leaves it out.
+    """
+    clip, (adam, _) = opt_state
+    rate = optax.EmptyState() if step is None else optax.ScaleByScheduleState(np.asarray(step, np.int32))
+    return clip, (adam, rate)
 
 
 def init_state(params: Any, optimizer: optax.GradientTransformation, times: Any = (), frozen: Any = ()) -> TrainState:

@@ -40,30 +40,31 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     checkpoints = Checkpoints(workdir / "checkpoints")
-    if step is not None:
-        checkpoints.check(step)
-        return _restore(checkpoints, step)
     while True:
-        step = checkpoints.newest(set_aside=False)
-        if step is None:
-            config = "" if (workdir / "config.json").exists() else " --config=digits"
-            raise CheckpointError(
-                f"{workdir} has no trained network. Train one with python -m launch.train{config}"
-                f" --workdir={shlex.quote(str(workdir))}"
-            )
-        try:
-            return _restore(checkpoints, step)
-        except (OSError, ValueError):
-            if step in checkpoints.steps():
-                raise
-            # The run removed it in the meantime, for a newer one.
+        with checkpoints.reading(step) as found:
+            if found is None:
+                config = "" if (workdir / "config.json").exists() else " --config=digits"
+                raise CheckpointError(
+                    f"{workdir} has no trained network. Train one with python -m launch.train{config}"
+                    f" --workdir={shlex.quote(str(workdir))}"
+                )
+            try:
+                return _restore(checkpoints, found)
+            except Exception:  # orbax and TensorStore each have their own kinds
+                if found in checkpoints.steps():
+                    raise
+                # The run removed it meanwhile, for a newer one, on a file system without locks.
 
 
-def load_for_job(workdir: pathlib.Path, step: int | None, out: str | pathlib.Path | None, name: str) -> Trained:
+def load_for_job(workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str) -> Trained:
     """`load`, where no step is that of the job of this name in the folder `out`, if there is one."""
-    if out is not None and step is None:
-        step = read_record(pathlib.Path(out) / f"{name}.json").get("step")
-    return load(workdir, step)
+    begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
+    if begun is None:
+        return load(workdir, step)
+    try:
+        return load(workdir, begun)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {out} holds a job of that step; use another --out for a new one") from None
 
 
 def identity(source: Trained, workdir: pathlib.Path) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def dataset(source: Trained, config: ConfigDict) -> Dataset:
 
 
 def examples(
-    source: Trained, split: str | None, data_dir: str | None, max_examples: int | None, seed: int
+    source: Trained, split: str | None, data_dir: str | pathlib.Path | None, max_examples: int | None, seed: int
 ) -> tuple[Dataset, np.ndarray]:
     """A split of the run's data set, and the indices of all of it, or of a random part that the seed chooses.
 
@@ -163,7 +164,7 @@ def examples(
       DataError: they cannot be read.
     """
     changed = source.system.config.to_dict() | {"seed": seed}
-    given = {"split": split, "dir": data_dir}
+    given = {"split": split, "dir": None if data_dir is None else str(data_dir)}
     changed["data"] |= {name: value for name, value in given.items() if value is not None}
     data = dataset(source, validate(changed))
     count = min(max_examples or data.num_examples, data.num_examples)
@@ -171,7 +172,7 @@ def examples(
     return data, np.arange(count) if everything else batch_indices(seed, 0, data.num_examples, count)
 
 
-def training_images(source: Trained, data_dir: str | None = None) -> Dataset | None:
+def training_images(source: Trained, data_dir: str | pathlib.Path | None = None) -> Dataset | None:
     """The training set, for a system whose samples start from its images; None for others.
 
     `data_dir` is where the set lies, if not where the run found it.
@@ -192,7 +193,7 @@ def fingerprint(data: Dataset, examples: np.ndarray) -> str:
 
 
 def told(
-    system: build.System, labels: tuple[int, ...] | None, low_res: str | pathlib.Path | None = None
+    system: build.System, labels: tuple[int, ...] | None, low_res: pathlib.Path | None = None
 ) -> dict[str, np.ndarray]:
     """What to tell the network of the images to draw, each for one image after the other: classes, small images.
 
@@ -217,7 +218,7 @@ def told(
             raise ConfigError(
                 f"the network enlarges images of {shape}: it can only be sampled. Use launch.sample --low_res=IMAGES"
             )
-        images = given_images(pathlib.Path(low_res), system.to_low_res, system.low_res_shape)
+        images = given_images(low_res, system.to_low_res, system.low_res_shape)
         given["low_res"] = np.asarray(system.to_float(images))
     return given
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ddx.errors import ConfigError
-from ddx.evaluation import bound, compare, evaluate
+from ddx.evaluation import bound, compare, comparison_job, evaluate
 from ddx.training import measured, trained
 
 FEW = {"max_examples": 6, "batch_size": 4}
@@ -127,3 +127,12 @@ def test_mistakes_are_named(job, message, compared):
     with pytest.raises(ConfigError, match=message) as error:
         job(compared[0])
     assert "\n" not in str(error.value)
+
+
+def test_a_run_may_remove_the_checkpoint_that_is_compared(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("statistics"))
+    source = trained.load(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    monkeypatch.setattr(comparison_job, "STATISTICS_EXAMPLES", 4)
+    assert comparison_job._basis(source, tmp_path / "run", True, None) == "dct"
+    assert measured.exist(source, tmp_path / "run", "dct", True)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import optax
 import pytest
 
 from ddx.errors import CheckpointError
-from ddx.training.checkpoint import MANIFEST, Checkpoints, _seal
+from ddx.training import manifest
+from ddx.training.checkpoint import MANIFEST, Checkpoints
 
 
 def items(step):
@@ -73,7 +75,7 @@ def test_no_flipped_bit_is_restored(checkpoints):
         data[place] ^= 1 << rng.integers(8)
         good = path.read_bytes()
         path.write_bytes(data)
-        found = checkpoints._damage(30)
+        found = manifest.damage(folder, 30)
         assert found and (path.name in found or path.name == MANIFEST), found
         path.write_bytes(good)
     assert checkpoints.newest(set_aside=True) == 30
@@ -86,9 +88,9 @@ def _largest(folder):
 def _edit_manifest(folder, **changes):
     """Another manifest, properly sealed."""
     path = folder / MANIFEST
-    manifest = json.loads(path.read_text()) | changes
-    manifest.pop("seal")
-    path.write_text(_seal(manifest))
+    content = json.loads(path.read_text()) | changes
+    content.pop("seal")
+    path.write_text(manifest.seal(content))
 
 
 DAMAGE = {
@@ -99,7 +101,9 @@ DAMAGE = {
     "manifest is a list": lambda folder: (folder / MANIFEST).write_text("[]"),
     "manifest of another step": lambda folder: _edit_manifest(folder, step=20),
     "manifest of a later format": lambda folder: _edit_manifest(folder, format=99),
-    "manifest without its parts": lambda folder: (folder / MANIFEST).write_text(_seal({"format": 1, "step": 30})),
+    "manifest without its parts": lambda folder: (folder / MANIFEST).write_text(
+        manifest.seal({"format": 1, "step": 30})
+    ),
     "edited manifest": lambda folder: (folder / MANIFEST).write_text(
         (folder / MANIFEST).read_text().replace("image_shape", "image_shapE")
     ),
@@ -194,3 +198,70 @@ def test_a_save_that_fails_says_so_and_leaves_the_earlier_ones(checkpoints, monk
         checkpoints.save(40, items(40), {})
     monkeypatch.undo()
     assert checkpoints.newest(set_aside=True) == 30
+
+
+@pytest.mark.parametrize("loss", ["folder", "manifest", "set aside"])
+def test_it_is_said_if_the_last_checkpoint_is_lost(checkpoints, saved, loss):
+    shutil.copy(saved.with_suffix(".last"), checkpoints.directory.with_suffix(".last"))
+    folder = checkpoints.directory / "30"
+    if loss == "folder":
+        shutil.rmtree(folder)
+    elif loss == "manifest":
+        (folder / MANIFEST).unlink()
+    else:
+        folder.rename(folder.with_name("30.corrupt"))
+    fate = {"folder": "is gone", "manifest": r"has no MANIFEST\.json", "set aside": r"set aside as 30\.corrupt"}[loss]
+    said = rf"checkpoints\.last says that step 30 was saved, but .*checkpoints/30 .*{fate}; using checkpoint 20"
+    for set_aside in (False, True):
+        with pytest.warns(UserWarning, match=said):
+            assert checkpoints.newest(set_aside=set_aside) == 20
+    with pytest.warns(UserWarning, match=said), checkpoints.reading() as step:
+        assert step == 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with checkpoints.reading(20) as step:  # asked for
+            assert step == 20
+        checkpoints.save(25, items(25), {})
+        assert checkpoints.newest(set_aside=True) == 25
+
+
+def test_a_damaged_last_checkpoint_is_told_of_once(checkpoints, saved):
+    shutil.copy(saved.with_suffix(".last"), checkpoints.directory.with_suffix(".last"))
+    _largest(checkpoints.directory / "30").write_bytes(b"")
+    with pytest.warns(UserWarning) as told:
+        checkpoints.newest(set_aside=True)
+    assert len(told) == 1 and "is damaged" in str(told[0].message)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"12 and more", b"9" * 5000, "\u0663".encode(), None])
+def test_a_record_that_names_no_step_is_said_to(checkpoints, tmp_path, content):
+    def write(record):
+        record.mkdir() if content is None else record.write_bytes(content)
+
+    write(checkpoints.directory.with_suffix(".last"))
+    with pytest.warns(UserWarning, match=r"checkpoints\.last names no step; using checkpoint 30"):
+        assert checkpoints.newest(set_aside=False) == 30
+    write(tmp_path / "none.last")
+    with pytest.raises(CheckpointError, match=r"none\.last says that one was saved"):
+        Checkpoints(tmp_path / "none").newest(set_aside=True)
+
+
+@pytest.mark.parametrize("name", ["99999999999999999999", "040", "0", "\u0664\u0660", "40 ", "-40", "4_0"])
+def test_a_folder_with_another_name_is_left_alone(checkpoints, name):
+    """Also where it holds what could be a checkpoint; and a run saves beside it."""
+    other = checkpoints.directory / name
+    shutil.copytree(checkpoints.directory / "20", other)
+    (checkpoints.directory / f"{name}0").mkdir()
+    assert checkpoints.steps() == [20, 30] and checkpoints.newest(set_aside=True) == 30
+    checkpoints.save(40, items(40), {})
+    assert_restores(checkpoints, checkpoints.newest(set_aside=True))
+    assert checkpoints.steps() == [30, 40]
+    assert (other / MANIFEST).exists() and (checkpoints.directory / f"{name}0").exists()
+
+
+def test_a_damaged_only_checkpoint_has_none_before_it(checkpoints):
+    shutil.rmtree(checkpoints.directory / "20")
+    _largest(checkpoints.directory / "30").write_bytes(b"")
+    with pytest.warns(UserWarning) as told, pytest.raises(CheckpointError):
+        checkpoints.newest(set_aside=False)
+    assert not any("one before" in str(warning.message) for warning in told)

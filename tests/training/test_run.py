@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddx import config as config_lib
 from ddx.errors import CheckpointError, ConfigError, NonFiniteError
-from ddx.training import sample, train
+from ddx.training import checkpoint, sample, train
 from ddx.training.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -29,8 +29,8 @@ def arrays(workdir, step=None):
     checkpoints = Checkpoints(pathlib.Path(workdir) / "checkpoints")
     step = step or checkpoints.newest(set_aside=False)
     manifest = json.loads((checkpoints.directory / str(step) / "MANIFEST.json").read_text())["arrays"]
-    with checkpoints._manager() as manager:
-        items = manager.restore(step, args=_restore_all(manifest))
+    with checkpoint._files() as files:
+        items = files.restore(checkpoints.directory / str(step), args=_restore_all(manifest))
     return {jax.tree_util.keystr(p): np.asarray(x) for p, x in jax.tree_util.tree_leaves_with_path(dict(items.items()))}
 
 
@@ -107,8 +107,8 @@ def test_more_steps_go_on_from_a_finished_run_as_if_it_had_never_ended(whole, ti
 
 
 def test_another_config_is_refused(whole, tiny_config):
-    with pytest.raises(ConfigError, match=r"another config \(train\.learning_rate 0\.001 -> 0\.5\)"):
-        train(tiny_config(train__learning_rate=0.5), whole)
+    with pytest.raises(ConfigError, match=r"another config \(loss\.prediction eps -> v\)"):
+        train(tiny_config(loss__prediction="v", train__learning_rate=0.5), whole)
 
 
 def test_a_folder_without_a_run_needs_a_config(tmp_path):
@@ -203,8 +203,8 @@ def test_a_run_whose_checkpoints_are_gone_does_not_start_afresh(whole, tiny_conf
 def test_a_lost_config_json_does_not_let_another_config_go_on(whole, tiny_config, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
-    with pytest.raises(ConfigError, match=r"another config \(train\.learning_rate"):
-        train(tiny_config(train__learning_rate=0.5, train__num_steps=20), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"another config \(process\.schedule cosine -> vpsde"):
+        train(tiny_config(process__schedule="vpsde", train__num_steps=20), tmp_path / "run")
 
 
 def test_sampling_from_a_run_that_is_saving_leaves_its_folder_alone(whole, tmp_path):

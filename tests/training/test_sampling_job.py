@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import numpy as np
@@ -145,6 +146,53 @@ def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypa
     with pytest.warns(UserWarning, match=r"00000003.npz cannot be used .* doing it again"):
         sample(whole, out=tmp_path / "cut", **kwargs)
     np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("loss", ["damaged", "gone", "of another job"])
+def test_a_batch_that_is_lost_after_it_was_counted_is_told_and_the_same_command_ends_well(
+    whole, tmp_path, monkeypatch, loss
+):
+    kwargs = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
+    sample(whole, out=tmp_path / "whole", **kwargs)
+    write, first = job.Job.write, tmp_path / "cut" / "parts" / "00000000.npz"
+
+    def loses(self, start, **arrays):
+        write(self, start, **arrays)
+        if start == 9:
+            if loss == "gone":
+                first.unlink()
+            elif loss == "damaged":
+                first.write_bytes(first.read_bytes()[:100])
+            else:
+                np.savez(first, samples=arrays["samples"], job=np.array("x"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(job.Job, "write", loses)
+        with pytest.raises(
+            CheckpointError, match=r"00000000\.npz cannot be used .* Run the same command again"
+        ) as error:
+            sample(whole, out=tmp_path / "cut", **kwargs)
+    assert "\n" not in str(error.value)
+    written = []
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(
+            job.Job, "write", lambda self, start, **arrays: written.append(start) or write(self, start, **arrays)
+        )
+        assert sample(whole, out=tmp_path / "cut", **kwargs).startswith("wrote 10 samples")
+    assert written == [0]
+    np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
+
+
+def test_sigterm_ends_a_job_in_one_line(whole, tmp_path):
+    process = command(whole, tmp_path, *JOB)
+    while not list(tmp_path.glob("parts/0*.npz")) and process.poll() is None:
+        time.sleep(0.002)
+    process.terminate()
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 143, output
+    assert output.splitlines()[-1] == f"stopped by a signal; the same command resumes: {tmp_path}"
+    assert "Traceback" not in output
 
 
 def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):

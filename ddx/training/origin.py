@@ -1,0 +1,98 @@
+"""Weights that a run takes from another run: those that it starts from, and how it stays with their checkpoint.
+
+train.init_from and train.backbone (`ddx.training.backbone`) name a run. Whose checkpoint it was is written to
+init_from.json or backbone.json in the folder of the new run, so that one that is killed before its first checkpoint
+begins again on the same weights.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+from ddx.build import System
+from ddx.config import flatten, named_run
+from ddx.errors import CheckpointError, ConfigError
+from ddx.files import write_json
+from ddx.training import manifest, trained
+
+BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
+# What decides which function of an image a network's weights are, and is not seen in their shapes.
+_UNSEEN = ("model.family", "model.groups", "model.num_heads")
+
+
+def initial_weights(workdir: pathlib.Path, system: System) -> Any:
+    """The parameters that a run with train.init_from starts from: the averaged weights of that run.
+
+    The network must be the same; data, process, prediction and loss may be others.
+
+    Raises:
+      CheckpointError: that run has another network or no usable checkpoint, or no longer the one that was begun on.
+    """
+    folder, step = named_run(system.config.train.init_from)
+    source = load(workdir, INIT_FROM, pathlib.Path(folder), step)
+    theirs, ours = flatten(source.system.config), flatten(system.config)
+    unseen = tuple(f"{key}: saved {theirs[key]}, needed {ours[key]}" for key in _UNSEEN if theirs[key] != ours[key])
+    where = pathlib.Path(folder) / "checkpoints" / str(source.step)
+    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    saved = {"ema": manifest.arrays_of(source.params)}
+    manifest.check_fit(
+        where, saved, {"ema": shapes}, unseen, "train.init_from needs the same network: copy its model.*"
+    )
+    record(workdir, INIT_FROM, pathlib.Path(folder), source)
+    return source.params
+
+
+def load(workdir: pathlib.Path, key: str, folder: pathlib.Path, step: int | None = None) -> trained.Trained:
+    """The run in a folder that a key names, at a step, or at the newest when the new run began.
+
+    Raises:
+      ConfigError: the record of the checkpoint that was begun on is unreadable.
+      CheckpointError: there is no usable checkpoint, or no longer that one.
+    """
+    path = _path(workdir, key)
+    before = _read(path)
+    is_same = os.path.realpath(str(before.get("workdir"))) == os.path.realpath(folder)
+    if not is_same or step not in (None, before.get("step")):
+        before = {}  # of another run, that this one was to be on when it was begun for the last time
+    try:
+        source = trained.load(folder, before.get("step", step))
+    except CheckpointError as error:
+        remedy = f" {path} names it, for a run that has no checkpoint yet: remove it to begin on another."
+        raise CheckpointError(f"{key}: {error}" + remedy * bool(before)) from None
+    if before and before.get("seal") != source.seal:
+        raise CheckpointError(
+            f"step {source.step} of {folder} is not the one that {path} names. Remove it to begin on another"
+        )
+    return source
+
+
+def record(workdir: pathlib.Path, key: str, folder: pathlib.Path, source: trained.Trained) -> None:
+    """Say, and remember, which checkpoint it is of the run that a key names."""
+    print(f"weights  the averaged ones of step {source.step} of {folder}", flush=True)
+    write_json(_path(workdir, key), {"workdir": str(folder), "step": source.step, "seal": source.seal})
+
+
+def forget(workdir: pathlib.Path, config: Any) -> None:
+    """Remove what was recorded for keys that a config, of a run that begins, does not use."""
+    for key, used in ((BACKBONE, config.train.backbone), (INIT_FROM, config.train.init_from)):
+        if not used:
+            _path(workdir, key).unlink(missing_ok=True)
+
+
+def _path(workdir: pathlib.Path, key: str) -> pathlib.Path:
+    return workdir / f"{key.partition('.')[2]}.json"
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Remove it, or use a new --workdir") from None
+    if not isinstance(found, dict) or not isinstance(found.get("step"), int):
+        raise ConfigError(f"{path} names no checkpoint. Remove it, or use a new --workdir")
+    return found

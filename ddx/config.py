@@ -220,10 +220,11 @@ def _suggestion(key: str) -> str:
 def _checked(key: str, value: Any) -> Any:
     spec = KEYS[key]
     kind = type(spec.default)
+    value = _plain(value)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is tuple and isinstance(value, list | tuple):
-        value = tuple(value)
+        value = tuple(map(_plain, value))
         bad = [v for v in value if type(v) is not int]
         if bad:
             raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
@@ -232,6 +233,11 @@ def _checked(key: str, value: Any) -> Any:
     if (kind is float and value != value) or not spec.holds(value):
         raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
     return _absolute(key, value) if key in PATHS and value else value
+
+
+def _plain(value: Any) -> Any:
+    """Python's own number, or list of numbers, for one of NumPy or JAX."""
+    return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
 
 
 def _absolute(key: str, value: str) -> str:

@@ -55,7 +55,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Replace a file by a value as JSON for people."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=2, allow_nan=False, default=_plain) + "\n")
 
 
 def sha256(path: pathlib.Path) -> str:
@@ -66,7 +66,14 @@ def sha256(path: pathlib.Path) -> str:
 
 def digest(value: Any) -> str:
     """The checksum of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=_plain).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX, an argument of a Python call say, as JSON has it."""
+    if hasattr(value, "dtype") and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
 
 
 def remove_temporaries(folder: pathlib.Path) -> None:

@@ -220,7 +220,7 @@ KEYS: dict[str, Key] = {
 }
 
 # Keys that name a folder.
-PATHS = ("data.dir", "train.backbone", "train.init_from")
+PATHS = ("data.dir", "data.cache_dir", "train.backbone", "train.init_from")
 
 # A run that has checkpoints may resume with other values of these: they do not decide the state after N steps.
 CHANGEABLE = (

@@ -237,7 +237,7 @@ ADJUSTABLE = {
 # What may change and is no matter of the state after N steps.
 FREE = {
     *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
-    "data.dir",
+    *("data.dir", "data.memory_mib", "data.disk_mib", "data.cache_dir"),
 }
 
 

@@ -11,9 +11,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "ddx").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "configs").glob("*.py")])
 
 # Each part may import itself, the parts of its set, and nothing else of ddx.
-UTILITIES = {"errors", "files", "pictures", "progress", "config", "config_files", "consistency", "keys"}
+UTILITIES = {"errors", "files", "pictures", "progress", "config", "config_files", "consistency", "keys", "arguments"}
 MAY_IMPORT = {
     "errors": set(),
+    "arguments": {"errors"},
     "files": {"errors"},
     "pictures": {"files"},
     "progress": set(),

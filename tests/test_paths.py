@@ -55,7 +55,7 @@ TAKERS = {
     "load digits": lambda path: ddx.data.load("digits", directory=path),
     "load folder": lambda path: ddx.data.load("folder", directory=path),
     "load cifar10": lambda path: ddx.data.load("cifar10", directory=path),
-    "given_images": lambda path: ddx.data.given_images(path, (8, 8, 1)),
+    "given_images": lambda path: ddx.data.given_images(path, ddx.data.Conversion(1), (8, 8, 1)),
     **{key: lambda path, key=key: with_key(key, str(path)) for key in PATHS},
     "train.init_from step": lambda path: with_key("train.init_from", f"{path}:12"),
 }
@@ -146,12 +146,13 @@ def test_another_spelling_of_the_same_folder_is_no_other_config(monkeypatch, tmp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
     (tmp_path / "link").symlink_to("runs")
-    for key, step in (("train.backbone", ""), ("train.init_from", ""), ("train.init_from", ":7")):
-        old = {key: f"runs/x{step}"}  # as versions before stored it
+    for key, step in (("backbone", ""), ("init_from", ""), ("init_from", ":7")):
+        old = {"train": {key: f"runs/x{step}"}}  # as versions before stored it
         for spelling in (f"runs/x{step}", f"./runs/x{step}", f"{tmp_path}/runs/x{step}", f"link/x{step}"):
-            assert config_lib.differences(old, {key: spelling}) == []
-        assert config_lib.differences(old, {key: f"runs/y{step}"}) == [f"{key} runs/x{step} -> runs/y{step}"]
-    assert config_lib.differences({"train.init_from": "runs/x:7"}, {"train.init_from": "runs/x"})
+            assert config_lib.differences(old, {"train": {key: spelling}}) == []
+        told = [f"train.{key} runs/x{step} -> runs/y{step}"]
+        assert config_lib.differences(old, {"train": {key: f"runs/y{step}"}}) == told
+    assert config_lib.differences({"train": {"init_from": "runs/x:7"}}, {"train": {"init_from": "runs/x"}})
 
 
 def test_data_in_a_relative_folder_are_found_from_anywhere(tiny_config, tmp_path, monkeypatch):

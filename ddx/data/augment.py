@@ -4,10 +4,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def to_float(images: Any, low: float = -1.0) -> jax.Array:
-    """uint8 images 0..255 -> float32 in [low, 1]; from -1, x / 127.5 - 1, as in DDPM (section 3.3)."""
+    """uint8 images 0..255 -> float32 in [low, 1]; from -1, x / 127.5 - 1, as in DDPM (section 3.3).
+
+    Raises:
+        ValueError: the images are of another type, such as floats that are in that range already.
+    """
+    if images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 grey levels 0..255; got {images.dtype}")
     # In this order the ends are exactly low and 1. Compiled as written above, the division becomes a product and 255
     # overshoots 1.
     return ((1.0 - low) * images.astype(jnp.float32) + 255.0 * low) / 255.0

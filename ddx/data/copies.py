@@ -33,7 +33,7 @@ import numpy as np
 from ddx.data.decode import Conversion
 from ddx.data.fingerprint import Fingerprint
 from ddx.errors import ConfigError, DdxError
-from ddx.files import digest, make_directory, sha256, write_json
+from ddx.files import digest, local_path, make_directory, sha256, write_json
 from ddx.progress import Progress
 
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -113,7 +113,7 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
 def _home(storage: Storage) -> pathlib.Path:
     home = storage.cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ddx")
     try:
-        return pathlib.Path(home).expanduser().absolute()
+        return local_path(home, "data.cache_dir").absolute()
     except RuntimeError as error:  # a user who has no home
         raise OSError(errno.ENOENT, str(error)) from error
 

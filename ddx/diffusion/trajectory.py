@@ -143,6 +143,8 @@ def trajectory(
       ValueError: the spacing is unknown or impossible, K is out of range or not the spacing's own, or explicit times do
         not decrease strictly within [0, T].
     """
+    if isinstance(spacing, bytes):
+        raise ValueError(f"spacing {spacing!r} must be a string or a tuple of times")
     if not isinstance(spacing, str):
         if any(int(t) != t for t in spacing):
             raise ValueError(f"times {tuple(spacing)} must be integers")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddx import parallel
+from ddx.arguments import names
 from ddx.diffusion.likelihood import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
@@ -85,6 +86,7 @@ def evaluate(
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
+    metrics = names("metrics", metrics)
     _check(metrics, cdf, max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "bpd")
     config = source.system.config

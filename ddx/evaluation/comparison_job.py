@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx import parallel
+from ddx.arguments import integers
 from ddx.diffusion.process import Process
 from ddx.diffusion.trajectory import trajectory
 from ddx.diffusion.variance import VarianceFn, variance_fn
@@ -142,6 +143,7 @@ def compare(
 def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
     if num_steps is None:
         return (*(k for k in NUM_STEPS if k < T), T)
+    num_steps = integers("num_steps", num_steps)
     wrong = [k for k in num_steps if not 2 <= k <= T]
     if wrong or not num_steps:
         raise ConfigError(f"num_steps={wrong[0] if wrong else 'none'} must lie in 2..{T} (T of the process)")

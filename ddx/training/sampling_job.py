@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddx import build, parallel
+from ddx.arguments import integers
 from ddx.errors import ConfigError
 from ddx.files import local_path, optional_path, replacing, sha256
 from ddx.generation import Generator
@@ -93,6 +94,7 @@ def sample(
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
+    labels = None if labels is None else integers("labels", labels)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     source = trained.load_for_job(workdir, step, out, "samples")

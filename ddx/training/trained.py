@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx import build
+from ddx.arguments import integers
 from ddx.config import completed, validate
 from ddx.data import Dataset, batch_indices, given_images
 from ddx.diffusion.trajectory import counts_itself
@@ -202,6 +203,7 @@ def told(
       DataError: the small images cannot be read.
     """
     given: dict[str, np.ndarray] = {}
+    labels = () if labels is None else integers("labels", labels)
     if labels:
         num_classes = system.model.num_classes
         if not num_classes:

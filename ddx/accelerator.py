@@ -62,8 +62,10 @@ def on_cpu(host: Host) -> str | None:
     """The same, where JAX has fallen back to the CPU although nobody asked for it."""
     if not host.tpu:
         return None
-    why = "JAX did not start on it" if host.libtpu else "libtpu, its driver, is not installed"
-    return f"this host has a TPU {host.tpu}, but {why}. {_install(host)}, {_OR_CPU}"
+    why, remedy = "libtpu, its driver, is not installed", _install(host)
+    if host.libtpu:
+        why, remedy = "JAX fell back to the CPU", "Set JAX_PLATFORMS=tpu to see why"
+    return f"this host has a TPU {host.tpu}, but {why}. {remedy}, {_OR_CPU}"
 
 
 def refusal(text: str, host: Host) -> str | None:

@@ -73,7 +73,7 @@ def find(file: str) -> pathlib.Path:
     close = difflib.get_close_matches(name, known, n=1)
     guess = f"Did you mean {close[0]}? " if close else ""
     what = f"config file not found: {file}" if file else "--config is empty"
-    raise ConfigError(f"{what}. {guess}Name a file of yours or one of the shipped configs: {', '.join(known)}")
+    raise ConfigError(f"{what}. {guess}Shipped configs: {', '.join(known)}")
 
 
 def shipped() -> dict[str, pathlib.Path]:

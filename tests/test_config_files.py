@@ -64,7 +64,7 @@ def test_a_plain_dictionary_with_all_keys_is_a_config(elsewhere):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "--config is empty. Name a file of yours or one of the shipped configs: blurring_cifar10,"),
+        ("", "--config is empty. Shipped configs: blurring_cifar10,"),
         ("digit", "config file not found: digit. Did you mean digits?"),
         (".", "config file not found: ."),
         ("x" * 5000, "config file not found: xxx"),

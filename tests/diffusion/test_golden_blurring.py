@@ -203,8 +203,9 @@ def test_ihdm_blur(n):
     with jax.enable_x64(False):
         x = jnp.asarray(golden.nhwc(g[f"n{n}_x"]), jnp.float32)
         blurred = jax.jit(lambda x, t: ddx.blur(process, x, t))(x, g[f"n{n}_levels"])
-        expected = golden.nhwc(g[f"n{n}_blur_f32"])
-        np.testing.assert_allclose(blurred, expected, atol=5e-7 * np.abs(expected).max())
+        # Of float32 the true values are the measure: how two transforms are rounded differs between processors.
+        expected = golden.nhwc(g[f"n{n}_blur_f64"])
+        np.testing.assert_allclose(blurred, expected, atol=1e-6 * np.abs(expected).max())
 
 
 SCHEDULES = {

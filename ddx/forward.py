@@ -52,6 +52,7 @@ def forward(
     Raises:
       ConfigError: an argument cannot be used.
       DataError: the images cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     out, images = local_path(out, "--out"), optional_path(images, "--images")
     path = pathlib.Path(f"{str(out).removesuffix('.png')}.png")

@@ -83,6 +83,7 @@ def evaluate(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: a bound is not finite.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")

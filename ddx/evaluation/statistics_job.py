@@ -68,6 +68,7 @@ def measure(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: an error is not finite.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")

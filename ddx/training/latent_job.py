@@ -64,6 +64,7 @@ def interpolate(
       ConfigError: a setting is invalid, or the images are too few.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
@@ -139,6 +140,7 @@ def reconstruct(
       ConfigError: a setting is invalid.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     images = local_path(images, "--reconstruct")

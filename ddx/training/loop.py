@@ -56,6 +56,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
       CheckpointError: all checkpoints are damaged, or one cannot be saved.
       DataError: the data set cannot be read.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir = local_path(workdir, "--workdir")
     run_config(workdir, config)  # tells a mistake before the folder is made

@@ -90,6 +90,7 @@ def sample(
       ConfigError: a setting is invalid, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images to enlarge cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")

@@ -6,25 +6,21 @@ keeps no noise), and their range is another one, so integers and booleans are re
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 
 def check_floats(**arrays: Any) -> None:
-    """Refuse, with a ValueError that names it, an array that is not of floating-point numbers. None is left out.
-
-    Python's own numbers pass: they take the type of what they are combined with.
-    """
+    """Refuse, with a ValueError that names it, what is no array of floating-point numbers."""
     for name, x in arrays.items():
         dtype = getattr(x, "dtype", None)
-        if x is None or (isinstance(x, int | float) and not isinstance(x, bool)):
-            continue
         if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(
-                f"{name} must be floats, such as k / 127.5 - 1 for a grey level k of an image; got"
+                f"{name} must be floats in one array, such as k / 127.5 - 1 for a grey level k of an image; got"
                 f" {type(x).__name__ if dtype is None else dtype}. Convert it first"
             )
 
 
 def computing_dtype(x: Any) -> Any:
-    """The type to compute in for arrays like x: float32 at least."""
-    return jnp.promote_types(x.dtype, jnp.float32)
+    """The type to compute in for arrays like x: float32 at least, float64 where JAX has it."""
+    return jnp.promote_types(jax.dtypes.canonicalize_dtype(x.dtype), jnp.float32)

@@ -30,6 +30,7 @@ from ddx.diffusion.steps import Steps, check_times, upward_table
 # sigma / alpha up to which eps tells x_0: DDPM's linear schedule, on which DDIM's table 2 is, ends at 157.
 _MOST = 160.0
 _SIGNAL = 0.1  # alpha / sigma above which x_t is no latent but a noisy image
+_NOISY = 0.25  # sigma of x_1 in which an image is no longer seen
 _LEAST = 1e-3  # sigma of images that are taken for x_0; with less a step multiplies the rounding of float32
 
 
@@ -63,15 +64,26 @@ def encode(
     times, shape = visited(process, times), x_0.shape[-3:-1]
     at = denoise_at(process, denoise)
     steps = encoding_table(process, times, shape)
-    if isinstance(denoise, Denoiser) and len(kept := _kept(process, denoise.prediction, times, shape)) < len(times):
-        warnings.warn(
-            f"from x_{times[0]:g} the image is not found again, since eps tells no x_0 beyond t = {kept[0]:g}; encode"
-            " and sample with times=ddx.encodable(denoise, times)",
-            stacklevel=2,
-        )
+    if isinstance(denoise, Denoiser):
+        _warn(process, denoise.prediction, times, shape)
     kernel, basis = make_kernel(solver), process.basis
     walking = walk(at, start(kernel, basis.analysis(x_0)), steps, jnp.arange(len(steps.noise)), kernel, no_noise)
     return basis.synthesis(walking.u_t).astype(x_0.dtype)
+
+
+def _warn(process: Process, prediction: str, times: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    try:
+        kept = encodable_times(process, prediction, times, shape)
+    except ValueError as error:
+        warnings.warn(f"decoding will not lead back to these images: {error}", stacklevel=3)
+        return
+    if kept != times:
+        more = f", {shape}" * (process.blur is not None)
+        warnings.warn(
+            f"decoding x_{times[0]:g} will not lead back to these images: beyond t = {kept[0]:g} the network does not"
+            f" determine x_0; encode and sample with times=ddx.encodable(denoise, times{more})",
+            stacklevel=3,
+        )
 
 
 def encodable(
@@ -88,9 +100,12 @@ def encodable(
       shape: (H, W) of the images, for processes that blur.
 
     Raises:
-      ValueError: the times are invalid, no time beyond 1 is left, or what is left are images and not latents, because
-        under a blur eps tells too little of x_0.
+      ValueError: the times are invalid, no time beyond 1 is left, or the process is none from whose latents an image is
+        found again: one whose blur leaves nothing of some frequencies, or a network that predicts eps under a blur, or
+        one whose first level is very noisy.
     """
+    if not isinstance(denoise, Denoiser):
+        raise ValueError("which times can be encoded depends on what the network outputs; pass a ddx.denoiser")
     return encodable_times(denoise.process, denoise.prediction, visited(denoise.process, times), shape)
 
 
@@ -98,6 +113,18 @@ def encodable_times(
     process: Process, prediction: str, times: tuple[int, ...], shape: tuple[int, ...] | None
 ) -> tuple[int, ...]:
     """`encodable`, for what a network of this process outputs."""
+    check_times(times)
+    process.scalars(np.asarray(times))  # refuses times out of range
+    if process.blur is not None and process.forgets:
+        raise ValueError(
+            "the blur of this process leaves nothing of some frequencies, so no image is found again from its latent;"
+            " use a process without such a blur"
+        )
+    first = float(process.scalars(0 if process.continuous else 1).sigma)
+    if first > _NOISY:
+        raise ValueError(
+            f"images are taken for x_1, and its noise of {first:.2g} hides them; use a process with more steps"
+        )
     kept = _kept(process, prediction, times, shape)
     dropped = times[: len(times) - len(kept)]
     if dropped:
@@ -108,8 +135,8 @@ def encodable_times(
                 " noise, so none can be encoded; use a network that predicts v"
             )
     if kept[0] <= (0 if process.continuous else 1):
-        where = f" at most {kept[0]:g}, as eps tells no x_0 beyond" if dropped else f"; got {times[0]:g}"
-        raise ValueError(f"encoding needs a time beyond 1{where}; visit more times")
+        where = f" at which sigma is at most {_MOST:g} alpha, for a network that predicts {prediction}"
+        raise ValueError(f"encoding needs a time beyond 1{where * bool(dropped)}; visit more times")
     return kept
 
 

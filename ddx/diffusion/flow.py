@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.levels import checked, is_host
@@ -37,6 +38,8 @@ def rates(process: Process, t: Any, shape: tuple[int, ...] | None = None) -> Rat
         raise ValueError("this process has integer times, so there is no rate; use one with continuous times")
     if is_host(t):
         checked(t, process.num_steps)
+        if np.any(process.scalars(np.asarray(t)).sigma == 0):
+            raise ValueError(f"the equation has no rate at t={t}, where the data have no noise; start at a later time")
     t = jnp.asarray(t, jnp.result_type(float))
     at, by_t = jax.jvp(lambda t: process.marginal(t, shape), (t,), (jnp.ones_like(t),))
     f = 0.5 * by_t.logsnr + by_t.sigma / at.sigma  # log alpha = logsnr / 2 + log sigma, however small alpha is

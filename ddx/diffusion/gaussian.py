@@ -38,7 +38,7 @@ import numpy as np
 
 from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.levels import is_host
-from ddx.diffusion.process import Marginal, Process
+from ddx.diffusion.process import Marginal, Process, to_images
 
 
 class StepCoefficients(NamedTuple):
@@ -58,7 +58,8 @@ def step_coefficients(
       process: the process.
       s: times to go to, () or (B,), 0 <= s < t; at eta = 0 also s > t.
       t: times to start from, () or (B,).
-      eta: stochasticity, 0 is DDIM, 1 is DDPM; more than 1 only where b^2 >= 0 and all is known on the host.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; more than 1 only where b^2 >= 0 and all is known on the host. In the
+        graph it may be (B,), one an example.
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Returns:
@@ -81,7 +82,12 @@ def step_coefficients(
         raise ValueError(f"a step to s={s} cannot start at t={t}, where the data have no noise; start at a later time")
     if process.paper_delta:
         return _printed(m_s, m_t, eta, process.paper_delta)
-    return solve(m_s, m_t, process.logsnr_difference(s, t, shape), eta)
+    log_r = process.logsnr_difference(s, t, shape)
+    if is_host(s, t, eta):
+        return solve(m_s, m_t, log_r, eta)
+    s, t, eta = (to_images(jnp.asarray(x)) for x in (s, t, eta))
+    possible = ((s < t) | (s != t) & (eta == 0)) & (m_t.sigma > 0)
+    return StepCoefficients(*(jnp.where(possible, c, jnp.nan) for c in solve(m_s, m_t, log_r, eta)))
 
 
 def host_eta(eta: Any) -> float:
@@ -92,10 +98,11 @@ def host_eta(eta: Any) -> float:
     """
     if not is_host(eta):
         raise ValueError(
-            "eta is traced, and this function needs its value: name it in static_argnames of jax.jit, or close over it"
+            "eta is traced, and this function needs its value: pass a Python number, named in static_argnames of"
+            " jax.jit, or closed over; loop over several, without jax.vmap"
         )
     value = np.asarray(eta)
-    if value.shape != () or (value.dtype.kind not in "iuf" and not jnp.issubdtype(value.dtype, jnp.floating)):
+    if value.shape != () or (value.dtype.kind not in "biuf" and not jnp.issubdtype(value.dtype, jnp.floating)):
         raise ValueError(f"eta={eta} must be one number: 0 is DDIM, 1 is DDPM")
     if not 0.0 <= float(value) < math.inf:
         raise ValueError(f"eta={eta} must be at least 0 (DDIM) and finite; 1 is DDPM")
@@ -113,7 +120,7 @@ def solve(m_s: Marginal, m_t: Marginal, log_r: Any, eta: Any) -> StepCoefficient
         b2 = _check_eta(eta, b2, one_minus_r, m_s.sigma)
     elif not host:
         # What the host refuses is no number in the graph. Of the largest eta b^2 may be rounded to below 0.
-        possible = (eta == 0) | (eta > 0) & (log_r <= 0) & ((b2 > -_ROUNDING) | (m_s.sigma == 0))
+        possible = (eta >= 0) & ((b2 > -_ROUNDING) | (m_s.sigma == 0))
         b2 = jnp.where(possible, b2, jnp.nan)
     b = root(xp.maximum(b2, 0.0))
     k = m_s.sigma / m_t.sigma * b
@@ -128,6 +135,8 @@ _ROUNDING = 1e-4  # of b^2 in float32
 
 def root(x: Any) -> Any:
     """The square root, whose gradient is 0 at 0, where it would be infinite."""
+    if isinstance(x, int | float):
+        return math.sqrt(x)  # it takes the type of what it is multiplied with
     xp: Any = jnp if isinstance(x, jax.Array) else np
     return xp.where(x == 0, 0.0, xp.sqrt(xp.where(x == 0, 1.0, x)))
 
@@ -193,8 +202,9 @@ def q_transition(process: Process, x_s: Any, s: Any, t: Any) -> tuple[Any, Any]:
     ratio = xp.exp(process.log_alpha_difference(s, t, shape))
     if is_host(s, t) and np.any(np.greater_equal(s, t)):
         raise ValueError(f"a transition goes from s to a later t > s; got s={s}, t={t}")
-    change = process.logsnr_difference(s, t, shape)
-    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(xp.where(change < 0, change, xp.nan))
+    if not is_host(s, t):
+        ratio = jnp.where(to_images(jnp.asarray(s) < jnp.asarray(t)), ratio, jnp.nan)
+    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(process.logsnr_difference(s, t, shape)) + 0.0 * ratio
     return process.basis.synthesis(ratio * process.basis.analysis(x_s)).astype(x_s.dtype), variance
 
 
@@ -215,10 +225,9 @@ def q_posterior(process: Process, x_0: Any, x_t: Any, s: Any, t: Any, eta: Any =
 def gaussian_kl(mean_1: Any, variance_1: Any, mean_2: Any, variance_2: Any) -> Any:
     """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats.
 
-    Raises:
-      ValueError: an array is not of floating-point numbers.
+    Integers are promoted.
     """
-    check_floats(mean_1=mean_1, variance_1=variance_1, mean_2=mean_2, variance_2=variance_2)
+    mean_1, variance_1, mean_2, variance_2 = (1.0 * jnp.asarray(x) for x in (mean_1, variance_1, mean_2, variance_2))
     log_ratio = jnp.log(variance_1) - jnp.log(variance_2)
     return 0.5 * (jnp.expm1(log_ratio) - log_ratio + jnp.square(mean_1 - mean_2) / variance_2)
 

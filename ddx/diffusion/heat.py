@@ -23,7 +23,7 @@ import numpy as np
 from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.kernels import DenoiseAt, Kernel
 from ddx.diffusion.likelihood import BitsPerDim, Terms, bound_terms, noise_at
-from ddx.diffusion.noise import fold_in
+from ddx.diffusion.noise import batch_keys, fold_in
 from ddx.diffusion.prediction import Denoised, DenoiseFn, Denoiser
 from ddx.diffusion.process import Level, Process
 from ddx.diffusion.sampling import denoise_at, initial_noise, noise_from, start, visited, walk
@@ -66,10 +66,11 @@ def heat_prior(process: Process, keys: Any, images: Any, delta: float) -> Any:
 
     Args:
       process: the process.
-      keys: (B,), one a sample.
+      keys: (B,), one a sample; or one key, of samples 0 .. B - 1.
       images: `prior_images(keys, M)` of the training set, in its range.
       delta: standard deviation of the noise; 0 for none, as in the released training and sampling code.
     """
+    keys = batch_keys(keys, len(images))
     return blur(process, images, process.num_steps) + delta * initial_noise(keys, images.shape[1:], images.dtype)
 
 
@@ -141,7 +142,7 @@ def heat_table(process: Process, levels: tuple[int, ...] | None = None) -> HeatS
     Raises:
       ValueError: a level is none of 1..T.
     """
-    levels = tuple(range(2, process.num_steps + 1)) if levels is None else tuple(levels)
+    levels = tuple(range(2, process.num_steps + 1)) if levels is None else visited(process, levels)
     if not all(1 <= t <= process.num_steps for t in levels):
         raise ValueError(f"levels {levels} must lie in 1..{process.num_steps}")
     rows = process.num_steps - np.asarray((1, *levels))

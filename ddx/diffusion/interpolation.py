@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddx.diffusion.arrays import check_floats, computing_dtype
 from ddx.diffusion.gaussian import host_eta, q_sample
@@ -25,18 +26,20 @@ def slerp(x_a: Any, x_b: Any, weights: Any) -> Any:
       weights: (W,); 0 is x_a, 1 is x_b.
 
     Returns:
-      (W, ..., H, W, C), like x_a. Parallel images, and one that is zero, are interpolated linearly.
+      (W, ..., H, W, C), of the type of x_a and x_b. Parallel images, and one that is zero, are interpolated linearly.
 
     Raises:
       ValueError: x_a or x_b are not floating-point numbers.
     """
+    x_a, x_b = (x if hasattr(x, "dtype") else np.asarray(x) for x in (x_a, x_b))
     check_floats(x_a=x_a, x_b=x_b)
     axes = (-3, -2, -1)
 
     def norm(x: Any) -> Any:
         return jnp.sqrt(jnp.sum(jnp.square(x), axes, keepdims=True))
 
-    like, precise = x_a.dtype, computing_dtype(x_a)
+    like = jnp.result_type(x_a, x_b)
+    precise = jnp.promote_types(like, jnp.float32)
     x_a, x_b = jnp.asarray(x_a, precise), jnp.asarray(x_b, precise)
     norms = norm(x_a) * norm(x_b)
     cosine = jnp.sum(x_a * x_b, axes, keepdims=True) / jnp.where(norms == 0, 1.0, norms)
@@ -122,6 +125,7 @@ def interpolate_diffused(
       ValueError: t is no time of the process, noise has other shapes, or as `sample`.
     """
     check_floats(x_a=x_a, x_b=x_b)
+    (t,) = visited(process, (t,))
     if not 0 <= t <= process.num_steps:
         raise ValueError(f"t={t} must lie in 0..{process.num_steps}, the times of the process")
     like, x_a, x_b = x_a.dtype, x_a.astype(computing_dtype(x_a)), x_b.astype(computing_dtype(x_a))
@@ -190,7 +194,9 @@ def share_latent(
       ValueError: t is not visited, x_T is not one image; or as `sample`.
     """
     check_floats(x_T=x_T)
-    times, eta = visited(process, times), host_eta(eta)
+    times, eta, (t,) = visited(process, times), host_eta(eta), visited(process, (t,))
+    if not num_images >= 1:
+        raise ValueError(f"num_images={num_images} must be at least 1")
     if t not in times[:-1]:
         raise ValueError(f"t={t} is not among the visited times {times[0]}..{times[-2]}")
     if x_T.shape[0] != 1:

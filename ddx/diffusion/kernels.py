@@ -94,7 +94,7 @@ def heun() -> Kernel:
 
     def step(at: DenoiseAt, u_t: Any, memory: Any, row: Step, z: Any) -> tuple[Any, Any, Denoised]:
         d = _agreeing(at(u_t, row.level), "heun")
-        end = _move(row, u_t, d.x_0, 0.0, z)
+        end = row.k * u_t + row.gamma * d.x_0
 
         def corrected() -> Any:
             alpha, sigma, _ = row.level.marginal
@@ -102,7 +102,7 @@ def heun() -> Kernel:
             # In (1) a change of eps by one is a change of D by -sigma / alpha.
             by_eps = -sigma / jnp.where(alpha > sigma, alpha, 1.0) * (d_s.eps - d.eps)
             change = jnp.where(alpha > sigma, by_eps, d_s.x_0 - d.x_0)
-            return _move(row, u_t, d.x_0 + 0.5 * change, 0.0, z)
+            return row.k * u_t + row.gamma * (d.x_0 + 0.5 * change)
 
         return jax.lax.cond(jnp.all(row.target.t > 0), corrected, lambda: end), memory, d
 

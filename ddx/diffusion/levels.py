@@ -154,6 +154,9 @@ def is_host(*times: Any) -> bool:
     return not any(isinstance(t, jax.core.Tracer) for t in times)
 
 
+_ROUNDED = 1 + 1e-6  # T may have been computed in float32
+
+
 def checked(t: Any, num_steps: int, *others: Any) -> tuple[Any, Any]:
     """The namespace to compute in, NumPy or JAX, and real times t for it; NaN for a traced one outside [0, T].
 
@@ -162,6 +165,7 @@ def checked(t: Any, num_steps: int, *others: Any) -> tuple[Any, Any]:
     """
     if not is_host(t, *others):
         t = jnp.asarray(_numbers(t), jnp.result_type(float))
+        t = jnp.where((t > num_steps) & (t <= num_steps * _ROUNDED), num_steps, t)
         return jnp, jnp.where((t >= 0) & (t <= num_steps), t, jnp.nan)
     t = np.asarray(_numbers(t), np.float64)
     if not np.all((t >= 0) & (t <= num_steps)):
@@ -219,7 +223,7 @@ def _index(t: Any, num_steps: int) -> np.ndarray:
 def _numbers(t: Any) -> Any:
     """Times that are numbers; bool is an index of another kind."""
     dtype = getattr(t, "dtype", None) or np.asarray(t).dtype
-    if np.dtype(dtype).kind not in "iuf" and not jnp.issubdtype(dtype, jnp.floating):
+    if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         raise ValueError(f"times must be numbers; got {t!r}")
     return t
 

@@ -99,7 +99,7 @@ def bits_per_dim(
     Raises:
       ValueError: times, variance, eta or cdf are invalid, noise has not one draw a term, or x_0 are no floats.
     """
-    check_floats(x_0=x_0, noise=noise)
+    check_floats(x_0=x_0, **({} if noise is None else {"noise": noise}))
     x_0, eta = x_0.astype(computing_dtype(x_0)), host_eta(eta)
     if not eta > 0:
         raise ValueError(f"eta={eta} has no bound: a step without noise has an infinite KL; use eta above 0")

@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddx.diffusion.arrays import check_floats
 from ddx.diffusion.gaussian import q_sample
 from ddx.diffusion.levels import is_host
 from ddx.diffusion.likelihood import bound_term
-from ddx.diffusion.prediction import ModelFn, denoiser, network_times, split_output, target
+from ddx.diffusion.prediction import ModelFn, denoiser, known, network_times, split_output, target
 from ddx.diffusion.process import Process
 from ddx.diffusion.steps import chain_rows
 from ddx.diffusion.variance import VarianceFn, variance_fn
@@ -53,7 +54,7 @@ def simple_loss(process: Process, model_fn: ModelFn, x_0: Any, t: Any, noise: An
     """
     t, x_t = _diffused(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
-    return _known(process, t, _squared_error(process, output, x_0, x_t, t, noise, prediction))
+    return known(process, t, _squared_error(process, output, x_0, x_t, t, noise, prediction))
 
 
 def head_loss(
@@ -90,7 +91,7 @@ def head_loss(
     error = jnp.square(y - process.basis.analysis(output))
     goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
     losses = error.mean((1, 2, 3)), jnp.square(goal - extra).mean((1, 2, 3))
-    return HeadLoss(*(_known(process, t, loss) for loss in losses))
+    return HeadLoss(*(known(process, t, loss) for loss in losses))
 
 
 def kl_loss(
@@ -126,7 +127,7 @@ def kl_loss(
     """
     t, x_t = _diffused(process, x_0, t, noise)
     output = model_fn(x_t, process.model_time(t))
-    vb = _known(process, t, _bound(process, output, x_0, x_t, t, prediction, variance, cdf))
+    vb = known(process, t, _bound(process, output, x_0, x_t, t, prediction, variance, cdf))
     return process.num_steps * vb if rescaled else vb
 
 
@@ -166,10 +167,10 @@ def hybrid_loss(
     t, x_t = _diffused(process, x_0, t, noise)
     output = model_fn(x_t, process.model_time(t))
     mean, extra = split_output(output, x_0.shape[-1])
-    mse = _known(process, t, _squared_error(process, mean, x_0, x_t, t, noise, prediction))
+    mse = known(process, t, _squared_error(process, mean, x_0, x_t, t, noise, prediction))
     mean = jax.lax.stop_gradient(mean)
     frozen = mean if extra is None else jnp.concatenate([mean, extra], axis=-1)
-    vb = _known(process, t, _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf))
+    vb = known(process, t, _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf))
     return HybridLoss(mse + vlb_weight * process.num_steps * vb, mse, vb)
 
 
@@ -182,13 +183,6 @@ def _diffused(process: Process, x_0: Any, t: Any, noise: Any) -> tuple[Any, Any]
     return t, q_sample(process, x_0, t, noise)
 
 
-def _known(process: Process, t: Any, loss: Any) -> Any:
-    """The losses, NaN at times in the graph that are none."""
-    if is_host(t):
-        return loss
-    return jnp.where((t >= (0 if process.continuous else 1)) & (t <= process.num_steps), loss, jnp.nan)
-
-
 def _squared_error(process: Process, output: Any, x_0: Any, x_t: Any, t: Any, noise: Any, prediction: str) -> Any:
     return jnp.mean(jnp.square(output - target(process, prediction, x_0, x_t, t, noise)), axis=(1, 2, 3))
 
@@ -196,6 +190,10 @@ def _squared_error(process: Process, output: Any, x_0: Any, x_t: Any, t: Any, no
 def _bound(
     process: Process, output: Any, x_0: Any, x_t: Any, t: Any, prediction: str, variance: str | VarianceFn, cdf: str
 ) -> Any:
+    if process.continuous and is_host(t) and np.any(np.less(t, 1)):
+        raise ValueError(
+            f"time {t} is out of range; the bound's steps go from t to t - 1, for t in [1, {process.num_steps}]"
+        )
     rows = chain_rows(process, t, x_0.shape[-3:-1])
     u_t = process.basis.analysis(x_t)
     d = denoiser(process, lambda *_: output, prediction, clip=False).at(u_t, rows.level)

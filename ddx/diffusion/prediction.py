@@ -19,7 +19,6 @@ Clipping limits x_0 to the range of the data in pixels, after which eps is deriv
 or eps stays as the network says it, and a step then takes both as they are (DDIM eq. 12).
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -49,7 +48,7 @@ class Denoised(NamedTuple):
     output: Any = None  # the network's first C channels as they are, of eps, x0 and v
     gain: Any = None  # how much an error of the output is one of x_0; no clipping changes these two
     most: Any = None  # the variance that no x_0 in the range of the data exceeds, of each coordinate
-    own_eps: Any = None  # not None: x_0 is clipped, eps is as the network says it
+    own_eps: Any = None  # of clip="x0": the eps that the network says, which the clipped x_0 does not agree with
 
 
 DenoiseFn = Callable[[Any, Any], Denoised]
@@ -76,6 +75,7 @@ class Denoiser:
         basis = self.process.basis
         t = network_times(self.process, t)
         d = self.at(basis.analysis(x_t), self.process.level(t, x_t.shape[-3:-1]))
+        d = d._replace(x_0=known(self.process, t, d.x_0), eps=known(self.process, t, d.eps))
         return to_pixels(basis, d)
 
     def at(self, u_t: Any, level: Level) -> Denoised:
@@ -108,7 +108,7 @@ class Denoiser:
         if not self.clip:
             return d
         limited = clipped(process, u_t, level, d)
-        return limited._replace(eps=eps, own_eps=True) if self.clip == "x0" else limited
+        return limited._replace(eps=eps, own_eps=eps) if self.clip == "x0" else limited
 
 
 def clipped(process: Process, u_t: Any, level: Level, d: Denoised) -> Denoised:
@@ -129,8 +129,11 @@ def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
 
 
 def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:
-    mean, output = (None if x is None else change(x) for x in (d.mean, d.output))
-    return d._replace(x_0=change(d.x_0), eps=change(d.eps), mean=mean, output=output)
+    changed = {name: change(x) for name in _IMAGES if (x := getattr(d, name)) is not None}
+    return d._replace(**changed)
+
+
+_IMAGES = ("x_0", "eps", "mean", "output", "own_eps")
 
 
 def denoiser(process: Process, model_fn: ModelFn, prediction: str = "eps", clip: bool | str = True) -> Denoiser:
@@ -177,22 +180,34 @@ def network_times(process: Process, t: Any) -> Any:
     return t.astype(int)
 
 
+def known(process: Process, t: Any, x: Any) -> Any:
+    """Images or numbers of examples, NaN where a time in the graph is none of the process."""
+    if is_host(t):
+        return x
+    sigma = process.scalars(t).sigma
+    return jnp.where(jnp.isnan(sigma.reshape(sigma.shape[: max(x.ndim, 1)])), jnp.nan, x)
+
+
 def check_process(process: Process, denoise: Any) -> None:
     """Refuse, with a ValueError, a `Denoiser` whose process is another one than that to sample or to score."""
-    if isinstance(denoise, Denoiser) and not _equal(process, denoise.process):
+    if isinstance(denoise, Denoiser) and denoise.process is not process and not _same(process, denoise.process):
         raise ValueError(
             "the denoiser belongs to another process (in basis, schedule, blur, range or times) than the one that was"
             " passed; pass its own, denoise.process, or make one for this process with ddx.denoiser"
         )
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if dataclasses.is_dataclass(one) and type(one) is type(other):
-        names = [field.name for field in dataclasses.fields(one)]
-        return all(_equal(getattr(one, name), getattr(other, name)) for name in names)
-    return bool(np.array_equal(one, other)) if isinstance(one, np.ndarray) else bool(one == other)
+def _same(one: Process, other: Process) -> bool:
+    """Whether a network cannot tell one process from the other."""
+    told = [
+        (p.basis.name, p.num_steps, p.continuous, p.blur is None, p.d_min, p.low, p.time_offset, p.rescale_time)
+        for p in (one, other)
+    ]
+    if told[0] != told[1]:
+        return False
+    times = np.linspace(0, one.num_steps, min(one.num_steps, 100) + 1)
+    levels = (p.scalars(times if p.continuous else times.round()) for p in (one, other))
+    return all(np.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*levels, strict=True))
 
 
 def check_prediction(process: Process, prediction: str) -> None:
@@ -223,6 +238,7 @@ def target(process: Process, prediction: str, x_0: Any, x_t: Any, t: Any, noise:
     check_prediction(process, prediction)
     check_floats(x_0=x_0, x_t=x_t, noise=noise)
     t = whole(t)
+    process.scalars(t)  # refuses a time that is none
     basis, shape = process.basis, x_0.shape[-3:-1]
     if prediction == "eps":
         return noise

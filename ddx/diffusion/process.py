@@ -101,13 +101,13 @@ class Process:
         """What all coordinates share at times t."""
         noise = self.noise.at(t)
         tau = 0.0 * noise.a if self.blur is None else self.blur.tau(t)
-        return Scalars(*map(_to_images, (*noise, tau)))
+        return Scalars(*map(to_images, (*noise, tau)))
 
     def changes(self, s: Any, t: Any) -> Changes:
         """What all coordinates share of a step from t to s, without rounding the values at its ends first."""
         log_a, logsnr = self.noise.log_alpha_change(s, t), self.noise.logsnr_change(s, t)
         tau = 0.0 * (log_a < 0) if self.blur is None else self.blur.tau_change(s, t)
-        return Changes(*map(_to_images, (log_a, logsnr, tau)))
+        return Changes(*map(to_images, (log_a, logsnr, tau)))
 
     def log_alpha_difference(self, s: Any, t: Any, shape: tuple[int, ...] | None = None) -> Any:
         """log(alpha_t / alpha_s), without rounding the two logarithms first."""
@@ -121,7 +121,7 @@ class Process:
         changes = self.changes(s, t)
         if self.blur is None:
             return changes.log_a, changes.logsnr
-        tau_s, tau_t = (_to_images(self.blur.tau(time)) for time in (s, t))
+        tau_s, tau_t = (to_images(self.blur.tau(time)) for time in (s, t))
         return dissipate_changes(tau_s, tau_t, changes, self.d_min, needed(shape))
 
     def model_time(self, t: Any) -> Any:
@@ -148,7 +148,8 @@ def spread(at: Scalars, d_min: Any, shape: tuple[int, ...]) -> Marginal:
     return Marginal(alpha, at.sigma, logsnr)
 
 
-def _to_images(x: Any) -> Any:
+def to_images(x: Any) -> Any:
+    """(B,) as (B, 1, 1, 1), to broadcast to images; others as they are."""
     return x[:, None, None, None] if x.ndim == 1 else x
 
 
@@ -242,8 +243,7 @@ def blurring(
     if blur_schedule not in schedules.BLUR_POWERS:
         choices = ", ".join(schedules.BLUR_POWERS)
         raise ValueError(f"blur_schedule {blur_schedule!r} is unknown; choose one of: {choices}")
-    if num_steps < 1 or num_steps != int(num_steps):
-        raise ValueError(f"num_steps={num_steps} must be an integer, at least 1")
+    num_steps = schedules.check_num_steps(num_steps)
     if not (0 <= sigma_blur_max <= 1e6 and 0 <= d_min < 1 and 0 <= paper_delta < 1):
         raise ValueError(
             f"sigma_blur_max={sigma_blur_max} must be at least 0 and at most 1e6, d_min={d_min} and"
@@ -284,8 +284,7 @@ def ihdm(
     Raises:
       ValueError: a number is out of its range.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    num_steps = schedules.check_num_steps(num_steps)
     if not (0 < sigma_blur_min <= sigma_blur_max < np.inf and 0 < sigma < np.inf):
         raise ValueError(
             f"sigma_blur_min={sigma_blur_min} must be above 0 and at most sigma_blur_max={sigma_blur_max}, and"

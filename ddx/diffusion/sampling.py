@@ -61,8 +61,10 @@ def sample(
       ValueError: times, eta, variance or solver are invalid or do not go together, x_T or noise are not floating-point
         numbers, noise has not one draw a step, or the denoiser belongs to another process.
     """
-    check_floats(x_T=x_T, noise=noise)
+    check_floats(x_T=x_T, **_given_noise(noise))
     eta = host_eta(eta)
+    if not isinstance(noisy_end, bool | np.bool_):
+        raise ValueError(f"noisy_end={noisy_end!r} must be True or False")
     times, kernel = visited(process, times), make_kernel(solver, eta, variance)
     kernel.check(times)
     draws = _draws(solver, eta, variance, key, noise, x_T, len(times) - 1)
@@ -103,7 +105,7 @@ def progressive(
     Raises:
       ValueError: a frame is not visited; or as `sample`.
     """
-    check_floats(x_T=x_T, noise=noise)
+    check_floats(x_T=x_T, **_given_noise(noise))
     eta = host_eta(eta)
     times = visited(process, times)
     frames = _listed(process, frames)
@@ -257,6 +259,10 @@ def denoise_at(process: Process, denoise: Denoiser | DenoiseFn) -> DenoiseAt:
         return to_coordinates(basis, denoise(basis.synthesis(u_t), level.t))
 
     return at
+
+
+def _given_noise(noise: Any) -> dict[str, Any]:
+    return {} if noise is None else {"noise": noise}
 
 
 def _given(noise: Any) -> Any:

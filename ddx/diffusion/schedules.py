@@ -18,6 +18,7 @@ DDPM's code).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -103,16 +104,23 @@ def check_betas(betas: np.ndarray) -> None:
         )
 
 
+def check_num_steps(num_steps: Any) -> int:
+    """T as an int; a ValueError unless it is a whole number of at least 1."""
+    number = np.asarray(num_steps)
+    if number.shape != () or number.dtype.kind not in "iuf" or number != np.floor(number) or not 1 <= number < np.inf:
+        raise ValueError(f"num_steps={num_steps!r} must be an integer, at least 1")
+    return int(number)
+
+
 def betas(schedule: str, num_steps: int) -> np.ndarray:
     """The betas of a named schedule, float64, shape (num_steps,).
 
     Raises:
       ValueError: the name is unknown, num_steps < 1, or so few steps that a beta would exceed 1.
     """
-    if schedule not in SCHEDULES:
+    num_steps = check_num_steps(num_steps)
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
         raise ValueError(f"schedule {schedule!r} is unknown; choose one of: {', '.join(SCHEDULES)}")
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1")
     values = SCHEDULES[schedule](num_steps)
     try:
         check_betas(values)

@@ -143,8 +143,10 @@ def trajectory(
       ValueError: the spacing is unknown or impossible, K is out of range or not the spacing's own, or explicit times do
         not decrease strictly within [0, T].
     """
-    if isinstance(spacing, bytes):
-        raise ValueError(f"spacing {spacing!r} must be a string or a tuple of times")
+    if isinstance(spacing, bytes) or not isinstance(spacing, Iterable):
+        raise ValueError(f"spacing {spacing!r} must be a name or a tuple of times")
+    if num_visits is not None and np.asarray(num_visits).dtype.kind not in "iu":
+        raise ValueError(f"the number of sampling steps must be an integer; got {num_visits!r}")
     if not isinstance(spacing, str):
         if any(int(t) != t for t in spacing):
             raise ValueError(f"times {tuple(spacing)} must be integers")

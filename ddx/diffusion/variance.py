@@ -68,6 +68,11 @@ def learned_range(d: Denoised, step: Step) -> Any:
     return _exp(f * _log(step.upper) + (1.0 - f) * _log(step.small))
 
 
+def _check(averaged: Any, limit: Any) -> None:
+    if not isinstance(averaged, bool) or (isinstance(limit, str) and limit != "range"):
+        raise ValueError(f"averaged={averaged!r} must be True or False, limit={limit!r} 'range', None or a number")
+
+
 def heuristic(averaged: bool = False, limit: Any = "range") -> VarianceFn:
     """V from the size of the estimate's own eps, without any statistics.
 
@@ -76,6 +81,7 @@ def heuristic(averaged: bool = False, limit: Any = "range") -> VarianceFn:
       limit: of V, from 0 to it, for each coordinate or for all; "range" for what the range of the data allows, of a
         `ddx.denoiser`; None for none, which may be negative.
     """
+    _check(averaged, limit)
 
     def variance(d: Denoised, step: Step) -> Any:
         m = step.level.marginal
@@ -93,6 +99,7 @@ def sn(averaged: bool = False, limit: Any = "range") -> VarianceFn:
     For denoisers of networks that predict eps, x0 or v and have 2 C output channels; the arguments are those of
     `heuristic`. Trained by `ddx.head_loss`.
     """
+    _check(averaged, limit)
 
     def variance(d: Denoised, step: Step) -> Any:
         head, gain = _head(d, "sn")
@@ -106,6 +113,7 @@ def npr(averaged: bool = False, limit: Any = "range") -> VarianceFn:
 
     It is that of the x_0 that the network says; clipped, that may be better.
     """
+    _check(averaged, limit)
 
     def variance(d: Denoised, step: Step) -> Any:
         head, gain = _head(d, "npr")

@@ -36,7 +36,6 @@ CALLS = {
     "q_transition": lambda x: ddx.q_transition(DDPM, x, 3, 4),
     "q_posterior x_0": lambda x: ddx.q_posterior(DDPM, x, NOISE, 3, 4),
     "q_posterior x_t": lambda x: ddx.q_posterior(DDPM, NOISE, x, 3, 4),
-    "gaussian_kl": lambda x: ddx.gaussian_kl(x, 1.0, NOISE, 1.0),
     "prior_kl": lambda x: ddx.prior_kl(DDPM, x),
     "blur": lambda x: ddx.blur(HEAT, x, 3),
     "denoiser": lambda x: DENOISE(x, 3),
@@ -87,8 +86,6 @@ LIKE = {
     "sample x_T": 0,
     "progressive": slice(None),
     "encode": 0,
-    "slerp": 0,
-    "interpolate": 0,
     "interpolate_diffused": 0,
     "interpolate_diffused in pixels": 0,
     "share_latent": slice(None),
@@ -106,6 +103,14 @@ def test_images_come_back_in_the_type_they_came_in(name, dtype):
         assert leaf.dtype == dtype and bool(jnp.isfinite(leaf.astype(jnp.float32)).all())
 
 
+def test_between_two_images_the_type_is_theirs():
+    for a, b, found in (("bfloat16", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")):
+        x_a, x_b = jnp.full((B, *SHAPE), 0.5, a), jnp.full((B, *SHAPE), -0.2, b)
+        assert ddx.slerp(x_a, x_b, (0.5,)).dtype == found
+        assert ddx.interpolate(DDPM, DENOISE, x_a, x_b, (0.5,), TIMES).dtype == found
+    assert ddx.slerp([[[1.0]]], [[[2.0]]], (0.5,)).shape == (1, 1, 1, 1)
+
+
 def test_noise_of_bfloat16_images_is_drawn_in_float32():
     x_T = jnp.zeros((1, 64, 64, 4), jnp.bfloat16)
     draws = sampling.noise_from(KEY, x_T)(0)
@@ -116,6 +121,11 @@ def test_noise_of_bfloat16_images_is_drawn_in_float32():
     found = ddx.sample(DDPM, DENOISE, KEY, x_T, TIMES, 1.0)
     exact = ddx.sample(DDPM, DENOISE, KEY, x_T.astype(jnp.float32), TIMES, 1.0)
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
+
+
+def test_the_divergence_of_integers_is_that_of_floats():
+    found = ddx.gaussian_kl(np.array([3], np.uint8), 1, np.array([5], np.uint8), 1)
+    np.testing.assert_allclose(found, [2.0])
 
 
 def test_noise_is_of_floats():
@@ -189,8 +199,14 @@ def test_a_level_beyond_the_ends_is_nan_in_the_graph_never_another_level():
     for t in (-1, -20, 21, 1000):
         assert np.isnan(graph(t)).all()
     np.testing.assert_allclose(graph(20), ddx.q_sample(DDPM, NOISE, 20, NOISE), rtol=1e-6)
-    _, variance = jax.jit(lambda s, t: ddx.q_transition(DDPM, NOISE, s, t))(5, 3)
-    assert np.isnan(variance).all()
+    for part in jax.jit(lambda s, t: ddx.q_transition(DDPM, NOISE, s, t))(5, 3):
+        assert np.isnan(part).all()
+    for s, t in ((5, 0), (5, 5)):
+        for part in jax.jit(lambda s, t: ddx.step_coefficients(DDPM, s, t, 0.0))(s, t):
+            assert np.isnan(part)
+    for t in (0, 21):
+        d = jax.jit(lambda t: ddx.denoiser(DDPM, zeros, "x0")(NOISE, t))(t)
+        assert np.isnan(d.x_0).all() and np.isnan(d.eps).all()
     assert np.isnan(jax.jit(lambda s, t: ddx.q_posterior(DDPM, NOISE, NOISE, s, t)[0])(5, 3)).all()
 
 
@@ -231,6 +247,13 @@ def test_a_denoiser_of_another_process_is_refused_everywhere(what):
         with pytest.raises(ValueError, match="the denoiser belongs to another process"):
             call()
             pytest.fail(name)
+
+
+def test_a_process_that_a_network_cannot_tell_apart_is_the_same():
+    ddx.sample(ddx.blurring(20, 2.0, paper_delta=1e-8), OF_BLUR, KEY, NOISE, TIMES, 1.0)
+    betas = np.linspace(1e-4, 0.02, 1000)
+    rounded = ddx.denoiser(ddx.process_from_betas(betas.astype(np.float32)), zeros)
+    ddx.sample(ddx.process_from_betas(betas), rounded, KEY, NOISE, (1000, 500, 0), 1.0)
 
 
 def test_a_process_made_twice_is_the_same():

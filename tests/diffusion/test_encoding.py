@@ -53,7 +53,7 @@ def test_the_error_falls_with_the_number_of_steps(solver, spacing):
 def test_beyond_the_encodable_times_an_image_is_not_found_again_and_a_warning_says_so():
     process = ddx.ddpm(1000, "cosine")
     denoise = trained(process)
-    with jax.enable_x64(True), pytest.warns(UserWarning, match=r"beyond t = 995; encode and sample with times=ddx\."):
+    with jax.enable_x64(True), pytest.warns(UserWarning, match=r"beyond t = 995 .* encode and sample with times=ddx\."):
         assert round_trip(process, denoise, images(), ddx.trajectory(1000)) > 0.01
 
 
@@ -96,6 +96,30 @@ def test_eps_under_a_blur_is_refused():
         ddx.encodable(ddx.denoiser(process, lambda x, t: x, clip=False), shape=SHAPE[:2])
     v = ddx.denoiser(process, lambda x, t: x, "v", clip=False)
     assert ddx.encodable(v, shape=SHAPE[:2]) == ddx.trajectory(100)
+
+
+@pytest.mark.parametrize("prediction", ["residual", "x0", "v"])
+def test_a_blur_that_leaves_nothing_of_some_frequencies_is_refused(prediction):
+    process = ddx.ihdm(20, sigma_blur_max=4.0)
+    denoise = ddx.denoiser(process, lambda x, t: x, prediction, clip=False)
+    with pytest.raises(ValueError, match="leaves nothing of some frequencies"):
+        ddx.encodable(denoise, shape=SHAPE[:2])
+
+
+def test_a_first_level_that_hides_images_is_refused():
+    process = ddx.process_from_betas(np.r_[0.3, np.full(500, 0.01)])
+    with pytest.raises(ValueError, match=r"its noise of 0\.55 hides them"):
+        ddx.encodable(trained(process))
+
+
+def test_times_that_are_none_and_functions_that_are_no_denoiser_are_refused():
+    process = ddx.ddpm(1000)
+    for prediction in ("eps", "v"):
+        for times in ((2000, 500, 0), (), (0, 500, 1000), (1000, 500)):
+            with pytest.raises(ValueError, match="time"):
+                ddx.encodable(trained(process, prediction), times)
+    with pytest.raises(ValueError, match=r"pass a ddx\.denoiser"):
+        ddx.encodable(lambda x, t: x)
 
 
 @pytest.mark.parametrize("times", [(1000, 0), (1, 0), (999, 998, 0)])

@@ -61,6 +61,20 @@ def test_heun_does_not_ask_the_network_at_noise_free_data():
     assert np.isfinite(plain).all()
 
 
+def test_a_heun_step_keeps_the_type_of_the_state_under_x64():
+    process = ddx.ddpm(20, "cosine")
+    seen = []
+
+    def model_fn(x, t):
+        seen.append(x.dtype)
+        return 0.3 * x
+
+    with jax.enable_x64(True):
+        for solver in ("euler", "heun", "dpmpp_2m", "dpmpp_3m"):
+            ddx.sample(process, ddx.denoiser(process, model_fn), None, X, ddx.trajectory(20, 5), solver=solver)
+    assert set(seen) == {jnp.dtype("float32")}
+
+
 @pytest.mark.parametrize("x64", [False, True])
 def test_films_at_real_times_show_what_was_there(x64):
     process = ddx.blurring(20, 2.0)
@@ -94,13 +108,14 @@ def test_tables_of_every_schedule_are_made_without_a_warning(name):
         table = step_table(process, ddx.trajectory(50))
         for field in ("k", "gamma", "lambda2", "small", "upper", "h"):
             assert np.isfinite(getattr(table, field)).all(), field
-        ddx.step_coefficients(process, 3, 50, 0.3)
-        ddx.q_transition(process, X, 49, 50)
-        ddx.prior_kl(process, X)
-        ddx.prior_kl(process, X, 1)
+        values = ddx.step_coefficients(process, 3, 50, 0.3), ddx.q_transition(process, X, 49, 50)
+        for value in (*jax.tree.leaves(values), ddx.prior_kl(process, X), ddx.prior_kl(process, X, 1)):
+            assert np.isfinite(value).all()
         denoise = ddx.denoiser(process, lambda x, t: 0.1 * x, prediction)
         assert np.isfinite(ddx.bits_per_dim(process, denoise, X, KEY, (50, 20, 1, 0)).total).all()
         assert np.isfinite(ddx.sample(process, denoise, KEY, X, (50, 20, 1, 0), 1.0)).all()
+        if name == "const":  # its x_1 is nearly noise already
+            return
         times = ddx.encodable(denoise, ddx.trajectory(50, 5))
         assert np.isfinite(ddx.encode(process, denoise, X, times)).all()
 
@@ -112,8 +127,12 @@ def test_tables_of_blurs_are_made_without_a_warning(process):
         table = step_table(process, ddx.trajectory(20))
         row = jax.tree.map(lambda x: np.asarray(x[3]), table).expand((4, 4))
         assert np.isfinite(row.k).all() and np.isfinite(row.gamma).all()
-        ddx.q_transition(process, X, 3, 20)
-        ddx.prior_kl(process, X, 20)
+        for s, t in ((3, 4), (3, 20)):
+            for part in ddx.q_transition(process, X, s, t):
+                assert np.isfinite(part).all()
+        assert np.isfinite(ddx.prior_kl(process, X, 20)).all()
+    for part in jax.jit(lambda s, t: ddx.q_transition(process, X, s, t))(3, 4):
+        assert np.isfinite(part).all()
 
 
 def test_the_prior_is_the_same_for_times_in_the_graph():

@@ -56,7 +56,7 @@ def decoder_log_prob(x_0: Any, mean: Any, log_variance: Any, cdf: str = "exact",
     Raises:
       ValueError: the cdf is unknown, or x_0 or the mean are not floating-point numbers.
     """
-    check_floats(x_0=x_0, mean=mean)
+    check_floats(x_0=jnp.asarray(x_0), mean=jnp.asarray(mean))
     if cdf not in (*CDFS, "density"):
         raise ValueError(f"cdf {cdf!r} is unknown; choose one of: {', '.join(CDFS)}")
     if low != -1.0:

@@ -146,7 +146,7 @@ def test_grids_that_no_memory_holds_are_told_from_steps(tiny_config):
         pytest.raises(OutOfMemoryError, match=r"^out of memory while drawing samples: .*sample\.batch_size$"),
         parallel.job("training", "Train less"),
     ):
-        _Run.draw(run, 1, state, None)
+        _Run.draw(run, 1, state, None, None, None)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def sample(
       ValueError: times, eta, variance or solver are invalid or do not go together, x_T or noise are not floating-point
         numbers, noise has not one draw a step, or the denoiser belongs to another process.
     """
-    check_floats(x_T=x_T, **_given_noise(noise))
+    check_floats(x_T=x_T)
     eta = host_eta(eta)
     if not isinstance(noisy_end, bool | np.bool_):
         raise ValueError(f"noisy_end={noisy_end!r} must be True or False")
@@ -105,7 +105,7 @@ def progressive(
     Raises:
       ValueError: a frame is not visited; or as `sample`.
     """
-    check_floats(x_T=x_T, **_given_noise(noise))
+    check_floats(x_T=x_T)
     eta = host_eta(eta)
     times = visited(process, times)
     frames = _listed(process, frames)
@@ -171,8 +171,10 @@ def _draws(
     """The draws of a sampler, none where no noise is added. A kernel of the user's own at eta = 0 may do without."""
     # k and not t: an example's k-th draw is the same for every trajectory.
     entries = jnp.arange(num_steps)
-    if noise is not None and noise.shape != (num_steps, *x_T.shape):
-        raise ValueError(f"noise must have the shape {(num_steps, *x_T.shape)}, one draw a step; got {noise.shape}")
+    if noise is not None:
+        check_floats(noise=noise)
+        if noise.shape != (num_steps, *x_T.shape):
+            raise ValueError(f"noise must have the shape {(num_steps, *x_T.shape)}, one draw a step; got {noise.shape}")
     can_do_without = not isinstance(solver, Kernel) or (key is None and noise is None and not solver.needs_noise)
     if eta == 0.0 and variance == "small" and can_do_without:
         return entries, no_noise
@@ -259,10 +261,6 @@ def denoise_at(process: Process, denoise: Denoiser | DenoiseFn) -> DenoiseAt:
         return to_coordinates(basis, denoise(basis.synthesis(u_t), level.t))
 
     return at
-
-
-def _given_noise(noise: Any) -> dict[str, Any]:
-    return {} if noise is None else {"noise": noise}
 
 
 def _given(noise: Any) -> Any:

@@ -21,7 +21,7 @@ def local_path(given: Any, option: str) -> pathlib.Path:
     Every path that a user names comes through here, so that none is taken for a local one by mistake.
 
     Raises:
-      ConfigError: it is no path, or empty, or has a scheme, as buckets have.
+      ConfigError: it is no path, or empty, or has a scheme, as buckets have, or there is no home folder for its "~".
     """
     if not isinstance(given, str | os.PathLike) or not isinstance(text := os.fspath(given), str):
         raise ConfigError(f"{option}={given!r} is no path. Give a string, such as 'runs/digits'")
@@ -32,7 +32,10 @@ def local_path(given: Any, option: str) -> pathlib.Path:
             f"{option}={text} is no path on this machine, and ddx reads and writes local files only."
             " Name a local path, and copy what lies elsewhere"
         )
-    return pathlib.Path(os.path.expanduser(text))
+    path = pathlib.Path(os.path.expanduser(text))
+    if path.parts[:1] == ("~",):
+        raise ConfigError(f"{option}={text} is in a home folder, and this user has none. Give a path without ~")
+    return path
 
 
 def optional_path(given: Any, option: str) -> pathlib.Path | None:

@@ -150,7 +150,8 @@ def test_mistakes_are_one_line_with_an_exit_code(args, code, message, tmp_path):
         ({"sigma_blur_max": float("nan")}, "sigma_blur_max=nan"),
         ({"num_columns": 1}, "num_columns=1 must be 2 to 50"),
         ({"seed": -1}, "seed=-1"),
-        ({"out": ""}, "names no file"),
+        ({"out": ""}, "names nothing"),
+        ({"out": ".png"}, "names no file"),
         ({"out": "file/forward"}, "Choose another --out"),
     ],
 )

@@ -129,6 +129,12 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     assert with_key("data.dir", "~/x").data.dir == str(tmp_path / "x")
 
 
+def test_a_tilde_without_a_home_folder_is_refused(monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match="this user has none"):
+        local_path("~/runs", "--workdir")
+
+
 def test_a_config_keeps_folders_as_absolute_paths(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert with_key("data.dir", "a/../b/").data.dir == str(tmp_path / "b")

@@ -111,11 +111,10 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
 
 
 def _home(storage: Storage) -> pathlib.Path:
-    home = storage.cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "ddx")
-    try:
-        return local_path(home, "data.cache_dir").absolute()
-    except RuntimeError as error:  # a user who has no home
-        raise OSError(errno.ENOENT, str(error)) from error
+    home = storage.cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ddx")
+    if not storage.cache_dir and home.startswith("~"):
+        raise OSError(errno.ENOENT, "this user has no home folder")
+    return local_path(home, "data.cache_dir").absolute()
 
 
 class _Copy:

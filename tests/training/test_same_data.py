@@ -11,7 +11,8 @@ from ddx.data.sources import digits
 from ddx.errors import ConfigError, DataError
 from ddx.evaluation import evaluate, measure
 from ddx.training import sample, train, trained
-from ddx.training.checkpoint import MANIFEST, Checkpoints, _seal
+from ddx.training.checkpoint import MANIFEST, Checkpoints
+from ddx.training.manifest import seal
 from tests.training.test_run import assert_same_bits, files
 
 
@@ -74,7 +75,7 @@ def forget(workdir, *names):
         del manifest["seal"]
         for name in names:
             del manifest["meta"][name]
-        path.write_text(_seal(manifest))
+        path.write_text(seal(manifest))
 
 
 def test_a_checkpoint_tells_its_data(run):

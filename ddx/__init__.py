@@ -10,52 +10,62 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "ddpm": "ddx.diffusion.process",
-    "iddpm": "ddx.diffusion.process",
-    "blurring": "ddx.diffusion.process",
-    "in_dct_basis": "ddx.diffusion.process",
-    "analytic": "ddx.diffusion.analytic",
-    "estimate_statistics": "ddx.diffusion.statistics",
-    "sn": "ddx.diffusion.variance",
-    "npr": "ddx.diffusion.variance",
-    "heuristic": "ddx.diffusion.variance",
-    "step_costs": "ddx.diffusion.optimal",
-    "bound_costs": "ddx.diffusion.optimal",
-    "optimal_trajectories": "ddx.diffusion.optimal",
-    "ihdm": "ddx.diffusion.process",
-    "process_from_betas": "ddx.diffusion.process",
-    "q_sample": "ddx.diffusion.gaussian",
-    "q_transition": "ddx.diffusion.gaussian",
-    "q_posterior": "ddx.diffusion.gaussian",
-    "step_coefficients": "ddx.diffusion.gaussian",
-    "gaussian_kl": "ddx.diffusion.gaussian",
-    "prior_kl": "ddx.diffusion.gaussian",
-    "denoiser": "ddx.diffusion.prediction",
-    "Denoised": "ddx.diffusion.prediction",
-    "simple_loss": "ddx.diffusion.losses",
-    "kl_loss": "ddx.diffusion.losses",
-    "hybrid_loss": "ddx.diffusion.losses",
-    "head_loss": "ddx.diffusion.losses",
-    "bits_per_dim": "ddx.diffusion.likelihood",
-    "rate_distortion": "ddx.diffusion.likelihood",
-    "trajectory": "ddx.diffusion.trajectory",
-    "sample": "ddx.diffusion.sampling",
-    "progressive": "ddx.diffusion.sampling",
-    "encode": "ddx.diffusion.encoding",
-    "encodable": "ddx.diffusion.encoding",
-    "Kernel": "ddx.diffusion.kernels",
-    "blur": "ddx.diffusion.heat",
-    "heat_sampler": "ddx.diffusion.heat",
-    "heat_prior": "ddx.diffusion.heat",
-    "heat_bits_per_dim": "ddx.diffusion.heat",
-    "interpolate_heat": "ddx.diffusion.heat",
-    "kde_centres": "ddx.diffusion.heat",
-    "probability_flow": "ddx.diffusion.flow",
-    "slerp": "ddx.diffusion.interpolation",
-    "interpolate": "ddx.diffusion.interpolation",
-    "interpolate_diffused": "ddx.diffusion.interpolation",
-    "coarse_to_fine": "ddx.diffusion.interpolation",
-    "share_latent": "ddx.diffusion.interpolation",
+    "ddpm": "ddx.diffusion.papers.ddpm",
+    "iddpm": "ddx.diffusion.papers.iddpm",
+    "blurring": "ddx.diffusion.papers.blurring",
+    "ihdm": "ddx.diffusion.papers.ihdm",
+    "process_from_betas": "ddx.diffusion.forward.process",
+    "in_dct_basis": "ddx.diffusion.forward.process",
+    "Process": "ddx.diffusion.forward.process",
+    "Level": "ddx.diffusion.forward.process",
+    "NoiseSchedule": "ddx.diffusion.forward.schedules",
+    "q_sample": "ddx.diffusion.forward.gaussian",
+    "q_transition": "ddx.diffusion.forward.gaussian",
+    "q_posterior": "ddx.diffusion.forward.gaussian",
+    "step_coefficients": "ddx.diffusion.forward.gaussian",
+    "gaussian_kl": "ddx.diffusion.forward.gaussian",
+    "prior_kl": "ddx.diffusion.forward.gaussian",
+    "denoiser": "ddx.diffusion.estimate.denoiser",
+    "from_pixels": "ddx.diffusion.estimate.denoiser",
+    "Denoiser": "ddx.diffusion.estimate.denoiser",
+    "Denoised": "ddx.diffusion.estimate.denoiser",
+    "trajectory": "ddx.diffusion.reverse.trajectory",
+    "plan": "ddx.diffusion.reverse.walk",
+    "walk": "ddx.diffusion.reverse.walk",
+    "sample": "ddx.diffusion.reverse.walk",
+    "progressive": "ddx.diffusion.reverse.film",
+    "Row": "ddx.diffusion.reverse.rows",
+    "Step": "ddx.diffusion.reverse.rows",
+    "Solver": "ddx.diffusion.reverse.protocol",
+    "VarianceFn": "ddx.diffusion.reverse.variance",
+    "sn": "ddx.diffusion.reverse.variance",
+    "npr": "ddx.diffusion.reverse.variance",
+    "heuristic": "ddx.diffusion.reverse.variance",
+    "encode": "ddx.diffusion.reverse.encode",
+    "encodable": "ddx.diffusion.reverse.encode",
+    "probability_flow": "ddx.diffusion.reverse.flow",
+    "slerp": "ddx.diffusion.reverse.interpolate",
+    "interpolate": "ddx.diffusion.reverse.interpolate",
+    "interpolate_diffused": "ddx.diffusion.reverse.interpolate",
+    "coarse_to_fine": "ddx.diffusion.reverse.interpolate",
+    "share_latent": "ddx.diffusion.reverse.interpolate",
+    "simple_loss": "ddx.diffusion.objective.losses",
+    "kl_loss": "ddx.diffusion.objective.losses",
+    "hybrid_loss": "ddx.diffusion.objective.losses",
+    "head_loss": "ddx.diffusion.objective.losses",
+    "bits_per_dim": "ddx.diffusion.bound.terms",
+    "rate_distortion": "ddx.diffusion.bound.terms",
+    "estimate_statistics": "ddx.diffusion.bound.statistics",
+    "analytic": "ddx.diffusion.bound.analytic",
+    "step_costs": "ddx.diffusion.bound.optimal",
+    "bound_costs": "ddx.diffusion.bound.optimal",
+    "optimal_trajectories": "ddx.diffusion.bound.optimal",
+    "blur": "ddx.diffusion.papers.ihdm",
+    "heat_sampler": "ddx.diffusion.papers.ihdm",
+    "heat_prior": "ddx.diffusion.papers.ihdm",
+    "heat_bits_per_dim": "ddx.diffusion.papers.ihdm_bound",
+    "interpolate_heat": "ddx.diffusion.papers.ihdm",
+    "kde_centres": "ddx.diffusion.papers.ihdm_bound",
 }
 _MODULES = ("build", "config", "config_files", "data", "diffusion", "evaluation", "models", "parallel", "training")
 
@@ -71,52 +81,62 @@ if TYPE_CHECKING:
     from ddx import models as models
     from ddx import parallel as parallel
     from ddx import training as training
-    from ddx.diffusion.analytic import analytic as analytic
-    from ddx.diffusion.encoding import encodable as encodable
-    from ddx.diffusion.encoding import encode as encode
-    from ddx.diffusion.flow import probability_flow as probability_flow
-    from ddx.diffusion.gaussian import gaussian_kl as gaussian_kl
-    from ddx.diffusion.gaussian import prior_kl as prior_kl
-    from ddx.diffusion.gaussian import q_posterior as q_posterior
-    from ddx.diffusion.gaussian import q_sample as q_sample
-    from ddx.diffusion.gaussian import q_transition as q_transition
-    from ddx.diffusion.gaussian import step_coefficients as step_coefficients
-    from ddx.diffusion.heat import blur as blur
-    from ddx.diffusion.heat import heat_bits_per_dim as heat_bits_per_dim
-    from ddx.diffusion.heat import heat_prior as heat_prior
-    from ddx.diffusion.heat import heat_sampler as heat_sampler
-    from ddx.diffusion.heat import interpolate_heat as interpolate_heat
-    from ddx.diffusion.heat import kde_centres as kde_centres
-    from ddx.diffusion.interpolation import coarse_to_fine as coarse_to_fine
-    from ddx.diffusion.interpolation import interpolate as interpolate
-    from ddx.diffusion.interpolation import interpolate_diffused as interpolate_diffused
-    from ddx.diffusion.interpolation import share_latent as share_latent
-    from ddx.diffusion.interpolation import slerp as slerp
-    from ddx.diffusion.kernels import Kernel as Kernel
-    from ddx.diffusion.likelihood import bits_per_dim as bits_per_dim
-    from ddx.diffusion.likelihood import rate_distortion as rate_distortion
-    from ddx.diffusion.losses import head_loss as head_loss
-    from ddx.diffusion.losses import hybrid_loss as hybrid_loss
-    from ddx.diffusion.losses import kl_loss as kl_loss
-    from ddx.diffusion.losses import simple_loss as simple_loss
-    from ddx.diffusion.optimal import bound_costs as bound_costs
-    from ddx.diffusion.optimal import optimal_trajectories as optimal_trajectories
-    from ddx.diffusion.optimal import step_costs as step_costs
-    from ddx.diffusion.prediction import Denoised as Denoised
-    from ddx.diffusion.prediction import denoiser as denoiser
-    from ddx.diffusion.process import blurring as blurring
-    from ddx.diffusion.process import ddpm as ddpm
-    from ddx.diffusion.process import iddpm as iddpm
-    from ddx.diffusion.process import ihdm as ihdm
-    from ddx.diffusion.process import in_dct_basis as in_dct_basis
-    from ddx.diffusion.process import process_from_betas as process_from_betas
-    from ddx.diffusion.sampling import progressive as progressive
-    from ddx.diffusion.sampling import sample as sample
-    from ddx.diffusion.statistics import estimate_statistics as estimate_statistics
-    from ddx.diffusion.trajectory import trajectory as trajectory
-    from ddx.diffusion.variance import heuristic as heuristic
-    from ddx.diffusion.variance import npr as npr
-    from ddx.diffusion.variance import sn as sn
+    from ddx.diffusion.bound.analytic import analytic as analytic
+    from ddx.diffusion.bound.optimal import bound_costs as bound_costs
+    from ddx.diffusion.bound.optimal import optimal_trajectories as optimal_trajectories
+    from ddx.diffusion.bound.optimal import step_costs as step_costs
+    from ddx.diffusion.bound.statistics import estimate_statistics as estimate_statistics
+    from ddx.diffusion.bound.terms import bits_per_dim as bits_per_dim
+    from ddx.diffusion.bound.terms import rate_distortion as rate_distortion
+    from ddx.diffusion.estimate.denoiser import Denoised as Denoised
+    from ddx.diffusion.estimate.denoiser import Denoiser as Denoiser
+    from ddx.diffusion.estimate.denoiser import denoiser as denoiser
+    from ddx.diffusion.estimate.denoiser import from_pixels as from_pixels
+    from ddx.diffusion.forward.gaussian import gaussian_kl as gaussian_kl
+    from ddx.diffusion.forward.gaussian import prior_kl as prior_kl
+    from ddx.diffusion.forward.gaussian import q_posterior as q_posterior
+    from ddx.diffusion.forward.gaussian import q_sample as q_sample
+    from ddx.diffusion.forward.gaussian import q_transition as q_transition
+    from ddx.diffusion.forward.gaussian import step_coefficients as step_coefficients
+    from ddx.diffusion.forward.process import Level as Level
+    from ddx.diffusion.forward.process import Process as Process
+    from ddx.diffusion.forward.process import in_dct_basis as in_dct_basis
+    from ddx.diffusion.forward.process import process_from_betas as process_from_betas
+    from ddx.diffusion.forward.schedules import NoiseSchedule as NoiseSchedule
+    from ddx.diffusion.objective.losses import head_loss as head_loss
+    from ddx.diffusion.objective.losses import hybrid_loss as hybrid_loss
+    from ddx.diffusion.objective.losses import kl_loss as kl_loss
+    from ddx.diffusion.objective.losses import simple_loss as simple_loss
+    from ddx.diffusion.papers.blurring import blurring as blurring
+    from ddx.diffusion.papers.ddpm import ddpm as ddpm
+    from ddx.diffusion.papers.iddpm import iddpm as iddpm
+    from ddx.diffusion.papers.ihdm import blur as blur
+    from ddx.diffusion.papers.ihdm import heat_prior as heat_prior
+    from ddx.diffusion.papers.ihdm import heat_sampler as heat_sampler
+    from ddx.diffusion.papers.ihdm import ihdm as ihdm
+    from ddx.diffusion.papers.ihdm import interpolate_heat as interpolate_heat
+    from ddx.diffusion.papers.ihdm_bound import heat_bits_per_dim as heat_bits_per_dim
+    from ddx.diffusion.papers.ihdm_bound import kde_centres as kde_centres
+    from ddx.diffusion.reverse.encode import encodable as encodable
+    from ddx.diffusion.reverse.encode import encode as encode
+    from ddx.diffusion.reverse.film import progressive as progressive
+    from ddx.diffusion.reverse.flow import probability_flow as probability_flow
+    from ddx.diffusion.reverse.interpolate import coarse_to_fine as coarse_to_fine
+    from ddx.diffusion.reverse.interpolate import interpolate as interpolate
+    from ddx.diffusion.reverse.interpolate import interpolate_diffused as interpolate_diffused
+    from ddx.diffusion.reverse.interpolate import share_latent as share_latent
+    from ddx.diffusion.reverse.interpolate import slerp as slerp
+    from ddx.diffusion.reverse.protocol import Solver as Solver
+    from ddx.diffusion.reverse.rows import Row as Row
+    from ddx.diffusion.reverse.rows import Step as Step
+    from ddx.diffusion.reverse.trajectory import trajectory as trajectory
+    from ddx.diffusion.reverse.variance import VarianceFn as VarianceFn
+    from ddx.diffusion.reverse.variance import heuristic as heuristic
+    from ddx.diffusion.reverse.variance import npr as npr
+    from ddx.diffusion.reverse.variance import sn as sn
+    from ddx.diffusion.reverse.walk import plan as plan
+    from ddx.diffusion.reverse.walk import sample as sample
+    from ddx.diffusion.reverse.walk import walk as walk
 
 
 def __getattr__(name: str) -> Any:

@@ -16,15 +16,20 @@ from ddx import parallel
 from ddx.config import flatten, validate
 from ddx.consistency import check_image_size, tells_x_0
 from ddx.data.augment import shrink, to_float
-from ddx.diffusion import losses, timesteps
-from ddx.diffusion.heat import heat_sampler
-from ddx.diffusion.kernels import Kernel, make_kernel
-from ddx.diffusion.prediction import Denoiser, denoiser
-from ddx.diffusion.process import Process, blurring, ddpm, ihdm
-from ddx.diffusion.steps import Steps, step_table
-from ddx.diffusion.timesteps import TIME_SAMPLERS, TimeSampler
-from ddx.diffusion.trajectory import trajectory
-from ddx.diffusion.variance import VarianceFn
+from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.objective import losses, time_samplers
+from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
+from ddx.diffusion.papers.blurring import blurring
+from ddx.diffusion.papers.ddpm import ddpm
+from ddx.diffusion.papers.ihdm import heat_sampler, ihdm
+from ddx.diffusion.reverse.protocol import Solver
+from ddx.diffusion.reverse.rows import Row
+from ddx.diffusion.reverse.solvers import make_solver
+from ddx.diffusion.reverse.trajectory import trajectory
+from ddx.diffusion.reverse.variance import VarianceFn
+from ddx.diffusion.reverse.walk import plan
 from ddx.errors import ConfigError
 from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.models import UNet, of_head
@@ -127,11 +132,11 @@ class System(NamedTuple):
 
 
 class Sampler(NamedTuple):
-    """How images are drawn: a table of steps, and what to do at each."""
+    """How images are drawn: a plan, and what to do at each of its rows."""
 
-    times: tuple[int, ...]
-    steps: Steps
-    kernel: Kernel
+    times: Trajectory
+    plan: Row
+    solver: Solver
     deterministic: bool  # no noise is drawn
     eta: float
     clip: bool | str
@@ -228,9 +233,8 @@ def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = No
     eta, named = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
     try:
         times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
-        steps = step_table(system.process, times, eta, system.image_shape[:2])
-        steps = steps._replace(noise=np.ones_like(steps.noise)) if s.noisy_end else steps
-        kernel = heat_sampler(s.delta) if s.sampler == "heat" else make_kernel(s.solver, eta, variance or named)
+        solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
+        steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
     if s.solver != "euler" and not tells_x_0(flatten(config)):
@@ -241,14 +245,14 @@ def sampler(config: ConfigDict, system: System, variance: VarianceFn | None = No
         )
     prior_noise = s.delta if s.prior_noise else 0.0
     deterministic = eta == 0 and variance is None
-    return Sampler(times, steps, kernel, deterministic, eta, s.clip, s.batch_size, prior_noise)
+    return Sampler(times, steps, solver, deterministic, eta, s.clip, s.batch_size, prior_noise)
 
 
 def time_sampler(config: ConfigDict) -> TimeSampler:
     """How a config's training draws times: integers, but for losses that are no bound where times are continuous."""
     times = TIME_SAMPLERS[config.loss.times](config.process.num_steps - (not config.loss.last_level))
     whole = config.process.kind != "blurring" or config.loss.objective not in ("simple", "head")
-    return times if whole else timesteps.continuous(times)
+    return times if whole else time_samplers.continuous(times)
 
 
 def steps_per_call(config: ConfigDict, image_shape: tuple[int, int, int]) -> int:

@@ -3,8 +3,8 @@
 import warnings
 from typing import Any
 
-from ddx.diffusion import schedules
-from ddx.diffusion.trajectory import trajectory
+from ddx.diffusion.forward import betas
+from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.errors import ConfigError
 from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
 
@@ -52,9 +52,10 @@ def _check_head(c: dict[str, Any]) -> None:
             f"loss.objective={objective!r} with loss.variance={variance!r}: objective head trains what sn or npr is"
             " from, and nothing else does; set both or neither"
         )
-    if objective == "head" and c["loss.prediction"] not in ("eps", "x0", "v"):
+    if objective == "head" and c["loss.prediction"] not in ("eps", "x0", "v", "velocity"):
         raise ConfigError(
-            f"loss.objective='head' belongs to loss.prediction='eps', 'x0' or 'v', not {c['loss.prediction']!r}"
+            "loss.objective='head' belongs to loss.prediction='eps', 'x0', 'v' or 'velocity', not"
+            f" {c['loss.prediction']!r}"
         )
     if c["model.head"] and variance not in (*HEAD_VARIANCES, *LEARNED_VARIANCES):
         raise ConfigError(
@@ -76,10 +77,10 @@ def _check_head(c: dict[str, Any]) -> None:
 
 def _check_betas(c: dict[str, Any]) -> None:
     try:
-        betas = schedules.betas(c["process.schedule"], c["process.num_steps"])
+        found = betas.betas(c["process.schedule"], c["process.num_steps"])
     except ValueError as error:
         raise ConfigError(f"process: {error}") from None
-    if betas[-1] == 1 and c["loss.prediction"] == "eps":
+    if found[-1] == 1 and c["loss.prediction"] == "eps":
         raise ConfigError(
             f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
             " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
@@ -150,7 +151,7 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
     if s["sampler"] == "heat":
         _check_heat(s, c)
     noisy = s["sampler"] == "ancestral" or s["eta"] > 0
-    if s["solver"] in ("heun", "dpmpp_3m") and noisy:
+    if s["solver"] not in ("euler", "dpmpp_2m") and noisy:
         raise ConfigError(
             f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
             " sample.eta=0, or use dpmpp_2m"

@@ -14,9 +14,12 @@ from ddx.data import load
 from ddx.data.augment import to_float
 from ddx.data.decode import one_line, read_image, to_array
 from ddx.data.sources import folder
-from ddx.diffusion.gaussian import q_sample
-from ddx.diffusion.noise import example_keys, seed_key, white_noise
-from ddx.diffusion.process import Process, blurring, ddpm, ihdm
+from ddx.diffusion.forward.gaussian import q_sample
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.papers.blurring import blurring
+from ddx.diffusion.papers.ddpm import ddpm
+from ddx.diffusion.papers.ihdm import ihdm
+from ddx.diffusion.random import example_keys, seed_key, white_noise
 from ddx.errors import ConfigError, DataError
 from ddx.files import local_path, make_directory, optional_path, replacing
 from ddx.pictures import to_uint8

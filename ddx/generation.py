@@ -10,11 +10,13 @@ import numpy as np
 from ddx import parallel
 from ddx.build import Sampler, System
 from ddx.data import Dataset
-from ddx.diffusion import heat, sampling
-from ddx.diffusion.encoding import encoding_table
-from ddx.diffusion.kernels import Film, filmed
-from ddx.diffusion.noise import example_keys, seed_key
-from ddx.diffusion.steps import Steps
+from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.papers import ihdm
+from ddx.diffusion.random import example_keys, seed_key
+from ddx.diffusion.reverse.encode import encoding_plan
+from ddx.diffusion.reverse.film import Film, filmed
+from ddx.diffusion.reverse.rows import Row, num_rows
+from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
 
@@ -31,7 +33,7 @@ class Batch(NamedTuple):
 
 
 class Between(NamedTuple):
-    """Whose noise the steps draw: that of two examples, mixed as `ddx.diffusion.heat.between` does; (B,) each."""
+    """Of whom the steps draw: the noise of two examples, mixed by `ddx.diffusion.papers.ihdm.between`; (B,) each."""
 
     keys: Any
     others: Any
@@ -45,7 +47,7 @@ class Generator:
         self,
         system: System,
         sampler: Sampler,
-        frames: tuple[int, ...] = (),
+        frames: Trajectory = (),
         told: dict[str, Any] | None = None,
         images: Dataset | None = None,
     ) -> None:
@@ -60,38 +62,38 @@ class Generator:
         self._shape = system.image_shape
         self._process = system.process
         self._sampler = sampler
-        kernel = filmed(sampler.kernel, frames) if frames else sampler.kernel
+        solver = filmed(sampler.solver, frames) if frames else sampler.solver
         self._images = images if system.starts_from_images else None
         self._low = system.process.low
         basis = system.process.basis
         # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
         at = system.process.level(np.asarray(frames, int), self._shape[:2])
-        kept = np.divide(at.marginal.alpha, at.a, out=np.ones_like(at.marginal.alpha), where=at.a > 0)
+        kept = np.divide(at.alpha, at.a, out=np.ones_like(at.alpha), where=at.a > 0)
         kept = kept[:, None].astype(np.float32)
 
         def noise(keys: Any) -> Any:
-            return sampling.initial_noise(keys, self._shape)
+            return initial_noise(system.process, keys, self._shape)
 
         def prior(keys: Any, images: Any) -> Any:
-            return heat.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
+            return ihdm.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
 
         def begin(x: Any) -> Any:
-            return sampling.start(kernel, basis.analysis(x))
+            return start(solver, basis.analysis(x))
 
-        def walk(params: Any, steps: Any, draws: Any, keys: Any, told: Any, walking: Any) -> Any:
-            at = system.denoiser(params, sampler.clip, told).at
-            draw = sampling.no_noise if sampler.deterministic else _draw(keys, walking.u_t)
-            return sampling.walk(at, walking, steps, draws, kernel, draw)
+        def walk(params: Any, rows: Row, entries: Any, keys: Any, told: Any, state: State) -> State:
+            denoise = system.denoiser(params, sampler.clip, told)
+            draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
+            return advance(denoise, state, rows, entries, solver, draw)
 
-        def end(walking: Any) -> Any:
-            x_0 = basis.synthesis(walking.u_t)
+        def end(state: State) -> Any:
+            x_0 = basis.synthesis(state.u_t)
             if not frames:
                 return x_0, None
-            film = walking.memory[1]
+            film = state.memory[1]
             return x_0, Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
 
         self._noise = parallel.over_batch(noise, shared=0, split=1)
-        self._chosen = parallel.over_batch(lambda keys: heat.prior_images(keys, self._num_images()), shared=0, split=1)
+        self._chosen = parallel.over_batch(lambda keys: ihdm.prior_images(keys, self._num_images()), shared=0, split=1)
         self._prior = parallel.over_batch(prior, shared=0, split=2)
         self._begin = parallel.over_batch(begin, shared=0, split=1)
         self._walk = parallel.over_batch(walk, shared=3, split=3)
@@ -115,9 +117,9 @@ class Generator:
         with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
             for start in left:
                 of_examples = self._of_examples(seed, np.arange(start, start + size))
-                walking = self._begin(self._initial(of_examples[0]))
-                walking = self._take(params, walking, of_examples, self._sampler.steps, progress)
-                x_0, film = self._end(walking)
+                state = self._begin(self._initial(of_examples[0]))
+                state = self._take(params, state, of_examples, self._sampler.plan, progress)
+                x_0, film = self._end(state)
                 count = min(size, num_images - start)
                 if film is not None:
                     film = Film(*(to_uint8(_join_film(x)[:, :count], self._low) for x in film))
@@ -138,7 +140,7 @@ class Generator:
         The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1, and the network is
         told what it is told of those.
         """
-        steps = jax.tree.map(lambda x: x[first:], self._sampler.steps)
+        steps = jax.tree.map(lambda x: x[first:], self._sampler.plan)
         examples = np.arange(len(x_t)) if examples is None else examples
         return self._through(params, x_t, steps, "decoding", lambda rows: self._of_examples(seed, examples[rows]))
 
@@ -155,26 +157,26 @@ class Generator:
             (keys, told), (others, _) = (self._of_examples(seed, pairs[rows, end]) for end in (0, 1))
             return Between(keys, others, parallel.split_batch(weights[rows].astype(np.float32))), told
 
-        return self._through(params, x_t, self._sampler.steps, "decoding", of)
+        return self._through(params, x_t, self._sampler.plan, "decoding", of)
 
     def encode(self, params: Any, x_0: np.ndarray, examples: np.ndarray | None = None) -> np.ndarray:
         """The latents of images, as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
-        steps = encoding_table(self._process, self._sampler.times, self._shape[:2])
+        steps = encoding_plan(self._process, self._sampler.times, self._sampler.solver)
         examples = np.arange(len(x_0)) if examples is None else examples
         return self._through(params, x_0, steps, "encoding", lambda rows: self._of_examples(0, examples[rows]))
 
     def _through(
-        self, params: Any, x: np.ndarray, steps: Steps, what: str, of: Callable[[np.ndarray], OfExamples]
+        self, params: Any, x: np.ndarray, rows: Row, what: str, of: Callable[[np.ndarray], OfExamples]
     ) -> np.ndarray:
         size, done = self.batch_size(len(x)), []
         params = parallel.replicate(params)
         starts = range(0, len(x), size)
-        with Progress(what, len(starts) * len(steps.noise)) as progress:
+        with Progress(what, len(starts) * num_rows(rows)) as progress:
             for start in starts:
-                rows = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
-                walking = self._begin(parallel.split_batch(x[rows].astype(np.float32)))
-                walking = self._take(params, walking, of(rows), steps, progress)
-                done.append(parallel.join_batch(self._end(walking)[0]))
+                chosen = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
+                state = self._begin(parallel.split_batch(x[chosen].astype(np.float32)))
+                state = self._take(params, state, of(chosen), rows, progress)
+                done.append(parallel.join_batch(self._end(state)[0]))
         return np.concatenate(done)[: len(x)]
 
     def _initial(self, keys: Any) -> Any:
@@ -193,18 +195,18 @@ class Generator:
         keys = example_keys(seed_key(seed), jnp.asarray(examples))
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
-    def _take(self, params: Any, walking: Any, of_examples: OfExamples, steps: Steps, progress: Progress) -> Any:
-        for numbers, rows in in_pieces(steps, progress):
-            walking = self._walk(params, rows, numbers, *of_examples, walking)
-        return walking
+    def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Row, progress: Progress) -> Any:
+        for numbers, some in in_pieces(rows, progress):
+            state = self._walk(params, some, numbers, *of_examples, state)
+        return state
 
 
 def _draw(keys: Any, u_t: Any) -> Callable[[Any], Any]:
     """The k-th draw of each example as a function of k."""
     if not isinstance(keys, Between):
-        return sampling.noise_from(keys, u_t)
-    of_one, of_other = sampling.noise_from(keys.keys, u_t), sampling.noise_from(keys.others, u_t)
-    return lambda k: heat.between(of_one(k), of_other(k), keys.weights[:, None, None, None])
+        return noise_from(keys, u_t)
+    of_one, of_other = noise_from(keys.keys, u_t), noise_from(keys.others, u_t)
+    return lambda k: ihdm.between(of_one(k), of_other(k), keys.weights[:, None, None, None])
 
 
 def _join_film(x: Any) -> np.ndarray:
@@ -214,8 +216,8 @@ def _join_film(x: Any) -> np.ndarray:
 
 
 def in_pieces(table: Any, progress: Progress) -> Iterator[tuple[np.ndarray, Any]]:
-    """A table of steps in pieces short enough to tell of their progress: the rows' numbers, and the rows."""
-    num_steps = len(table.noise)
+    """A plan in pieces short enough to tell of their progress: the rows' numbers, and the rows."""
+    num_steps = num_rows(table)
     # At most 20 rows, in equal pieces if possible (each length compiles).
     size = min(num_steps, max((n for n in range(5, 21) if num_steps % n == 0), default=20))
     for first in range(0, num_steps, size):

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ddx.diffusion import schedules
+from ddx.diffusion.forward import betas
 
 PROCESSES = ("ddpm", "blurring", "ihdm")
-PREDICTIONS = ("eps", "x0", "v", "mean", "residual")
+PREDICTIONS = ("eps", "x0", "v", "mean", "residual", "velocity")
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
 # What the squares of a prediction, or of its errors, are: from a network's further outputs.
@@ -33,7 +33,7 @@ OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 SAMPLERS = ("ddim", "ancestral", "heat")
-SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m")
+SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2", "unipc_3")
 
 
 def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:
@@ -118,12 +118,12 @@ KEYS: dict[str, Key] = {
     ),
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
     "process.kind": Key("ddpm", "noise alone, or with a blur: Blurring Diffusion or IHDM", **_one_of(*PROCESSES)),
-    "process.schedule": Key("linear", "noise schedule of ddpm", **_one_of(*schedules.SCHEDULES)),
+    "process.schedule": Key("linear", "noise schedule of ddpm", **_one_of(*betas.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **_at_least(1)),
     "process.rescale_time": Key(False, "tell the network times as if T were 1000, in ddpm; blurring always does"),
     "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **_within(0, 1e6)),
     "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **_number(0, above=True)),
-    "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **_one_of(*schedules.BLUR_POWERS)),
+    "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **_one_of(*betas.BLUR_POWERS)),
     "process.d_min": Key(0.001, "what the blur of blurring leaves of every frequency", **_between(0, 1)),
     "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **_within(-80, 80)),
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **_within(-80, 80)),

@@ -34,7 +34,7 @@ class Gaussian(NamedTuple):
 
         def model_fn(x_t, model_time):
             t = model_time * process.num_steps / 1000 if process.continuous else model_time + process.time_offset
-            m, a = process.marginal(t, x_t.shape[1:3]), process.scalars(t).a
+            m, a = process.marginal(t, x_t.shape[1:3]), process.level(t).a
             u_t = process.basis.analysis(x_t)
             u_0 = self.expectation(m.alpha, m.sigma, u_t)
             eps = (u_t - m.alpha * u_0) / m.sigma
@@ -46,7 +46,7 @@ class Gaussian(NamedTuple):
         """The exact reverse variance as a variance function: lambda2 + gamma^2 Cov[u_0 | u_t]."""
 
         def variance(d, step):
-            m = step.level.marginal
+            m = step.level
             return step.lambda2 + step.gamma**2 * self.covariance(m.alpha, m.sigma)
 
         return variance

@@ -111,6 +111,8 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"sample__trajectory": "quadratic"}, "choose one of: full, uniform"),
         ({"sample__trajectory": "ddim25"}, "visits 25 times, not 5"),
         ({"sample__solver": "heun", "sample__eta": 0.5}, "without noise"),
+        ({"sample__solver": "deis", "sample__eta": 0.5}, "without noise"),
+        ({"sample__solver": "unipc_3", "sample__sampler": "ancestral"}, "without noise"),
         (
             {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
             "needs sample.variance",
@@ -119,7 +121,7 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"loss__objective": "head"}, "set both or neither"),
         (
             {"loss__objective": "head", "loss__variance": "sn", "loss__prediction": "mean"},
-            "belongs to loss.prediction='eps', 'x0' or 'v', not 'mean'",
+            "belongs to loss.prediction='eps', 'x0', 'v' or 'velocity', not 'mean'",
         ),
         ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
         ({"model__head": "large"}, "must be empty, simple or complex"),
@@ -259,13 +261,15 @@ def test_a_broken_config_json_is_named(text):
 
 
 def test_the_names_a_config_may_use_are_those_the_library_has():
-    from ddx.diffusion import kernels, prediction, timesteps, variance
+    from ddx.diffusion.estimate import prediction
+    from ddx.diffusion.objective import time_samplers
+    from ddx.diffusion.reverse import solvers, variance
     from ddx.models import conventions
 
-    assert keys.PREDICTIONS == prediction.PREDICTIONS
+    assert keys.PREDICTIONS == tuple(prediction.PREDICTIONS)
     assert tuple(variance.VARIANCES) == (*keys.FIXED_VARIANCES, *keys.LEARNED_VARIANCES, *keys.HEAD_VARIANCES)
-    assert tuple(kernels.SOLVERS) == keys.SOLVERS
-    assert tuple(timesteps.TIME_SAMPLERS) == keys.TIME_SAMPLERS
+    assert tuple(solvers.SOLVERS) == keys.SOLVERS
+    assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
 
 

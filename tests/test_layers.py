@@ -38,6 +38,10 @@ MAY_IMPORT = {
     "configs": {"config", "errors"},
 }
 
+# Within ddx/diffusion each room, a folder or a file, may import itself and the rooms before it.
+ROOMS = ("arrays", "times", "random", "forward", "estimate", "reverse", "bound", "objective", "papers")
+NEEDS_NO = {"forward": {"random"}}  # what a process says of its levels is drawn nowhere
+
 
 def part(module):
     """'ddx.training.loop' belongs to 'training', 'launch.train' to 'launch'."""
@@ -45,12 +49,18 @@ def part(module):
     return rest.partition(".")[0] if first == "ddx" else first
 
 
+def room(module):
+    """'ddx.diffusion.forward.blur' belongs to 'forward', 'ddx.diffusion' itself to none: ''."""
+    return module.removeprefix("ddx.diffusion").lstrip(".").partition(".")[0]
+
+
 def imports(path):
-    """The modules of this project that a file imports."""
+    """The modules of this project that a file imports, by their full names."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            if node.module == "ddx":
-                yield from (f"ddx.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"line {node.lineno}: name the module from ddx on"
+            if node.module in ("ddx", "ddx.diffusion"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
             else:
                 yield node.module
         elif isinstance(node, ast.Import):
@@ -65,6 +75,25 @@ def test_imports_point_downwards(path):
     for module in imports(path):
         if module.split(".")[0] in ("ddx", "launch", "configs") and part(module) != here:
             assert part(module) in MAY_IMPORT[here], f"{here} must not import {module}"
+
+
+MATHEMATICS = ROOT / "ddx" / "diffusion"
+
+
+@pytest.mark.parametrize("path", sorted(MATHEMATICS.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_within_the_mathematics_point_downwards(path):
+    inside = [room(module) for module in imports(path) if part(module) == "diffusion"]
+    if path == MATHEMATICS / "__init__.py":
+        assert not inside
+        return
+    here = path.relative_to(MATHEMATICS).parts[0].removesuffix(".py")
+    allowed = set(ROOMS[: ROOMS.index(here) + 1]) - NEEDS_NO.get(here, set())
+    assert set(inside) <= allowed, f"{here} must not import {set(inside) - allowed}"
+
+
+def test_the_mathematics_has_the_rooms_that_are_named():
+    found = {path.relative_to(MATHEMATICS).parts[0].removesuffix(".py") for path in MATHEMATICS.rglob("*.py")}
+    assert found - {"__init__"} == set(ROOMS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -11,12 +11,23 @@ import numpy as np
 from ddx import parallel
 from ddx.build import System
 from ddx.data import Dataset
-from ddx.diffusion import heat, likelihood
-from ddx.diffusion.noise import example_keys, fold_in, seed_key
-from ddx.diffusion.prediction import to_coordinates, to_pixels
-from ddx.diffusion.process import Process
-from ddx.diffusion.sampling import cast
-from ddx.diffusion.variance import VarianceFn, variance_fn
+from ddx.diffusion.arrays import cast
+from ddx.diffusion.bound.terms import (
+    Terms,
+    bound_rows,
+    bound_term,
+    bound_terms,
+    decoder_bits,
+    look,
+    noise_at,
+    prior_bits,
+)
+from ddx.diffusion.estimate.denoiser import to_coordinates, to_pixels
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.papers import ihdm_bound
+from ddx.diffusion.random import example_keys, fold_in, seed_key
+from ddx.diffusion.reverse.rows import num_rows
+from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.generation import in_pieces
 from ddx.progress import Progress
 
@@ -35,7 +46,7 @@ class Protocol(NamedTuple):
 
     rows: Any  # a table, from the data to the noise; its `level.t` are the times of the terms
     shared: Any  # arrays that `ends` needs besides
-    terms: Callable[[Any, Any, Any, Any, Any], likelihood.Terms]  # (params, rows, keys, images, label)
+    terms: Callable[[Any, Any, Any, Any, Any], Terms]  # (params, rows, keys, images, label)
     ends: Callable[[Any, Any, Any], tuple[Any, Any]]  # (shared, keys, images) -> prior and decoder, (B,) each
 
 
@@ -45,12 +56,12 @@ def variational(
     """`ddx.bits_per_dim`; `times` are those of a sampler."""
     process, chosen = system.process, variance_fn(variance, eta)
 
-    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> likelihood.Terms:
+    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = system.to_float(images)
-        at = system.denoiser(params, clip, system.told(x_0, label)).at
-        return likelihood.bound_terms(process, at, x_0, rows, rows.level.t, chosen, likelihood.noise_at(keys, x_0), cdf)
+        denoise = system.denoiser(params, clip, system.told(x_0, label))
+        return bound_terms(denoise, x_0, rows, rows.level.t, chosen, noise_at(keys, x_0), cdf)
 
-    rows = likelihood.bound_table(process, times, system.image_shape[:2], eta)
+    rows = bound_rows(process, times, system.image_shape[:2], eta)
     return Protocol(rows, (), terms, _ends(system, times[0], cdf))
 
 
@@ -77,7 +88,7 @@ def compared(
       A protocol whose terms are (B, times, slots, variances), and for each trajectory the places of its own.
     """
     process, shape = system.process, system.image_shape[:2]
-    tables = [likelihood.bound_table(process, times, shape) for times in trajectories]
+    tables = [bound_rows(process, times, shape) for times in trajectories]
     rows = jax.tree.map(lambda *leaves: np.concatenate(leaves), *tables)
     visited = np.concatenate([np.asarray(times[-2::-1]) for times in trajectories])
     times, place = np.unique(visited, return_inverse=True)
@@ -91,29 +102,28 @@ def compared(
     lengths = np.cumsum([0, *(len(t) - 1 for t in trajectories)])
     places = [Places(place[i:j], slots[i:j]) for i, j in itertools.pairwise(lengths)]
 
-    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> likelihood.Terms:
+    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = system.to_float(images)
-        u_0, draw = process.basis.analysis(x_0), likelihood.noise_at(keys, x_0)
-        at = system.denoiser(params, clip, system.told(x_0, label)).at
+        u_0, draw = process.basis.analysis(x_0), noise_at(keys, x_0)
+        denoise = system.denoiser(params, clip, system.told(x_0, label))
 
-        def one(_: None, rows: Any) -> tuple[None, likelihood.Terms]:
-            first = jax.tree.map(lambda x: x[0], rows).expand(shape)
-            z = draw(first.level.t)
-            u_t = first.level.marginal.alpha * u_0 + first.level.marginal.sigma * z
-            d = at(u_t, first.level)
-            x_t, pixels = process.basis.synthesis(u_t), to_pixels(process.basis, d)
+        def one(_: None, rows: Any) -> tuple[None, Terms]:
+            first = jax.tree.map(lambda x: x[0], rows)
+            seen_here = look(denoise, u_0, first, draw(first.level.t))
+            d, x_t = seen_here.d, process.basis.synthesis(seen_here.u_t)
+            pixels = to_pixels(process.basis, d)
             seen = [(p, p.basis.analysis(x_t), to_coordinates(p.basis, pixels), v) for p, v in variances]
 
             def of(row: Any) -> Any:
                 step = row.expand(shape)
-                each = [likelihood.bound_term(p, x_0, u, d, step, v, cdf) for p, u, d, v in seen]
+                each = [bound_term(p, x_0, u, d, step, v, cdf) for p, u, d, v in seen]
                 return jnp.stack(each, axis=-1)
 
-            error, eps_error = (jnp.square(x).mean((1, 2, 3)) for x in (u_0 - d.x_0, z - d.eps))
-            return None, likelihood.Terms(jax.lax.map(of, rows), error, eps_error)
+            error, eps_error = (jnp.square(x).mean((1, 2, 3)) for x in (u_0 - d.x_0, seen_here.z - d.eps))
+            return None, Terms(jax.lax.map(of, rows), error, eps_error)
 
-        found = jax.lax.scan(one, None, jax.tree.map(lambda x: cast(x, x_0.dtype), rows))[1]
-        return likelihood.Terms(jnp.moveaxis(found.terms, 2, 0), found.mse.T, found.eps_mse.T)
+        found = jax.lax.scan(one, None, cast(rows, x_0.dtype))[1]
+        return Terms(jnp.moveaxis(found.terms, 2, 0), found.mse.T, found.eps_mse.T)
 
     together = jax.tree.map(lambda x: x[index], rows)
     return Protocol(together, (), terms, _ends(system, max(map(max, trajectories)), cdf)), places
@@ -125,10 +135,10 @@ def _ends(system: System, last: int, cdf: str) -> Callable[[Any, Any, Any], tupl
 
     def ends(shared: Any, keys: Any, images: Any) -> tuple[Any, Any]:
         x_0 = system.to_float(images)
-        prior = likelihood.prior_bits(process, x_0, last)
+        prior = prior_bits(process, x_0, last)
         if not process.ends_noisy:
             return prior, jnp.zeros_like(prior)
-        return prior, likelihood.decoder_bits(process, x_0, likelihood.noise_at(keys, x_0)(0), cdf)
+        return prior, decoder_bits(process, x_0, noise_at(keys, x_0)(0), cdf)
 
     return ends
 
@@ -137,21 +147,21 @@ def inverse_heat(system: System, training: Dataset, delta: float) -> Protocol:
     """`ddx.heat_bits_per_dim`: dequantised images, and the blurred images of the training set as the prior."""
     process, dims = system.process, float(np.prod(system.image_shape))
 
-    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> likelihood.Terms:
+    def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = _dequantised(keys, images, process.low)
-        at = system.denoiser(params, False, system.told(x_0, label)).at
-        return heat.heat_terms(process, at, x_0, rows, rows.level.t, likelihood.noise_at(keys, x_0), delta)
+        denoise = system.denoiser(params, False, system.told(x_0, label))
+        return ihdm_bound.heat_terms(denoise, x_0, rows, rows.level.t, noise_at(keys, x_0), delta)
 
     def ends(centres: Any, keys: Any, images: Any) -> tuple[Any, Any]:
-        kl = heat.kde_kl(process, centres, _dequantised(keys, images, process.low), delta)
+        kl = ihdm_bound.kde_kl(process, centres, _dequantised(keys, images, process.low), delta)
         return kl / (dims * np.log(2.0)), jnp.zeros_like(kl)
 
     parts = []
-    blurred = jax.jit(lambda images: heat.kde_centres(process, system.to_float(images)))
+    blurred = jax.jit(lambda images: ihdm_bound.kde_centres(process, system.to_float(images)))
     for start in range(0, training.num_examples, _AT_ONCE):
         indices = np.arange(start, min(start + _AT_ONCE, training.num_examples))
         parts.append(np.asarray(blurred(training.read(indices)["image"])))
-    return Protocol(heat.heat_table(process), np.concatenate(parts), terms, ends)
+    return Protocol(ihdm_bound.heat_rows(process), np.concatenate(parts), terms, ends)
 
 
 _AT_ONCE = 1000  # images of the training set
@@ -185,7 +195,7 @@ class Bound:
         left = [start for start in starts if start not in done]
         devices = parallel.num_devices()
         batch_size = -(-size // devices) * devices
-        num_steps = len(self._rows.noise)
+        num_steps = num_rows(self._rows)
         params, shared = parallel.replicate(params), parallel.replicate(self._shared)
         with Progress("evaluating", len(starts) * num_steps, (len(starts) - len(left)) * num_steps) as progress:
             for start in left:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddx import parallel
 from ddx.arguments import names
-from ddx.diffusion.likelihood import rate_distortion
+from ddx.diffusion.bound.terms import rate_distortion
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings

@@ -16,9 +16,9 @@ import numpy as np
 
 from ddx import parallel
 from ddx.arguments import integers
-from ddx.diffusion.process import Process
-from ddx.diffusion.trajectory import trajectory
-from ddx.diffusion.variance import VarianceFn, variance_fn
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.reverse.trajectory import trajectory
+from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import check_counts, settings

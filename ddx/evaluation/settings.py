@@ -7,9 +7,9 @@ from ddx.build import System
 from ddx.config import flatten
 from ddx.consistency import tells_x_0
 from ddx.data import Dataset
-from ddx.diffusion import trajectory as trajectories
-from ddx.diffusion.decoder import CDFS
-from ddx.diffusion.variance import VarianceFn
+from ddx.diffusion.bound.decoder import CDFS
+from ddx.diffusion.reverse import trajectory as trajectories
+from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
 from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES

@@ -1,7 +1,7 @@
 """How wrong a trained network is at every time: a job that may be interrupted at any moment.
 
 statistics.json   the protocol and, when it is finished, a summary
-statistics.npz    the fields of `ddx.diffusion.statistics.Statistics`
+statistics.npz    the fields of `ddx.diffusion.bound.statistics.Statistics`
 """
 
 import math
@@ -15,9 +15,10 @@ import numpy as np
 from ddx import parallel
 from ddx.build import System
 from ddx.data import Dataset
-from ddx.diffusion import likelihood
-from ddx.diffusion import statistics as stats
-from ddx.diffusion.noise import example_keys, seed_key
+from ddx.diffusion.bound import statistics as stats
+from ddx.diffusion.bound.terms import bound_rows, noise_at
+from ddx.diffusion.random import example_keys, seed_key
+from ddx.diffusion.reverse.rows import num_rows
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.settings import check_counts, default_clip
 from ddx.files import local_path, optional_path, replacing, sha256
@@ -146,13 +147,13 @@ def _parts(
     """The sums over the examples of each part, without those whose first place is in `done`."""
     process, (batch, size) = system.process, sizes
     shape = system.image_shape
-    rows = likelihood.bound_table(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
-    num_steps = len(rows.noise)
+    rows = bound_rows(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
+    num_steps = num_rows(rows)
 
     def sums(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.Sums:
         x_0 = system.to_float(images)
-        at = system.denoiser(params, False, system.told(x_0, label)).at
-        return stats.error_sums(process, at, x_0, weight, rows, rows.level.t, likelihood.noise_at(keys, x_0), clip)
+        denoise = system.denoiser(params, clip, system.told(x_0, label))
+        return stats.error_sums(denoise, x_0, weight, rows, rows.level.t, noise_at(keys, x_0))
 
     def moments(images: Any, weight: Any) -> tuple[Any, Any]:
         u_0 = process.basis.analysis(system.to_float(images))

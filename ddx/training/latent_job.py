@@ -3,16 +3,16 @@
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from ddx import build, parallel
 from ddx.data import given_images
-from ddx.diffusion.encoding import encodable_times
-from ddx.diffusion.gaussian import q_sample
-from ddx.diffusion.interpolation import noises_of_ends, slerp
-from ddx.diffusion.noise import example_keys, seed_key
+from ddx.diffusion.forward.gaussian import q_sample
+from ddx.diffusion.random import example_keys, seed_key
+from ddx.diffusion.reverse.encode import encodable_times
+from ddx.diffusion.reverse.interpolate import noises_of_ends, slerp
+from ddx.diffusion.reverse.walk import plan
 from ddx.errors import ConfigError
 from ddx.files import local_path, make_directory, optional_path, replacing, write_json
 from ddx.generation import Generator
@@ -185,8 +185,8 @@ def _encoding(config: ConfigDict, system: build.System, how: build.Sampler) -> t
     except ValueError as error:
         raise ConfigError(f"{error}, or set another --num_steps or --trajectory") from None
     config.sample.clip = False
-    last = len(times) - 1
-    return config, how._replace(clip=False, times=times, steps=jax.tree.map(lambda x: x[-last:], how.steps))
+    rows = plan(system.process, times, how.eta, system.image_shape[:2], how.solver)
+    return config, how._replace(clip=False, times=times, plan=rows)
 
 
 def _given(path: pathlib.Path, system: build.System) -> np.ndarray:

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 import ddx.data
 from ddx import build, parallel
-from ddx.diffusion.noise import seed_key
+from ddx.diffusion.random import seed_key
 from ddx.errors import NonFiniteError
 from ddx.files import local_path, make_directory
 from ddx.generation import Generator

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx import build
-from ddx.diffusion import analytic, optimal
-from ddx.diffusion import variance as variances
-from ddx.diffusion.basis import DCT, PIXEL
-from ddx.diffusion.kernels import euler
-from ddx.diffusion.process import in_dct_basis
-from ddx.diffusion.statistics import Statistics
-from ddx.diffusion.variance import VarianceFn
+from ddx.diffusion.bound import analytic, optimal
+from ddx.diffusion.bound.statistics import Statistics
+from ddx.diffusion.forward.basis import DCT, PIXEL
+from ddx.diffusion.forward.process import in_dct_basis
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse import variance as variances
+from ddx.diffusion.reverse.solvers import euler
+from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import local_path, sha256
 from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES
@@ -107,9 +108,9 @@ def as_published(how: build.Sampler, variance: VarianceFn, name: str, low: float
     if "_paper" not in name:
         return how
     is_ddim = how.eta != 1.0
-    limited = analytic.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
-    kernel = euler(limited) if is_ddim else analytic.published_ddpm(limited)
-    return how._replace(kernel=kernel, clip="x0" if how.clip else False)
+    limited = analytic_dpm.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
+    solver = euler(limited) if is_ddim else analytic_dpm.published_ddpm(limited)
+    return how._replace(solver=solver, clip="x0" if how.clip else False)
 
 
 def trajectory(
@@ -161,8 +162,8 @@ def file_name(name: Any) -> str:
 
 def _check_tells(source: Trained, what: str, instead: str) -> None:
     prediction = source.system.config.loss.prediction
-    if prediction not in ("eps", "x0", "v"):
-        raise ConfigError(f"{what} needs a network that predicts eps, x0 or v, not {prediction!r}. {instead}")
+    if prediction not in ("eps", "x0", "v", "velocity"):
+        raise ConfigError(f"{what} needs a network that predicts eps, x0, v or velocity, not {prediction!r}. {instead}")
 
 
 def _needs(variance: str, clip: bool) -> tuple[str | None, bool | None]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ddx import build, parallel
 from ddx.arguments import integers
+from ddx.diffusion.arrays import Trajectory
 from ddx.errors import ConfigError
 from ddx.files import local_path, optional_path, replacing, sha256
 from ddx.generation import Generator
@@ -64,7 +65,7 @@ def sample(
       sampler: "ddim", "ancestral" or "heat"; None, here and below, for the run's own setting.
       num_steps: steps a sample.
       trajectory: the times to visit, as `ddx.trajectory` names them.
-      solver: "euler", "heun", "dpmpp_2m" or "dpmpp_3m".
+      solver: "euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2" or "unipc_3".
       eta: stochasticity of ddim.
       variance: reverse variance of the ancestral sampler; ddim may have those of `ddx.keys.OPTIMAL_VARIANCES` too, of
         which the analytic ones need the run's statistics, "sn" and "npr" a network with such a head.
@@ -206,11 +207,12 @@ def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathli
     """Draw the first images once more, and the way to them."""
     batch = next(generator.batches(params, record["seed"], min(FILM_IMAGES, record["at_once"], record["num_samples"])))
     assert batch.film is not None
-    save_png(out / "film.png", film_strip(batch.film.x_t, batch.film.x_0, batch.images))
-    save_gif(out / "film.gif", film_frames(batch.film.x_t, batch.film.x_0, batch.images))
+    x_t, x_0 = (np.asarray(x) for x in batch.film)
+    save_png(out / "film.png", film_strip(x_t, x_0, batch.images))
+    save_gif(out / "film.gif", film_frames(x_t, x_0, batch.images))
 
 
-def _frames(times: tuple[int, ...]) -> tuple[int, ...]:
+def _frames(times: Trajectory) -> Trajectory:
     """Times to film: all that are visited, or FILM_FRAMES of them evenly."""
     count = min(FILM_FRAMES, len(times) - 1)
     chosen = np.unique(np.linspace(0, len(times) - 2, count).round().astype(int))

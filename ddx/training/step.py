@@ -15,8 +15,8 @@ import optax
 from ddx import parallel
 from ddx.build import LossFn
 from ddx.data import augment
-from ddx.diffusion.noise import example_keys, white_noise
-from ddx.diffusion.timesteps import TimeSampler
+from ddx.diffusion.objective.time_samplers import TimeSampler
+from ddx.diffusion.random import example_keys, white_noise
 from ddx.training.state import TrainState, joined, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]

@@ -14,7 +14,7 @@ from ddx import build
 from ddx.arguments import integers
 from ddx.config import completed, validate
 from ddx.data import Dataset, batch_indices, given_images
-from ddx.diffusion.trajectory import counts_itself
+from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
 from ddx.keys import OPTIMAL_VARIANCES, SAMPLING_PRESETS

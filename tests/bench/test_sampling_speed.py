@@ -93,7 +93,7 @@ def test_64_samples_are_no_slower_than_diffusers(network, tmp_path):
     @jax.jit
     def run(params, x_T):
         denoise = ddx.denoiser(process, lambda x, t: model.apply({"params": params}, x, t), clip=False)
-        return ddx.sample(process, denoise, None, x_T, times)
+        return ddx.sample(denoise, None, x_T, times)
 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "ready\n"
@@ -135,7 +135,7 @@ def test_a_step_costs_little_beyond_its_network(network):
     @jax.jit
     def sampler(params, x):
         denoise = ddx.denoiser(process, lambda x, t: model.apply({"params": params}, x, t), clip=False)
-        return ddx.sample(process, denoise, jax.random.key(0), x, (900, 600, 300, 0), eta=1.0)
+        return ddx.sample(denoise, jax.random.key(0), x, (900, 600, 300, 0), eta=1.0)
 
     spent = {"bare": [], "sampler": []}
     for i in range(2 * RUNS + 1):

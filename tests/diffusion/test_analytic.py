@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import analytic, kernels, optimal, statistics, steps
-from ddx.diffusion.basis import DCT, largest_variance
+from ddx.diffusion.bound import analytic, optimal, statistics
+from ddx.diffusion.forward.basis import DCT, largest_variance
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse import solvers
+from ddx.diffusion.reverse.rows import downward
 from tests import golden, oracle
 
 
@@ -38,15 +41,15 @@ def variance_of_samples(process, data, times, eta, variance, until):
     denoise = ddx.denoiser(process, data.model_fn(process), clip=False)
     m = process.marginal(times[0], data.variance.shape[:2])
     found = m.alpha**2 * data.variance + m.sigma**2
-    rows = jax.tree.map(jnp.asarray, steps.step_table(process, times, eta, data.variance.shape[:2]))
-    kernel = kernels.euler(variance) if variance else kernels.euler()
+    rows = jax.tree.map(jnp.asarray, downward(process, times, eta, data.variance.shape[:2]))
+    kernel = solvers.euler(variance) if variance else solvers.euler()
 
     @jax.jit
     def step(row):
         u = jnp.stack([jnp.zeros(data.variance.shape), jnp.ones(data.variance.shape)])
-        row = row.expand(data.variance.shape[:2])._replace(noise=jnp.ones(()))
-        still = kernel.step(denoise.at, u, (), row, 0.0)[0]
-        return still[1] - still[0], kernel.step(denoise.at, u, (), row, 1.0)[0][0] - still[0]
+        row = row.expand(data.variance.shape[:2])._replace(adds_noise=jnp.ones(()))
+        still = kernel.step(denoise, u, (), row, 0.0)[0]
+        return still[1] - still[0], kernel.step(denoise, u, (), row, 1.0)[0][0] - still[0]
 
     for i, s in enumerate(times[1:]):
         gain, added = step(jax.tree.map(lambda x, i=i: x[i], rows))
@@ -97,7 +100,7 @@ def test_a_table_of_one_schedule_serves_another():
     data = natural_spectrum()
     of = exact_statistics(ddx.in_dct_basis(ddx.ddpm()), data)
     other = ddx.in_dct_basis(ddx.iddpm())
-    row = jax.tree.map(lambda x: jnp.asarray(x)[2], steps.step_table(other, (3000, 2500, 1800, 1200, 0), 1.0))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[2], downward(other, (3000, 2500, 1800, 1200, 0), 1.0).expand())
     for per_coordinate in (False, True):
         found = analytic.analytic(of, per_coordinate=per_coordinate)(None, row)
         exact = analytic.analytic(exact_statistics(other, data), per_coordinate=per_coordinate)(None, row)
@@ -108,16 +111,16 @@ def test_the_errors_of_the_exact_network_are_the_closed_form():
     data = oracle.random_gaussian((4, 4, 1))
     process = ddx.in_dct_basis(ddx.ddpm(20, "cosine"))
     with jax.enable_x64(True):
-        at = ddx.denoiser(process, data.model_fn(process), clip=False).at
-        rows = jax.tree.map(lambda x: x[::-1], steps.step_table(process, ddx.trajectory(20)))
+        denoise = ddx.denoiser(process, data.model_fn(process), clip=False)
+        rows = jax.tree.map(lambda x: x[::-1], downward(process, ddx.trajectory(20)))
         rng = np.random.default_rng(0)
         count, total, zeros = 4000, None, None
         u_0 = np.asarray(data.mean) + np.sqrt(np.asarray(data.variance)) * rng.standard_normal((count, 4, 4, 1))
         noise = jnp.asarray(rng.standard_normal((20, count, 4, 4, 1)))
         x_0, weight = DCT.synthesis(jnp.asarray(u_0)), jnp.ones(count)
-        total = statistics.error_sums(process, at, x_0, weight, rows, noise, lambda z: z, clip=False)
-        zeros = statistics.error_sums(process, at, x_0, weight.at[5:].set(0), rows, noise, lambda z: z, clip=False)
-        five = statistics.error_sums(process, at, x_0[:5], weight[:5], rows, noise[:, :5], lambda z: z, clip=False)
+        total = statistics.error_sums(denoise, x_0, weight, rows, noise, lambda z: z)
+        zeros = statistics.error_sums(denoise, x_0, weight.at[5:].set(0), rows, noise, lambda z: z)
+        five = statistics.error_sums(denoise, x_0[:5], weight[:5], rows, noise[:, :5], lambda z: z)
     for a, b in zip(zeros, five, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
     moments = u_0.sum(0), np.square(u_0).sum(0)
@@ -153,7 +156,7 @@ def test_of_one_image_the_range_of_the_data_limits_the_variance():
     one, five = (ddx.estimate_statistics(denoise, x_0[:n], jax.random.key(0)) for n in (1, 5))
     assert np.all(one.spectrum == 1.0) and one.num_images == 1
     np.testing.assert_allclose(five.spectrum, x_0.var(0, ddof=1), rtol=1e-4)
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (10, 5, 0), 1.0))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (10, 5, 0), 1.0).expand())
     assert float(analytic.analytic(one)(None, row).squeeze()) > 1.2 * float(row.lambda2.squeeze())
 
 
@@ -163,7 +166,7 @@ def test_no_variance_is_below_that_of_the_posterior_or_above_the_data_s():
     of = exact_statistics(process, data)
     wrong = of._replace(mse=100 * of.mse, ms_eps=of.ms_eps * 1.5)
     for t, s in ((1000, 700), (500, 499), (20, 1)):
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (t, s, 0), 1.0))
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (t, s, 0), 1.0).expand())
         for variance in (analytic.analytic(wrong), analytic.analytic(wrong, per_coordinate=True)):
             v = np.asarray(variance(None, row))
             limit = data.variance if v.size > 1 else data.variance.mean()
@@ -180,13 +183,13 @@ def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
         x_0 = jnp.asarray(rng.integers(0, 256, (6, 4, 4, 1)) / 127.5 - 1)
         noise = jnp.asarray(rng.standard_normal((20, *x_0.shape)))
         denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
-        rows = jax.tree.map(lambda x: x[::-1], steps.step_table(process, ddx.trajectory(20)))
+        rows = jax.tree.map(lambda x: x[::-1], downward(process, ddx.trajectory(20)))
         weight, given = jnp.ones(6), lambda z: z
-        sums = statistics.error_sums(process, denoise.at, x_0, weight, rows, noise, given, clip=False)
+        sums = statistics.error_sums(denoise, x_0, weight, rows, noise, given)
         of = statistics.statistics(process, sums, (x_0.sum(0), jnp.square(x_0).sum(0)), np.arange(1, 21), 6)
 
         def terms(variance):
-            found = ddx.bits_per_dim(process, denoise, x_0, None, variance=variance, noise=noise)
+            found = ddx.bits_per_dim(denoise, x_0, None, variance=variance, noise=noise)
             return np.asarray(found.terms)[:, 1:].mean(0)
 
         isotropic = terms(analytic.analytic(of, limit=np.inf))
@@ -211,9 +214,9 @@ def test_an_exact_head_says_the_variance_of_the_posterior(process, prediction, k
     data = oracle.random_gaussian((4, 4, 1))
     network, t = data.model_fn(process, prediction), 12
     with jax.enable_x64(True):
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (t, 5, 0), 0.7, (4, 4)))
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (t, 5, 0), 0.7, (4, 4)))
         row = row.expand((4, 4))
-        m, a = row.level.marginal, row.level.a
+        m, a = row.level, row.level.a
         known = data.covariance(m.alpha, m.sigma)
         p, q = {"eps": (0.0, 1.0), "x0": (1.0, 0.0), "v": (-m.sigma, a)}[prediction]
         of_y = known * jnp.square(p - q * m.alpha / m.sigma)  # y = p u_0 + q eps, and u_t is given
@@ -237,7 +240,7 @@ def test_a_head_s_variance_has_a_name_at_any_eta(kind, eta):
     process, times = ddx.ddpm(20, "cosine"), (20, 9, 1, 0)
     denoise, x_T = ddx.denoiser(process, headed, "v"), jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
     named, made, still = (
-        ddx.sample(process, denoise, jax.random.key(1), x_T, times, eta, variance)
+        ddx.sample(denoise, jax.random.key(1), x_T, times, eta, variance)
         for variance in (kind, getattr(ddx, kind)(), "small")
     )
     np.testing.assert_array_equal(named, made)
@@ -248,7 +251,7 @@ def test_a_head_s_variance_has_a_name_at_any_eta(kind, eta):
 @pytest.mark.parametrize("process", [ddx.ddpm(20, "cosine"), ddx.blurring(20, 2.0)], ids=["noise", "blur"])
 def test_a_head_s_variance_is_limited_in_any_basis(process, kind):
     x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
-    table = steps.step_table(process, (20, 9, 3, 1, 0), 1.0, (4, 4))
+    table = downward(process, (20, 9, 3, 1, 0), 1.0, (4, 4))
     row = jax.tree.map(lambda x: jnp.asarray(x)[0], table).expand((4, 4))
     d = ddx.denoiser(process, headed, "v").at(x_t, row.level)._replace(extra=jnp.full(x_t.shape, 1e9))
     found = (getattr(ddx, kind)()(d, row) - row.lambda2) / row.gamma**2
@@ -260,20 +263,20 @@ def test_beyond_a_table_its_ends_hold_and_between_its_knots_a_line():
     logsnr, mse = np.array([40.0, 20.0, -40.0]), np.array([1.0, 3.0, 9.0]).reshape(3, 1, 1, 1)
     zeros = np.zeros(3)
     of = statistics.Statistics(logsnr, mse, zeros, zeros, zeros, np.full((1, 1, 1), 100.0), 9)
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(ddx.ddpm(20), (10, 5, 0), 1.0))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(ddx.ddpm(20), (10, 5, 0), 1.0).expand())
     for at, value in ((60.0, 1.0), (30.0, 2.0), (-10.0, 6.0), (-60.0, 9.0), (-np.inf, 9.0)):
         alpha = np.reshape(np.sqrt(1 / (1 + np.exp(-at))), (1, 1, 1))
         sigma = np.reshape(np.sqrt(1 / (1 + np.exp(at))), (1, 1, 1))
-        level = row.level._replace(marginal=row.level.marginal._replace(alpha=alpha, sigma=sigma), a=alpha)
+        level = row.level._replace(alpha=alpha, sigma=sigma, a=alpha)
         found = analytic.analytic(of)(None, row._replace(level=level, lambda2=0.0, gamma=1.0))
         np.testing.assert_allclose(found, value, rtol=1e-5)
 
 
 def test_the_last_noise_is_limited_to_grey_levels_of_the_data_s_range():
     times = (20, 11, 4, 1, 0)
-    table = steps.step_table(ddx.ddpm(20), times)
+    table = downward(ddx.ddpm(20), times).expand()
     for low, y, count in ((-1.0, 2.0, 1), (0.0, 2.0, 1), (0.0, 1.0, 2)):
-        v = analytic.clip_last(lambda d, step: jnp.ones((1, 1, 1)), times, y, count, low)
+        v = analytic_dpm.clip_last(lambda d, step: jnp.ones((1, 1, 1)), times, y, count, low)
         found = [float(v(None, jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], table)).squeeze()) for i in range(4)]
         # Of that noise the mean size is y of the 255 levels between low and 1.
         sigma = np.sqrt(found[2])
@@ -291,10 +294,10 @@ def test_the_bound_of_ddim_s_family_is_that_of_its_coefficients(eta):
         noise = jnp.asarray(rng.standard_normal((4, *x_0.shape)))
         denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
         v = lambda d, step: 2.0 * step.lambda2 + 0.01  # noqa: E731
-        found = ddx.bits_per_dim(process, denoise, x_0, None, times, v, noise, eta=eta)
+        found = ddx.bits_per_dim(denoise, x_0, None, times, v, noise, eta=eta)
         for j, (s, t) in enumerate([(1, 4), (4, 11), (11, 20)]):
             a_t, s_t, _ = process.marginal(t)
-            s_s, r = process.marginal(s).sigma, np.exp(process.logsnr_difference(s, t))
+            s_s, r = process.marginal(s).sigma, np.exp(process.change(s, t).logsnr)
             lambda2 = eta**2 * s_s**2 * (1 - r)
             gamma = process.marginal(s).alpha - np.sqrt(s_s**2 - lambda2) * a_t / s_t  # DDIM eq. 12
             estimate = denoise(a_t * x_0 + s_t * noise[j + 1], np.full(2, t)).x_0
@@ -303,7 +306,7 @@ def test_the_bound_of_ddim_s_family_is_that_of_its_coefficients(eta):
             kl = 0.5 * (ratio - 1 - np.log(ratio) + gamma**2 * square / (2.0 * lambda2 + 0.01))
             np.testing.assert_allclose(found.terms[:, j + 1], kl / np.log(2), rtol=1e-8)
         with pytest.raises(ValueError, match="eta=0"):
-            ddx.bits_per_dim(process, denoise, x_0, None, times, noise=noise, eta=0)
+            ddx.bits_per_dim(denoise, x_0, None, times, noise=noise, eta=0)
 
 
 def test_trajectories_are_the_cheapest_of_all():
@@ -332,7 +335,7 @@ def test_the_published_trajectory_visits_as_many_times_as_are_asked_for(first_ba
     process = ddx.ddpm(20, "cosine")
     ms_eps = np.where(np.arange(21) >= first_bad, 1.01, 0.6 + 0.01 * np.arange(21))
     for num_visits in range(2 if first_bad == 21 else 3, 21):
-        times = optimal.gamma_trajectory(process, ms_eps, num_visits)
+        times = analytic_dpm.gamma_trajectory(process, ms_eps, num_visits)
         assert times[0] == 20 and times[-2:] == (1, 0) and len(times) == num_visits + 1
         assert all(s < t for t, s in itertools.pairwise(times))
 
@@ -358,10 +361,10 @@ def test_all_trajectories_of_a_thousand_times_take_seconds():
         (lambda of: optimal.dynamic_program(np.full((5, 5), np.nan), 2), "between nodes 0 and 1 is not a number"),
         (lambda of: optimal.optimal_trajectories(np.zeros((5, 5)), 5), r"1\.\.4"),
         (lambda of: optimal.optimal_trajectories(np.full((5, 5), np.inf), 2, True), "no path of 1 steps has a finite"),
-        (lambda of: optimal.gamma_trajectory(ddx.ddpm(20, "cosine"), np.zeros(21), 1), r"2\.\.20; got 1"),
-        (lambda of: optimal.gamma_trajectory(ddx.ddpm(20, "cosine"), np.full(21, 2.0), 5), "from t = 1 on"),
+        (lambda of: analytic_dpm.gamma_trajectory(ddx.ddpm(20, "cosine"), np.zeros(21), 1), r"2\.\.20; got 1"),
+        (lambda of: analytic_dpm.gamma_trajectory(ddx.ddpm(20, "cosine"), np.full(21, 2.0), 5), "from t = 1 on"),
         (lambda of: ddx.npr()(ddx.Denoised(0, 0, None), None), "needs a network with 2 C output channels"),
-        (lambda of: ddx.sn()(ddx.Denoised(0, 0, 1.0), None), "network that predicts eps, x0 or v"),
+        (lambda of: ddx.sn()(ddx.Denoised(0, 0, 1.0), None), "needs a ddx.denoiser of a network"),
     ],
 )
 def test_mistakes_are_named(call, message):
@@ -373,6 +376,6 @@ def test_mistakes_are_named(call, message):
 def test_gamma_is_refused_under_a_blur():
     process = ddx.blurring(20, 2.0)
     of = exact_statistics(process, oracle.random_gaussian((4, 4, 1)))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process, (10, 5, 0), 1.0, (4, 4))).expand((4, 4))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (10, 5, 0), 1.0, (4, 4))).expand((4, 4))
     with pytest.raises(ValueError, match="says nothing under a blur"):
         analytic.analytic(of, "gamma")(None, row)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import decoder, optimal, prediction, sampling
-from ddx.diffusion import noise as noise_lib
+from ddx.diffusion import random as noise_lib
+from ddx.diffusion.bound import decoder, optimal
+from ddx.diffusion.estimate import prediction
+from ddx.diffusion.reverse.walk import initial_noise, noise_from
 
 B, SHAPE = 2, (4, 4, 1)
 DDPM, BLUR, HEAT = ddx.ddpm(20, "cosine"), ddx.blurring(20, 2.0), ddx.ihdm(5, sigma_blur_max=2.0)
@@ -39,34 +41,34 @@ CALLS = {
     "prior_kl": lambda x: ddx.prior_kl(DDPM, x),
     "blur": lambda x: ddx.blur(HEAT, x, 3),
     "denoiser": lambda x: DENOISE(x, 3),
-    "target x_0": lambda x: prediction.target(DDPM, "v", x, NOISE, 3, NOISE),
-    "target noise": lambda x: prediction.target(DDPM, "v", NOISE, NOISE, 3, x),
-    "sample x_T": lambda x: ddx.sample(DDPM, DENOISE, KEY, x, TIMES),
-    "sample noise": lambda x: ddx.sample(DDPM, DENOISE, None, NOISE, TIMES, 1.0, noise=jnp.stack([x, x])),
-    "progressive": lambda x: ddx.progressive(DDPM, DENOISE, KEY, x, (10,), TIMES),
-    "encode": lambda x: ddx.encode(DDPM, DENOISE, x, (10, 5, 0)),
+    "target x_0": lambda x: prediction.target(DDPM, "v", x, 3, NOISE),
+    "target noise": lambda x: prediction.target(DDPM, "v", NOISE, 3, x),
+    "sample x_T": lambda x: ddx.sample(DENOISE, KEY, x, TIMES),
+    "sample noise": lambda x: ddx.sample(DENOISE, None, NOISE, TIMES, 1.0, noise=jnp.stack([x, x])),
+    "progressive": lambda x: ddx.progressive(DENOISE, KEY, x, (10,), TIMES),
+    "encode": lambda x: ddx.encode(DENOISE, x, (10, 5, 0)),
     "slerp": lambda x: ddx.slerp(x, NOISE, (0.5,)),
-    "interpolate": lambda x: ddx.interpolate(DDPM, DENOISE, x, NOISE, (0.5,), TIMES),
-    "interpolate_diffused": lambda x: ddx.interpolate_diffused(DDPM, DENOISE, KEY, x, NOISE, (0.5,), 10, TIMES),
-    "interpolate_diffused in pixels": lambda x: ddx.interpolate_diffused(DDPM, DENOISE, KEY, x, NOISE, (0.5,), 0),
-    "coarse_to_fine": lambda x: ddx.coarse_to_fine(DDPM, DENOISE, KEY, NOISE, x, (0.5,), (0, 10), times=TIMES),
-    "share_latent": lambda x: ddx.share_latent(DDPM, DENOISE, KEY, x[:1], 2, 10, TIMES),
+    "interpolate": lambda x: ddx.interpolate(DENOISE, x, NOISE, (0.5,), TIMES),
+    "interpolate_diffused": lambda x: ddx.interpolate_diffused(DENOISE, KEY, x, NOISE, (0.5,), 10, TIMES),
+    "interpolate_diffused in pixels": lambda x: ddx.interpolate_diffused(DENOISE, KEY, x, NOISE, (0.5,), 0),
+    "coarse_to_fine": lambda x: ddx.coarse_to_fine(DENOISE, KEY, NOISE, x, (0.5,), (0, 10), times=TIMES),
+    "share_latent": lambda x: ddx.share_latent(DENOISE, KEY, x[:1], 2, 10, TIMES),
     "heat_prior": lambda x: ddx.heat_prior(HEAT, noise_lib.batch_keys(KEY, B), x, 0.01),
     "kde_centres": lambda x: ddx.kde_centres(HEAT, x),
-    "heat_bits_per_dim": lambda x: ddx.heat_bits_per_dim(HEAT, OF_HEAT, x, KEY, jnp.zeros((1, 16))),
-    "interpolate_heat": lambda x: ddx.interpolate_heat(HEAT, OF_HEAT, (KEY, KEY), x, NOISE, (0.5,)),
+    "heat_bits_per_dim": lambda x: ddx.heat_bits_per_dim(OF_HEAT, x, KEY, jnp.zeros((1, 16))),
+    "interpolate_heat": lambda x: ddx.interpolate_heat(OF_HEAT, (KEY, KEY), x, NOISE, (0.5,)),
     "simple_loss x_0": lambda x: ddx.simple_loss(DDPM, zeros, x, np.array([1, 2]), NOISE),
     "simple_loss noise": lambda x: ddx.simple_loss(DDPM, zeros, NOISE, np.array([1, 2]), x),
     "kl_loss": lambda x: ddx.kl_loss(DDPM, two, x, np.array([1, 2]), NOISE),
     "hybrid_loss": lambda x: ddx.hybrid_loss(DDPM, two, x, np.array([1, 2]), NOISE),
     "head_loss": lambda x: ddx.head_loss(DDPM, two, x, np.array([1, 2]), NOISE, "npr"),
-    "bits_per_dim x_0": lambda x: ddx.bits_per_dim(DDPM, DENOISE, x, KEY, TIMES),
-    "bits_per_dim noise": lambda x: ddx.bits_per_dim(DDPM, DENOISE, NOISE, None, TIMES, noise=jnp.stack([x, x])),
+    "bits_per_dim x_0": lambda x: ddx.bits_per_dim(DENOISE, x, KEY, TIMES),
+    "bits_per_dim noise": lambda x: ddx.bits_per_dim(DENOISE, NOISE, None, TIMES, noise=jnp.stack([x, x])),
     "estimate_statistics": lambda x: ddx.estimate_statistics(DENOISE, x, KEY),
     "bound_costs": lambda x: optimal.bound_costs(
-        DDPM, DENOISE.at, x, np.arange(20), lambda k: NOISE, ddx.diffusion.variance.small
+        DENOISE, x, np.arange(20), lambda k: NOISE, ddx.diffusion.reverse.variance.small
     ),
-    "probability_flow": lambda x: ddx.probability_flow(BLUR, OF_BLUR, x, 3.0),
+    "probability_flow": lambda x: ddx.probability_flow(OF_BLUR, x, 3.0),
     "decoder_log_prob": lambda x: decoder.decoder_log_prob(x, NOISE, 0.0),
 }
 
@@ -107,19 +109,19 @@ def test_between_two_images_the_type_is_theirs():
     for a, b, found in (("bfloat16", "bfloat16", "bfloat16"), ("bfloat16", "float32", "float32")):
         x_a, x_b = jnp.full((B, *SHAPE), 0.5, a), jnp.full((B, *SHAPE), -0.2, b)
         assert ddx.slerp(x_a, x_b, (0.5,)).dtype == found
-        assert ddx.interpolate(DDPM, DENOISE, x_a, x_b, (0.5,), TIMES).dtype == found
+        assert ddx.interpolate(DENOISE, x_a, x_b, (0.5,), TIMES).dtype == found
     assert ddx.slerp([[[1.0]]], [[[2.0]]], (0.5,)).shape == (1, 1, 1, 1)
 
 
 def test_noise_of_bfloat16_images_is_drawn_in_float32():
     x_T = jnp.zeros((1, 64, 64, 4), jnp.bfloat16)
-    draws = sampling.noise_from(KEY, x_T)(0)
+    draws = noise_from(KEY, x_T)(0)
     assert draws.dtype == jnp.float32 and len(np.unique(draws)) > 10_000
-    np.testing.assert_array_equal(draws, sampling.noise_from(KEY, x_T.astype(jnp.float32))(0))
-    rounded = sampling.initial_noise(noise_lib.batch_keys(KEY, 1), (64, 64, 16), jnp.bfloat16)
+    np.testing.assert_array_equal(draws, noise_from(KEY, x_T.astype(jnp.float32))(0))
+    rounded = initial_noise(DDPM, noise_lib.batch_keys(KEY, 1), (64, 64, 16), jnp.bfloat16)
     assert rounded.dtype == jnp.bfloat16 and float(jnp.abs(rounded.astype(jnp.float32)).max()) > 3.5
-    found = ddx.sample(DDPM, DENOISE, KEY, x_T, TIMES, 1.0)
-    exact = ddx.sample(DDPM, DENOISE, KEY, x_T.astype(jnp.float32), TIMES, 1.0)
+    found = ddx.sample(DENOISE, KEY, x_T, TIMES, 1.0)
+    exact = ddx.sample(DENOISE, KEY, x_T.astype(jnp.float32), TIMES, 1.0)
     np.testing.assert_array_equal(found, exact.astype(jnp.bfloat16))
 
 
@@ -130,7 +132,7 @@ def test_the_divergence_of_integers_is_that_of_floats():
 
 def test_noise_is_of_floats():
     with pytest.raises(ValueError, match="of floats, not of int32"):
-        sampling.initial_noise(noise_lib.batch_keys(KEY, 1), SHAPE, jnp.int32)
+        initial_noise(DDPM, noise_lib.batch_keys(KEY, 1), SHAPE, jnp.int32)
 
 
 @pytest.mark.parametrize("t", [True, "5", None, 2.5, float("nan"), -1, 21, [True, False], 1j])
@@ -147,7 +149,7 @@ def test_times_that_are_none_are_refused(t):
             call()
     if t != 2.5:
         with pytest.raises(ValueError, match="time"):
-            ddx.probability_flow(BLUR, OF_BLUR, NOISE, t)
+            ddx.probability_flow(OF_BLUR, NOISE, t)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int64, np.float32])
@@ -190,7 +192,7 @@ def test_a_real_time_beyond_the_ends_is_nan_in_the_graph():
     loss = jax.jit(lambda t: ddx.simple_loss(BLUR, zeros, NOISE, t, NOISE))
     assert np.isfinite(loss(jnp.array([0.0, 20.0]))).all()
     assert np.isnan(loss(jnp.array([-0.1, 20.1]))).all()
-    flow = jax.jit(lambda t: ddx.probability_flow(BLUR, OF_BLUR, NOISE, t))
+    flow = jax.jit(lambda t: ddx.probability_flow(OF_BLUR, NOISE, t))
     assert np.isnan(flow(20.5)).all() and np.isfinite(flow(19.5)).all()
 
 
@@ -210,56 +212,26 @@ def test_a_level_beyond_the_ends_is_nan_in_the_graph_never_another_level():
     assert np.isnan(jax.jit(lambda s, t: ddx.q_posterior(DDPM, NOISE, NOISE, s, t)[0])(5, 3)).all()
 
 
-def denoiser_of(process, prediction="v"):
-    return ddx.denoiser(process, zeros, prediction, clip=False)
-
-
-OTHERS = {
-    "basis": (ddx.in_dct_basis(DDPM), DDPM),
-    "schedule": (ddx.ddpm(20), DDPM),
-    "T": (ddx.ddpm(30, "cosine"), DDPM),
-    "blur": (ddx.blurring(20, 3.0), BLUR),
-    "kind": (BLUR, DDPM),
-    "times that the network is told": (ddx.ddpm(20, "cosine", rescale_time=True), DDPM),
-    "range": (ddx.ihdm(5, sigma_blur_max=2.0, low=-1.0), HEAT),
-}
-
-
-@pytest.mark.parametrize("what", OTHERS)
-def test_a_denoiser_of_another_process_is_refused_everywhere(what):
-    process, own = OTHERS[what]
-    other, times = denoiser_of(own), ddx.trajectory(process.num_steps, 2, "linspace")
+@pytest.mark.parametrize("first", [DDPM, zeros, None, lambda x_t, t: ddx.Denoised(x_t, x_t)])
+def test_what_is_no_denoiser_is_refused_everywhere(first):
     calls = {
-        "sample": lambda: ddx.sample(process, other, KEY, NOISE, times),
-        "progressive": lambda: ddx.progressive(process, other, KEY, NOISE, times[:1], times),
-        "encode": lambda: ddx.encode(process, other, NOISE, times),
-        "bits_per_dim": lambda: ddx.bits_per_dim(process, other, NOISE, KEY, times),
-        "interpolate": lambda: ddx.interpolate(process, other, NOISE, NOISE, (0.5,), times),
-        "interpolate_diffused": lambda: ddx.interpolate_diffused(process, other, KEY, NOISE, NOISE, (0.5,), 5),
-        "share_latent": lambda: ddx.share_latent(process, other, KEY, NOISE[:1], 2, times[0], times),
-        "heat_bits_per_dim": lambda: ddx.heat_bits_per_dim(process, other, NOISE, KEY, jnp.zeros((1, 16))),
-        "interpolate_heat": lambda: ddx.interpolate_heat(process, other, (KEY, KEY), NOISE, NOISE, (0.5,)),
+        "sample": lambda: ddx.sample(first, KEY, NOISE, TIMES),
+        "walk": lambda: ddx.walk(first, ddx.plan(DDPM, TIMES), NOISE),
+        "progressive": lambda: ddx.progressive(first, KEY, NOISE, TIMES[:1], TIMES),
+        "encode": lambda: ddx.encode(first, NOISE, TIMES),
+        "bits_per_dim": lambda: ddx.bits_per_dim(first, NOISE, KEY, TIMES),
+        "interpolate": lambda: ddx.interpolate(first, NOISE, NOISE, (0.5,), TIMES),
+        "interpolate_diffused": lambda: ddx.interpolate_diffused(first, KEY, NOISE, NOISE, (0.5,), 5),
+        "share_latent": lambda: ddx.share_latent(first, KEY, NOISE[:1], 2, 10, TIMES),
+        "heat_bits_per_dim": lambda: ddx.heat_bits_per_dim(first, NOISE, KEY, jnp.zeros((1, 16))),
+        "interpolate_heat": lambda: ddx.interpolate_heat(first, (KEY, KEY), NOISE, NOISE, (0.5,)),
+        "probability_flow": lambda: ddx.probability_flow(first, NOISE, 3.0),
+        "estimate_statistics": lambda: ddx.estimate_statistics(first, NOISE, KEY),
     }
-    if process.continuous:
-        calls["probability_flow"] = lambda: ddx.probability_flow(process, other, NOISE, 3.0)
-        del calls["heat_bits_per_dim"]  # its levels are integers, which is told first
     for name, call in calls.items():
-        with pytest.raises(ValueError, match="the denoiser belongs to another process"):
+        with pytest.raises(ValueError, match=r"must be a denoiser.*ddx\.from_pixels"):
             call()
             pytest.fail(name)
-
-
-def test_a_process_that_a_network_cannot_tell_apart_is_the_same():
-    ddx.sample(ddx.blurring(20, 2.0, paper_delta=1e-8), OF_BLUR, KEY, NOISE, TIMES, 1.0)
-    betas = np.linspace(1e-4, 0.02, 1000)
-    rounded = ddx.denoiser(ddx.process_from_betas(betas.astype(np.float32)), zeros)
-    ddx.sample(ddx.process_from_betas(betas), rounded, KEY, NOISE, (1000, 500, 0), 1.0)
-
-
-def test_a_process_made_twice_is_the_same():
-    x_0 = ddx.sample(ddx.ddpm(20, "cosine"), DENOISE, KEY, NOISE, TIMES, 1.0)
-    np.testing.assert_array_equal(x_0, ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, 1.0))
-    ddx.sample(ddx.blurring(20, 2.0), OF_BLUR, KEY, NOISE, TIMES, 1.0)
 
 
 @pytest.mark.parametrize("eta", [5.0, -0.5, float("nan"), float("inf"), jnp.float32(5), np.float64(-0.5), "1", None])
@@ -267,10 +239,10 @@ def test_an_impossible_eta_is_refused_whatever_its_type(eta):
     for call in (
         lambda: ddx.step_coefficients(DDPM, 9, 10, eta),
         lambda: ddx.q_posterior(DDPM, NOISE, NOISE, 9, 10, eta),
-        lambda: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta),
-        lambda: ddx.progressive(DDPM, DENOISE, KEY, NOISE, (10,), TIMES, eta),
-        lambda: ddx.share_latent(DDPM, DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
-        lambda: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta),
+        lambda: ddx.sample(DENOISE, KEY, NOISE, TIMES, eta),
+        lambda: ddx.progressive(DENOISE, KEY, NOISE, (10,), TIMES, eta),
+        lambda: ddx.share_latent(DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
+        lambda: ddx.bits_per_dim(DENOISE, NOISE, KEY, TIMES, eta=eta),
     ):
         with pytest.raises(ValueError, match="eta"):
             call()
@@ -280,8 +252,8 @@ def test_an_impossible_eta_is_refused_whatever_its_type(eta):
 def test_an_eta_of_any_type_of_number_is_that_number(kind):
     for call in (
         lambda eta: ddx.step_coefficients(DDPM, 9, 10, eta),
-        lambda eta: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta, variance="large"),
-        lambda eta: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta).total,
+        lambda eta: ddx.sample(DENOISE, KEY, NOISE, TIMES, eta, variance="large"),
+        lambda eta: ddx.bits_per_dim(DENOISE, NOISE, KEY, TIMES, eta=eta).total,
     ):
         np.testing.assert_array_equal(call(kind(1)), call(1.0))
 
@@ -292,15 +264,15 @@ def test_a_traced_eta_works_or_says_how():
     for wrong in (5.0, -0.1, float("nan")):
         assert np.isnan(jax.jit(lambda eta: ddx.step_coefficients(DDPM, 5, 10, eta))(wrong).k)
     for call in (
-        lambda eta: ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, eta),
-        lambda eta: ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, TIMES, eta=eta),
-        lambda eta: ddx.share_latent(DDPM, DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
+        lambda eta: ddx.sample(DENOISE, KEY, NOISE, TIMES, eta),
+        lambda eta: ddx.bits_per_dim(DENOISE, NOISE, KEY, TIMES, eta=eta),
+        lambda eta: ddx.share_latent(DENOISE, KEY, NOISE[:1], 2, 10, TIMES, eta),
     ):
         with pytest.raises(ValueError, match=r"eta is traced.*static_argnames"):
             jax.jit(call)(0.3)
     np.testing.assert_array_equal(
-        jax.jit(lambda x, eta: ddx.sample(DDPM, DENOISE, KEY, x, TIMES, eta), static_argnames="eta")(NOISE, eta=0.3),
-        jax.jit(lambda x: ddx.sample(DDPM, DENOISE, KEY, x, TIMES, 0.3))(NOISE),
+        jax.jit(lambda x, eta: ddx.sample(DENOISE, KEY, x, TIMES, eta), static_argnames="eta")(NOISE, eta=0.3),
+        jax.jit(lambda x: ddx.sample(DENOISE, KEY, x, TIMES, 0.3))(NOISE),
     )
 
 
@@ -308,17 +280,17 @@ def test_noise_of_the_wrong_shape_is_refused_at_any_eta():
     for eta in (0.0, 0.5, 1.0):
         for shape in ((3, B, *SHAPE), (2, 1, *SHAPE), (B, *SHAPE)):
             with pytest.raises(ValueError, match="noise must have the shape"):
-                ddx.sample(DDPM, DENOISE, None, NOISE, TIMES, eta, noise=jnp.zeros(shape))
+                ddx.sample(DENOISE, None, NOISE, TIMES, eta, noise=jnp.zeros(shape))
             with pytest.raises(ValueError, match="noise must have the shape"):
-                ddx.progressive(DDPM, DENOISE, None, NOISE, (10,), TIMES, eta, noise=jnp.zeros(shape))
+                ddx.progressive(DENOISE, None, NOISE, (10,), TIMES, eta, noise=jnp.zeros(shape))
     with pytest.raises(ValueError, match="noise must be like x_0"):
         ddx.simple_loss(DDPM, zeros, NOISE, np.array([1, 2]), NOISE[:1])
     with pytest.raises(ValueError, match="must be like them"):
         ddx.interpolate_diffused(
-            DDPM, DENOISE, None, NOISE, NOISE, (0.5,), 10, TIMES, noise=(NOISE[:1], NOISE, jnp.stack([NOISE]))
+            DENOISE, None, NOISE, NOISE, (0.5,), 10, TIMES, noise=(NOISE[:1], NOISE, jnp.stack([NOISE]))
         )
     with pytest.raises(ValueError, match="noises of x_a and x_b must have the shape"):
-        ddx.interpolate_heat(HEAT, OF_HEAT, (KEY, KEY), NOISE, NOISE, (0.5,), noise=(NOISE, NOISE))
+        ddx.interpolate_heat(OF_HEAT, (KEY, KEY), NOISE, NOISE, (0.5,), noise=(NOISE, NOISE))
 
 
 @pytest.mark.parametrize("clip", ["xo", "true", 1, None, 0.5])
@@ -330,19 +302,19 @@ def test_a_clip_that_is_none_is_refused(clip):
 @pytest.mark.parametrize("times", ["20", "1050", b"20", 20, ("20", "0"), (20, None, 0), (20, 2.5, 0), [[20, 0]]])
 def test_times_to_visit_that_are_no_numbers_are_refused(times):
     with pytest.raises(ValueError, match="times"):
-        ddx.sample(DDPM, DENOISE, KEY, NOISE, times)
+        ddx.sample(DENOISE, KEY, NOISE, times)
     with pytest.raises(ValueError, match="times"):
-        ddx.bits_per_dim(DDPM, DENOISE, NOISE, KEY, times)
+        ddx.bits_per_dim(DENOISE, NOISE, KEY, times)
     with pytest.raises(ValueError, match="times"):
-        ddx.progressive(DDPM, DENOISE, KEY, NOISE, times)
+        ddx.progressive(DENOISE, KEY, NOISE, times)
 
 
 @pytest.mark.parametrize("kind", [list, np.asarray, jnp.asarray, lambda t: np.asarray(t, np.float64), iter])
 def test_times_to_visit_may_be_any_sequence_of_numbers(kind):
-    found = ddx.sample(DDPM, DENOISE, KEY, NOISE, kind(TIMES), 1.0)
-    np.testing.assert_array_equal(found, ddx.sample(DDPM, DENOISE, KEY, NOISE, TIMES, 1.0))
+    found = ddx.sample(DENOISE, KEY, NOISE, kind(TIMES), 1.0)
+    np.testing.assert_array_equal(found, ddx.sample(DENOISE, KEY, NOISE, TIMES, 1.0))
 
 
 def test_traced_times_to_visit_say_what_to_do():
     with pytest.raises(ValueError, match=r"times are traced.*close over them"):
-        jax.jit(lambda times: ddx.sample(DDPM, DENOISE, KEY, NOISE, times))(jnp.asarray(TIMES))
+        jax.jit(lambda times: ddx.sample(DENOISE, KEY, NOISE, times))(jnp.asarray(TIMES))

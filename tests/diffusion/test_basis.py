@@ -7,7 +7,7 @@ import pytest
 import scipy.fft
 
 import ddx
-from ddx.diffusion import basis
+from ddx.diffusion.forward import basis
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 10, 3), (4, 1, 5, 1), (64, 64, 2)], ids=str)
@@ -72,7 +72,7 @@ def test_every_product_of_a_lowered_sampler_asks_for_full_precision(make):
     denoise = ddx.denoiser(process, lambda x, t: 0.5 * x, "x0", clip=False)
 
     def draw(key, x_T):
-        return ddx.sample(process, denoise, key, x_T, eta=1.0)
+        return ddx.sample(denoise, key, x_T, eta=1.0)
 
     x_T = jnp.zeros((2, 8, 8, 1))
     exported = jax.export.export(jax.jit(draw), platforms=["tpu", "cuda"])(jax.random.key(0), x_T)
@@ -97,5 +97,5 @@ def products_in_the_loop(draw, *args):
 def test_a_step_transforms_twice_and_the_state_stays_in_the_basis(prediction, eta):
     process = ddx.blurring(4)
     denoise = ddx.denoiser(process, lambda x, t: 0.5 * x, prediction, clip=False)
-    draw = lambda key, x_T: ddx.sample(process, denoise, key, x_T, eta=eta)  # noqa: E731
+    draw = lambda key, x_T: ddx.sample(denoise, key, x_T, eta=eta)  # noqa: E731
     assert products_in_the_loop(draw, jax.random.key(0), jnp.zeros((2, 8, 8, 1))) == 4  # two transforms, of two each

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import basis, kernels, likelihood, sampling, steps, timesteps, variance
-from ddx.diffusion.basis import PIXEL
+from ddx.diffusion.bound import terms
+from ddx.diffusion.forward import basis
+from ddx.diffusion.forward.basis import PIXEL
+from ddx.diffusion.objective import time_samplers
+from ddx.diffusion.reverse import solvers, variance
+from ddx.diffusion.reverse.rows import downward, to_previous
+from ddx.diffusion.reverse.walk import advance, start
 from tests import golden, oracle
 
 SHAPE = (8, 6)
@@ -41,7 +46,7 @@ def test_without_blur_it_is_cosine_diffusion(logsnr):
         np.testing.assert_allclose(a, np.broadcast_to(b, a.shape), rtol=1e-6)
     m = cosine.marginal(t)
     np.testing.assert_allclose(m.alpha**2 + m.sigma**2, 1, rtol=1e-14)
-    np.testing.assert_allclose(cosine.noise.at(np.array([0, 1000])).logsnr, logsnr[::-1], rtol=1e-12)
+    np.testing.assert_allclose(cosine.schedule.at(np.array([0, 1000])).logsnr, logsnr[::-1], rtol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
@@ -53,7 +58,7 @@ def test_without_blur_the_sampler_is_that_of_pixels(eta):
         noise, x_T = (jnp.asarray(rng.standard_normal(s)) for s in ((5, 2, *SHAPE, 1), (2, *SHAPE, 1)))
         times = (20, 15, 9, 3, 1, 0)
         images = [
-            ddx.sample(p, ddx.denoiser(p, golden.fake_model(), clip=True), None, x_T, times, eta, noise=z)
+            ddx.sample(ddx.denoiser(p, golden.fake_model(), clip=True), None, x_T, times, eta, noise=z)
             for p, z in ((blurring, basis.dct(noise)), (cosine, noise))
         ]
         np.testing.assert_allclose(*images, rtol=1e-9, atol=1e-11)
@@ -62,7 +67,7 @@ def test_without_blur_the_sampler_is_that_of_pixels(eta):
 @pytest.mark.parametrize("process", [ddx.blurring(50, 20.0), ddx.blurring(50, 7.0, "sin", 0.0), ddx.ihdm(50)])
 def test_a_coarse_blur_grows_and_leaves_the_mean(process):
     t = np.arange(process.num_steps + 1)
-    m, a = process.marginal(t, SHAPE), process.scalars(t).a
+    m, a = process.marginal(t, SHAPE), process.level(t).a
     assert np.all(np.diff(m.logsnr.reshape(len(t), -1)[:, 1:], axis=0) < 0)
     np.testing.assert_allclose(m.alpha[0], a[0].item(), rtol=1e-15)  # no blur at 0
     np.testing.assert_allclose(m.alpha[:, 0, 0], a[:, 0, 0], rtol=1e-15)
@@ -84,19 +89,19 @@ def moments(process, data, times, etas, variance=None):
     The sampler is linear: one image in it stays 0, one tells the gain, and each draw of noise is switched on in one.
     """
     num_steps, shape = len(times) - 1, data.mean.shape
-    at = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False).at
-    kernel = kernels.euler(variance) if variance else kernels.euler()
+    denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)
+    kernel = solvers.euler(variance) if variance else solvers.euler()
     u_T = jnp.zeros((num_steps + 2, *shape)).at[1].set(1.0)
     draws = jnp.zeros((num_steps, num_steps + 2, *shape))
     draws = draws.at[jnp.arange(num_steps), 2 + jnp.arange(num_steps)].set(1.0)
 
     @jax.jit
     def walk(rows):
-        rows = rows._replace(noise=jnp.ones_like(rows.noise))
-        return sampling.walk(at, sampling.start(kernel, u_T), rows, draws, kernel, lambda z: z).u_t
+        rows = rows._replace(adds_noise=jnp.ones_like(rows.adds_noise))
+        return advance(denoise, start(kernel, u_T), rows, draws, kernel, lambda z: z).u_t
 
     for eta in etas:
-        u = walk(jax.tree.map(jnp.asarray, steps.step_table(process, times, eta, SHAPE)))
+        u = walk(jax.tree.map(jnp.asarray, downward(process, times, eta, SHAPE)))
         yield u[0], (u[1] - u[0]), jnp.square(u[2:] - u[0])
 
 
@@ -146,7 +151,7 @@ def test_solvers_have_their_order_under_a_blur():
     def draw(solver, num_visits):
         denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)
         times = tuple(np.linspace(2**14, 0, num_visits + 1).round().astype(int).tolist())
-        return ddx.sample(process, denoise, None, basis.idct(u_T), times, solver=solver)
+        return ddx.sample(denoise, None, basis.idct(u_T), times, solver=solver)
 
     with jax.enable_x64(True):
         data = spectrum()
@@ -165,7 +170,7 @@ def test_solvers_have_their_order_under_a_blur():
 def test_steps_in_float32_have_variances_exact_to_1e_5(schedule):
     process = ddx.blurring(1000, 20.0, schedule)
     times = ddx.trajectory(1000)
-    table = steps.step_table(process, times, 1.0, (32, 32))
+    table = downward(process, times, 1.0, (32, 32))
     t = np.asarray(times)
     exact = ddx.step_coefficients(process, t[1:], t[:-1], 1.0, (32, 32))
     rows = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), table)
@@ -175,7 +180,7 @@ def test_steps_in_float32_have_variances_exact_to_1e_5(schedule):
         errors = np.abs(getattr(found, name) / getattr(exact, name) - 1)
         assert errors.max() <= 1e-5, (name, errors.max())
     # So do times in the graph, for losses.
-    chain = jax.jit(lambda t: steps.chain_rows(process, t, (32, 32)))(jnp.asarray(t[:-1]))
+    chain = jax.jit(lambda t: to_previous(process, t).expand((32, 32)))(jnp.asarray(t[:-1]))
     assert np.abs(chain.lambda2 / exact.lambda2 - 1).max() <= 1e-5
 
 
@@ -190,7 +195,7 @@ def test_a_thousand_steps_in_float32_are_those_in_float64(eta):
 
     def draw():
         denoise = ddx.denoiser(process, data.model_fn(process), clip=False)
-        return ddx.sample(process, denoise, None, jnp.asarray(x_T, jnp.result_type(float)), eta=eta, noise=given())
+        return ddx.sample(denoise, None, jnp.asarray(x_T, jnp.result_type(float)), eta=eta, noise=given())
 
     def given():
         return jnp.asarray(noise, jnp.result_type(float))
@@ -211,7 +216,7 @@ def test_a_network_that_hits_its_target_finds_the_data_and_the_noise(prediction)
         x_0, noise = jnp.asarray(rng.uniform(-1, 1, (40, *SHAPE, 1))), jnp.asarray(rng.standard_normal((40, *SHAPE, 1)))
         t = jnp.asarray(rng.uniform(0, 1000, 40))
         x_t = ddx.q_sample(process, x_0, t, noise)
-        goal = ddx.diffusion.prediction.target(process, prediction, x_0, x_t, t, noise)
+        goal = ddx.diffusion.estimate.prediction.target(process, prediction, x_0, t, noise)
         d = jax.jit(ddx.denoiser(process, lambda *_: goal, prediction, clip=False))(x_t, t)
         np.testing.assert_allclose(d.x_0, x_0, atol=1e-8)
         np.testing.assert_allclose(d.eps, noise, atol=1e-8)
@@ -224,7 +229,7 @@ def test_v_tells_x_0_in_float32_where_eps_cannot():
     x_t = ddx.q_sample(process, x_0, t, noise)
     error = {}
     for prediction in ("eps", "v"):
-        goal = ddx.diffusion.prediction.target(process, prediction, x_0, x_t, t, noise)
+        goal = ddx.diffusion.estimate.prediction.target(process, prediction, x_0, t, noise)
         d = ddx.denoiser(process, lambda *_, goal=goal: goal, prediction, clip=False)(x_t, t)
         error[prediction] = float(jnp.abs(d.x_0 - x_0).max())
     assert error["v"] < 1e-4 < error["eps"]
@@ -237,8 +242,8 @@ def test_encoding_with_a_constant_noise_and_sampling_is_the_identity():
         eps, x_0 = (jnp.asarray(rng.standard_normal((2, *SHAPE, 3))) for _ in range(2))
         denoise = ddx.denoiser(process, lambda *_: eps, clip=False)
         times = (100, 71.5, 30, 2, 0.25, 0)
-        x_T = ddx.encode(process, denoise, x_0, times)
-        np.testing.assert_allclose(ddx.sample(process, denoise, None, x_T, times), x_0, rtol=1e-9, atol=1e-9)
+        x_T = ddx.encode(denoise, x_0, times)
+        np.testing.assert_allclose(ddx.sample(denoise, None, x_T, times), x_0, rtol=1e-9, atol=1e-9)
 
 
 def test_the_bound_is_the_sum_that_the_papers_write():
@@ -248,7 +253,7 @@ def test_the_bound_is_the_sum_that_the_papers_write():
         x_0 = jnp.asarray(rng.integers(0, 256, (3, *SHAPE, 2)) / 127.5 - 1)
         noise = jnp.asarray(rng.standard_normal((7, 3, *SHAPE, 2)))
         denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
-        found = ddx.bits_per_dim(process, denoise, x_0, None, noise=noise, cdf="softmax")
+        found = ddx.bits_per_dim(denoise, x_0, None, noise=noise, cdf="softmax")
         bits = np.prod(x_0.shape[1:]) * np.log(2)
         u_0 = basis.dct(x_0)
         for t in range(1, 7):
@@ -258,7 +263,7 @@ def test_the_bound_is_the_sum_that_the_papers_write():
             snr_s, snr_t = s.alpha**2 / s.sigma**2, m.alpha**2 / m.sigma**2
             term = 0.5 * (snr_s / snr_t - 1) * (noise[t] - eps) ** 2  # VDM eq. 14, in eps
             np.testing.assert_allclose(found.terms[:, t - 1], term.sum((1, 2, 3)) / bits, rtol=1e-9)
-        at = process.scalars(0)
+        at = process.level(0)
         z = at.a * x_0 + at.sigma * basis.idct(noise[0])
         levels = np.arange(256) / 127.5 - 1
         logits = -0.5 * ((z[..., None] - at.a * levels) / at.sigma) ** 2
@@ -280,14 +285,14 @@ def test_the_bound_of_the_exact_network_nears_the_truth_from_above():
         for num_steps in (500, 2000):
             process = ddx.blurring(num_steps, 2.0)
             denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)
-            found = ddx.bits_per_dim(process, denoise, x_0, jax.random.key(0), cdf="softmax")
+            found = ddx.bits_per_dim(denoise, x_0, jax.random.key(0), cdf="softmax")
             gaps.append(found.total.mean() - (truth - np.log2(2 / 255)))
     assert 0.4 < gaps[0] < 0.8 and 0 < gaps[1] < 0.12, gaps
 
 
 @pytest.mark.parametrize("process", [ddx.blurring(10, 20.0), ddx.ihdm(10)], ids=["blurring", "ihdm"])
 def test_a_learned_range_lies_between_the_two_of_each_frequency(process):
-    table = steps.step_table(process, ddx.trajectory(10), 1.0, SHAPE)
+    table = downward(process, ddx.trajectory(10), 1.0, SHAPE)
     step = jax.tree.map(lambda x: jnp.asarray(x)[4], table).expand(SHAPE)
     v = jnp.linspace(-1, 1, 48).reshape(*SHAPE, 1)
     for extra, expected in ((-jnp.ones((*SHAPE, 1)), step.small), (jnp.ones((*SHAPE, 1)), step.upper)):
@@ -299,7 +304,7 @@ def test_a_learned_range_lies_between_the_two_of_each_frequency(process):
     def loss(extra):
         d = ddx.Denoised(0.1 * jnp.ones((2, *SHAPE, 1)), None, extra)
         x_0 = jnp.zeros((2, *SHAPE, 1))
-        return likelihood.bound_term(process, x_0, x_0, d, step, variance.learned_range).sum()
+        return terms.bound_term(process, x_0, x_0, d, step, variance.learned_range).sum()
 
     gradient = jax.grad(loss)(jnp.zeros((2, *SHAPE, 1)))
     assert np.all(np.isfinite(gradient))
@@ -307,8 +312,8 @@ def test_a_learned_range_lies_between_the_two_of_each_frequency(process):
 
 
 def test_real_times_are_drawn_as_evenly_as_integers():
-    whole = timesteps.low_discrepancy(100)
-    times = timesteps.continuous(whole)
+    whole = time_samplers.low_discrepancy(100)
+    times = time_samplers.continuous(whole)
     key, places = jax.random.key(0), jnp.arange(1000)
     t, weight = times.draw((), key, places, 1000)
     assert t.dtype == jnp.float32 and np.all((t > 0) & (t <= 100)) and np.all(weight == 1)
@@ -320,13 +325,13 @@ def test_real_times_are_drawn_as_evenly_as_integers():
 
 
 def test_a_sampler_that_learns_sees_the_step_of_a_real_time():
-    times = timesteps.continuous(timesteps.loss_second_moment(4, history=2))
+    times = time_samplers.continuous(time_samplers.loss_second_moment(4, history=2))
     state = times.update(times.init(), jnp.asarray([0.5, 3.0, 3.2]), jnp.asarray([1.0, 2.0, 3.0]))
     np.testing.assert_array_equal(state.counts, [1, 0, 1, 1])
 
 
 def test_the_table_of_a_blur_does_not_grow_with_the_images():
-    small, large = (steps.step_table(ddx.blurring(100), ddx.trajectory(100), 1.0, n) for n in ((8, 8), (256, 256)))
+    small, large = (downward(ddx.blurring(100), ddx.trajectory(100), 1.0, n) for n in ((8, 8), (256, 256)))
     sizes = [sum(np.size(x) for x in jax.tree.leaves(table)) for table in (small, large)]
     assert sizes[0] == sizes[1] < 100 * 30
 
@@ -338,30 +343,30 @@ def test_clipping_and_the_decoder_know_the_range_of_the_data():
     black, z = jnp.zeros((1, *SHAPE, 1)), jnp.zeros((1, *SHAPE, 1))
     other = dataclasses.replace(chain, low=-1.0)
     # Twice as fine levels against the same noise.
-    finer = likelihood.decoder_bits(chain, black, z)
-    assert float(finer[0]) > float(likelihood.decoder_bits(other, black - 1, z)[0])
-    twice = ddx.diffusion.decoder.decoder_log_prob(black, black, -10.0, low=0.0)
+    finer = terms.decoder_bits(chain, black, z)
+    assert float(finer[0]) > float(terms.decoder_bits(other, black - 1, z)[0])
+    twice = ddx.diffusion.bound.decoder.decoder_log_prob(black, black, -10.0, low=0.0)
     np.testing.assert_allclose(
-        twice, ddx.diffusion.decoder.decoder_log_prob(2 * black - 1, 2 * black - 1, -10.0 + np.log(4)), rtol=1e-6
+        twice, ddx.diffusion.bound.decoder.decoder_log_prob(2 * black - 1, 2 * black - 1, -10.0 + np.log(4)), rtol=1e-6
     )
 
 
 def test_real_times_have_noise_of_their_own_and_can_be_filmed():
-    draw = likelihood.noise_at(jax.random.key(0), jnp.zeros((1, *SHAPE, 1)))
+    draw = terms.noise_at(jax.random.key(0), jnp.zeros((1, *SHAPE, 1)))
     drawn = [np.asarray(draw(t)) for t in (0, 0.25, 0.5, 10.5, 10)]
     assert len({z.tobytes() for z in drawn}) == 5
     process = ddx.blurring(10, 2.0)
     denoise = ddx.denoiser(process, lambda x, t: 0.5 * x, "v", clip=False)
     x_T = jnp.ones((1, *SHAPE, 1))
-    x_0, film = ddx.progressive(process, denoise, None, x_T, (10, 2.5), (10, 5, 2.5, 0))
+    x_0, film = ddx.progressive(denoise, None, x_T, (10, 2.5), (10, 5, 2.5, 0))
     np.testing.assert_allclose(film.x_t[0], x_T, atol=1e-6)
-    np.testing.assert_allclose(x_0, ddx.sample(process, denoise, None, x_T, (10, 5, 2.5, 0)), atol=1e-6)
+    np.testing.assert_allclose(x_0, ddx.sample(denoise, None, x_T, (10, 5, 2.5, 0)), atol=1e-6)
 
 
 def test_coarse_steps_in_float32_are_those_in_float64():
     for kind in ("sin2", "sin"):
         process, times = ddx.blurring(1000, 20.0, kind), (1000, 900, 500, 120, 10, 0)
-        table = steps.step_table(process, times, 0.7, SHAPE)
+        table = downward(process, times, 0.7, SHAPE)
         found = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), table).expand(SHAPE)
         exact = ddx.step_coefficients(process, np.asarray(times[1:]), np.asarray(times[:-1]), 0.7, SHAPE)
         for name in ("k", "gamma", "lambda2"):
@@ -388,7 +393,6 @@ def test_the_gradient_by_eta_is_finite_where_nothing_is_left():
         (lambda: ddx.blurring().marginal(3), r"pass shape=\(H, W\)"),
         (lambda: ddx.blurring().marginal(1000.5, SHAPE), "out of range"),
         (lambda: ddx.blurring().marginal(np.array([3, -0.1]), SHAPE), "out of range"),
-        (lambda: ddx.step_coefficients(ddx.blurring(paper_delta=1e-8), 1, 2, 0.5, SHAPE), "use paper_delta=0"),
         (lambda: ddx.denoiser(ddx.blurring(d_min=0.0), None), "use 'v' or 'x0'"),
         (lambda: ddx.denoiser(ddx.blurring(), None, "residual"), "use 'v'"),
         (lambda: ddx.denoiser(ddx.ihdm(), None, "mean"), "use 'residual'"),
@@ -396,8 +400,11 @@ def test_the_gradient_by_eta_is_finite_where_nothing_is_left():
         (lambda: ddx.ihdm(0), "at least 1"),
         (lambda: ddx.ihdm(sigma_blur_min=30.0), "at most sigma_blur_max=24"),
         (lambda: ddx.ihdm(sigma=0.0), "sigma=0.0 above 0"),
-        (lambda: ddx.probability_flow(ddx.ihdm(), None, jnp.zeros((1, 8, 8, 1)), 3), "integer times"),
-        (lambda: ddx.sample(ddx.blurring(), None, None, jnp.zeros((1, 8, 8, 1)), (1000, 0.5)), "end in 0"),
+        (lambda: ddx.probability_flow(ddx.denoiser(ddx.ddpm(), None), jnp.zeros((1, 8, 8, 1)), 3), "integer times"),
+        (
+            lambda: ddx.sample(ddx.denoiser(ddx.blurring(), None), None, jnp.zeros((1, 8, 8, 1)), (1000, 0.5)),
+            "end in 0",
+        ),
     ],
 )
 def test_mistakes_are_named(call, message):

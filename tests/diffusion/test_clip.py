@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import ddx
+from ddx.diffusion.reverse.rows import downward
 from tests import golden
 
 
@@ -26,22 +27,19 @@ def test_clipped_ddim_is_diffusers(schedule, eta):
             x_t = data["x_T"] if i == 0 else data[f"{schedule}/{eta}"][i - 1]
             found = _one_step(process, denoise, x_t, times[i : i + 2], eta, data["noise"][i])
             np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-10)
-        x_0 = ddx.sample(process, denoise, None, data["x_T"], times, eta, noise=data["noise"])
+        x_0 = ddx.sample(denoise, None, data["x_T"], times, eta, noise=data["noise"])
         np.testing.assert_allclose(x_0, data[f"{schedule}/{eta}"][-1], rtol=1e-7, atol=1e-9)
-        agreeing = ddx.sample(
-            process, ddx.denoiser(process, network), None, data["x_T"], times, eta, noise=data["noise"]
-        )
+        agreeing = ddx.sample(ddx.denoiser(process, network), None, data["x_T"], times, eta, noise=data["noise"])
         assert float(jnp.abs(agreeing - x_0).max()) > 0.01
 
 
 def _one_step(process, denoise, x_t, times, eta, z):
-    from ddx.diffusion.kernels import euler
-    from ddx.diffusion.steps import step_table
+    from ddx.diffusion.reverse.solvers import euler
 
     t, s = times
-    steps = step_table(process, (t, s, 0) if s else (t, 0), eta)
+    steps = downward(process, (t, s, 0) if s else (t, 0), eta).expand()
     row = jax.tree.map(lambda x: jnp.asarray(x[0]), steps)
-    return euler().step(denoise.at, jnp.asarray(x_t), (), row, z)[0]
+    return euler().step(denoise, jnp.asarray(x_t), (), row, z)[0]
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
@@ -59,7 +57,7 @@ def test_clipped_ddim_is_its_paper_s_equation_12(eta):
         sigma = eta * np.sqrt((1 - a_s) / (1 - a_t)) * np.sqrt(1 - a_t / a_s)
         x_t = np.sqrt(a_s) * x_0 + np.sqrt(1 - a_s - sigma**2) * eps + (sigma * noise[i] if i < 4 else 0)
     with jax.enable_x64(True):
-        found = ddx.sample(process, ddx.denoiser(process, network, clip="x0"), None, x, times, eta, noise=noise)
+        found = ddx.sample(ddx.denoiser(process, network, clip="x0"), None, x, times, eta, noise=noise)
     np.testing.assert_allclose(found, x_t, rtol=1e-9, atol=1e-12)
 
 
@@ -69,7 +67,7 @@ def test_without_anything_to_clip_both_ways_are_the_same():
     for process in (ddx.ddpm(100, "cosine"), ddx.blurring(100, 3.0)):
         both = [ddx.denoiser(process, flat, "v", clip) for clip in (True, "x0")]
         for eta in (0.0, 1.0):
-            one, other = (ddx.sample(process, d, jax.random.key(1), x_T, (100, 50, 10, 0), eta) for d in both)
+            one, other = (ddx.sample(d, jax.random.key(1), x_T, (100, 50, 10, 0), eta) for d in both)
             np.testing.assert_allclose(one, other, atol=2e-5)
 
 
@@ -77,4 +75,4 @@ def test_without_anything_to_clip_both_ways_are_the_same():
 def test_solvers_of_higher_order_refuse_it(solver):
     process = ddx.ddpm(20, "cosine")
     with pytest.raises(ValueError, match="clip='x0' belongs to solver 'euler'"):
-        ddx.sample(process, ddx.denoiser(process, network, clip="x0"), None, jnp.ones((1, 2, 2, 1)), solver=solver)
+        ddx.sample(ddx.denoiser(process, network, clip="x0"), None, jnp.ones((1, 2, 2, 1)), solver=solver)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.diffusion.decoder import CDFS, decoder_log_prob
+from ddx.diffusion.bound.decoder import CDFS, decoder_log_prob
 
 LEVELS = np.arange(256) / 127.5 - 1
 SIGMAS = (1e-4, 1e-3, 0.004, 0.0074, 0.05, 0.5, 3.0, 40.0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import kernels
+from ddx.diffusion.reverse import solvers
 from tests import oracle
 
 SHAPE = (4, 4, 1)
@@ -30,12 +30,12 @@ def images():
 
 
 def round_trip(process, denoise, x_0, times, solver="euler"):
-    x_T = jax.jit(lambda x: ddx.encode(process, denoise, x, times, solver))(x_0)
-    back = jax.jit(lambda x: ddx.sample(process, denoise, None, x, times, solver=solver))(x_T)
+    x_T = jax.jit(lambda x: ddx.encode(denoise, x, times, solver))(x_0)
+    back = jax.jit(lambda x: ddx.sample(denoise, None, x, times, solver=solver))(x_T)
     return float(jnp.mean(jnp.square((back - x_0) / 2)))
 
 
-@pytest.mark.parametrize("solver", kernels.SOLVERS)
+@pytest.mark.parametrize("solver", solvers.SOLVERS)
 @pytest.mark.parametrize("spacing", ["uniform", "trailing"])
 def test_the_error_falls_with_the_number_of_steps(solver, spacing):
     process = ddx.ddpm(1000, "cosine")
@@ -134,23 +134,24 @@ class Linear:
     num_steps, continuous = 10, True
 
     def at(self, t):
-        from ddx.diffusion.levels import Noise, checked
+        from ddx.diffusion.forward.schedules import Marginal
+        from ddx.diffusion.times import checked
 
         xp, t = checked(t, self.num_steps)
         a, sigma = 1 - 0.05 * t, 0.05 * t
         with np.errstate(divide="ignore"):
-            return Noise(a, sigma, 2 * (xp.log(a) - xp.log(sigma)))
+            return Marginal(a, sigma, 2 * (xp.log(a) - xp.log(sigma)))
 
     def log_alpha_change(self, s, t):
-        return np.log(self.at(t).a / self.at(s).a)
+        return np.log(self.at(t).alpha / self.at(s).alpha)
 
     def logsnr_change(self, s, t):
         return self.at(t).logsnr - self.at(s).logsnr
 
 
 def test_images_of_a_continuous_process_without_noise_at_0_are_taken_for_its_first_level():
-    from ddx.diffusion.basis import PIXEL
-    from ddx.diffusion.process import Process
+    from ddx.diffusion.forward.basis import PIXEL
+    from ddx.diffusion.forward.process import Process
 
     process = Process(PIXEL, Linear(), time_offset=0)
     assert not process.ends_noisy
@@ -158,7 +159,7 @@ def test_images_of_a_continuous_process_without_noise_at_0_are_taken_for_its_fir
         times = (*np.linspace(10, first, 400).tolist(), 0)
         denoise = ddx.denoiser(process, lambda x, t: 0.2 * jnp.ones_like(x), clip=False)
         with jax.enable_x64(True):
-            x_T = ddx.encode(process, denoise, images(), times)
+            x_T = ddx.encode(denoise, images(), times)
             # eps is constant: x_t / alpha_t moves by eps times the change of sigma / alpha.
             start, end = (process.marginal(t) for t in (first, 10.0))
             moved = end.alpha * (images() / start.alpha + 0.2 * (end.sigma / end.alpha - start.sigma / start.alpha))

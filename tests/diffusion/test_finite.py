@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import schedules
-from ddx.diffusion.steps import step_table
+from ddx.diffusion.forward import betas
+from ddx.diffusion.reverse.rows import downward
 
 SHAPE = (4, 4, 1)
 X = jax.random.normal(jax.random.key(0), (2, *SHAPE))
@@ -27,11 +27,11 @@ def test_a_heuristic_variance_without_signal_is_that_of_the_data_s_range(average
     """Of x_T without signal nothing is known but the range: V = 1 in [-1, 1]."""
     denoise = ddx.denoiser(ENDS, lambda x, t: 0.3 * x, prediction)
     variance = ddx.heuristic(averaged)
-    row = jax.tree.map(lambda x: jnp.asarray(x[0]), step_table(ENDS, (20, 10, 0)))
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(ENDS, (20, 10, 0)).expand())
     found = variance(denoise.at(X, row.level), row)
     np.testing.assert_allclose(found, np.broadcast_to(row.lambda2 + row.gamma**2, found.shape), rtol=1e-6)
     for eta in (0.0, 1.0):
-        x_0 = ddx.sample(ENDS, denoise, KEY, X, ddx.trajectory(20, 4), eta, variance=variance)
+        x_0 = ddx.sample(denoise, KEY, X, ddx.trajectory(20, 4), eta, variance=variance)
         assert np.isfinite(x_0).all()
 
 
@@ -47,7 +47,7 @@ def test_samplers_with_optimal_variances_have_gradients(name, eta):
             return jnp.concatenate([scale * jnp.tanh(2 * x), scale * jnp.sin(5 * x)], axis=-1)
 
         denoise = ddx.denoiser(process, model_fn)
-        return ddx.sample(process, denoise, KEY, 2 * X, ddx.trajectory(20, 5), eta, variance=variance).sum()
+        return ddx.sample(denoise, KEY, 2 * X, ddx.trajectory(20, 5), eta, variance=variance).sum()
 
     assert np.isfinite(jax.grad(loss)(0.7))
 
@@ -55,8 +55,8 @@ def test_samplers_with_optimal_variances_have_gradients(name, eta):
 def test_heun_does_not_ask_the_network_at_noise_free_data():
     process = ddx.ddpm(20, "cosine")
     denoise = ddx.denoiser(process, lambda x, t: 0.3 * x)
-    plain = ddx.sample(process, denoise, None, X, ddx.trajectory(20, 5), solver="heun")
-    noisy = ddx.sample(process, denoise, None, X, ddx.trajectory(20, 5), solver="heun", noisy_end=True)
+    plain = ddx.sample(denoise, None, X, ddx.trajectory(20, 5), solver="heun")
+    noisy = ddx.sample(denoise, None, X, ddx.trajectory(20, 5), solver="heun", noisy_end=True)
     np.testing.assert_array_equal(plain, noisy)
     assert np.isfinite(plain).all()
 
@@ -71,7 +71,7 @@ def test_a_heun_step_keeps_the_type_of_the_state_under_x64():
 
     with jax.enable_x64(True):
         for solver in ("euler", "heun", "dpmpp_2m", "dpmpp_3m"):
-            ddx.sample(process, ddx.denoiser(process, model_fn), None, X, ddx.trajectory(20, 5), solver=solver)
+            ddx.sample(ddx.denoiser(process, model_fn), None, X, ddx.trajectory(20, 5), solver=solver)
     assert set(seen) == {jnp.dtype("float32")}
 
 
@@ -81,7 +81,7 @@ def test_films_at_real_times_show_what_was_there(x64):
     denoise = ddx.denoiser(process, lambda x, t: 0.3 * x, "v")
     times = (20.0, 13.7, 6.1, 0.3, 0.0)
     with jax.enable_x64(x64):
-        _, film = ddx.progressive(process, denoise, KEY, X, (13.7, 0.3), times, 1.0)
+        _, film = ddx.progressive(denoise, KEY, X, (13.7, 0.3), times, 1.0)
         assert film.x_t.dtype == X.dtype
         for i, first in enumerate((13.7, 0.3)):
             assert float(jnp.abs(film.x_t[i]).min()) > 0
@@ -99,32 +99,32 @@ def test_a_step_cannot_start_at_data_without_noise(eta):
     assert np.isfinite(up).all()
 
 
-@pytest.mark.parametrize("name", schedules.SCHEDULES)
+@pytest.mark.parametrize("name", betas.SCHEDULES)
 def test_tables_of_every_schedule_are_made_without_a_warning(name):
     process = ddx.ddpm(50, name)
     prediction = "v" if process.forgets else "eps"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = step_table(process, ddx.trajectory(50))
+        table = downward(process, ddx.trajectory(50)).expand()
         for field in ("k", "gamma", "lambda2", "small", "upper", "h"):
             assert np.isfinite(getattr(table, field)).all(), field
         values = ddx.step_coefficients(process, 3, 50, 0.3), ddx.q_transition(process, X, 49, 50)
         for value in (*jax.tree.leaves(values), ddx.prior_kl(process, X), ddx.prior_kl(process, X, 1)):
             assert np.isfinite(value).all()
         denoise = ddx.denoiser(process, lambda x, t: 0.1 * x, prediction)
-        assert np.isfinite(ddx.bits_per_dim(process, denoise, X, KEY, (50, 20, 1, 0)).total).all()
-        assert np.isfinite(ddx.sample(process, denoise, KEY, X, (50, 20, 1, 0), 1.0)).all()
+        assert np.isfinite(ddx.bits_per_dim(denoise, X, KEY, (50, 20, 1, 0)).total).all()
+        assert np.isfinite(ddx.sample(denoise, KEY, X, (50, 20, 1, 0), 1.0)).all()
         if name == "const":  # its x_1 is nearly noise already
             return
         times = ddx.encodable(denoise, ddx.trajectory(50, 5))
-        assert np.isfinite(ddx.encode(process, denoise, X, times)).all()
+        assert np.isfinite(ddx.encode(denoise, X, times)).all()
 
 
 @pytest.mark.parametrize("process", [ddx.blurring(20, 2.0), ddx.ihdm(20, sigma_blur_max=2.0)], ids=["blur", "heat"])
 def test_tables_of_blurs_are_made_without_a_warning(process):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        table = step_table(process, ddx.trajectory(20))
+        table = downward(process, ddx.trajectory(20))
         row = jax.tree.map(lambda x: np.asarray(x[3]), table).expand((4, 4))
         assert np.isfinite(row.k).all() and np.isfinite(row.gamma).all()
         for s, t in ((3, 4), (3, 20)):

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import kernels, schedules, steps, variance
+from ddx.diffusion.forward import betas
+from ddx.diffusion.reverse import solvers, variance
+from ddx.diffusion.reverse.rows import downward
 from tests import golden
 
 
@@ -26,14 +28,14 @@ def flat(x):
 
 def tables(process, times):
     """The references' tables, by their names, of the process respaced to `times`."""
-    step = jax.tree.map(lambda x: flat(x)[::-1], steps.step_table(process, times))
-    alpha, sigma, logsnr = step.level.marginal
+    step = jax.tree.map(lambda x: flat(x)[::-1], downward(process, times).expand())
+    alpha, sigma, logsnr = step.level.alpha, step.level.sigma, step.level.logsnr
     abar = alpha**2
     previous = np.concatenate([[1.0], abar[:-1]])
     with jax.enable_x64(True):
         fixedlarge = np.asarray(variance.large(None, step))
     return {
-        "betas": -np.expm1(np.diff(2 * process.noise.log_alpha[[*times[::-1]]])),
+        "betas": -np.expm1(np.diff(2 * process.schedule.log_alpha[[*times[::-1]]])),
         "alphas_cumprod": abar,
         "alphas_cumprod_prev": previous,
         "alphas_cumprod_next": np.concatenate([abar[1:], [0.0]]),
@@ -81,7 +83,7 @@ def test_tables_of_a_respaced_chain(key):
 )
 def test_betas(file, schedule):
     expected = golden.load(file)[f"schedule/{schedule}"]
-    np.testing.assert_allclose(schedules.betas(schedule, len(expected)), expected, rtol=1e-12)
+    np.testing.assert_allclose(betas.betas(schedule, len(expected)), expected, rtol=1e-12)
     assert ddx.ddpm(len(expected), schedule).num_steps == len(expected)
 
 
@@ -113,7 +115,7 @@ def test_q(key):
         x_t = ddx.q_sample(process, x_0, t, noise)
         m = process.marginal(t)
         mean, lambda2 = ddx.q_posterior(process, x_0, x_t, t - 1, t)
-        small = steps.step_table(process, ddx.trajectory(process.num_steps)).small[::-1][t - 1]
+        small = downward(process, ddx.trajectory(process.num_steps)).expand().small[::-1][t - 1]
 
         def estimate(output, prediction):
             return ddx.denoiser(process, lambda *_: output, prediction, clip=False)(x_t, t)
@@ -145,11 +147,11 @@ NAMES = {"fixedsmall": "small", "fixedlarge": "large", "": "small"}
 
 def one_step(process, prediction, var, clip, x_t, t, eta=1.0, z=0.0):
     """Rows of the full chain at times t, one per example, walked once: (x_{t-1}, the estimate, the rows)."""
-    table = steps.step_table(process, ddx.trajectory(process.num_steps), eta)
+    table = downward(process, ddx.trajectory(process.num_steps), eta).expand()
     rows = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[::-1][t - 1]), table)
     denoise = ddx.denoiser(process, golden.fake_model(var), prediction, clip)
-    kernel = kernels.euler(variance.variance_fn(NAMES.get(var, var)))
-    x_s, _, d = kernel.step(denoise.at, x_t, (), rows, z)
+    kernel = solvers.euler(variance.variance_fn(NAMES.get(var, var)))
+    x_s, _, d = kernel.step(denoise, x_t, (), rows, z)
     return x_s, d, rows
 
 
@@ -303,7 +305,7 @@ def test_simple_loss_of_ddim_code_is_ours_summed_over_pixels():
 def states(process, prediction, clip, times, eta, var, x_T, noise):
     """Every state and every x_0 of a walk, first axis the step taken."""
     denoise = ddx.denoiser(process, golden.fake_model(var), prediction, clip)
-    x_0, film = ddx.progressive(process, denoise, None, x_T, times[:-1], times, eta, var, noise)
+    x_0, film = ddx.progressive(denoise, None, x_T, times[:-1], times, eta, var, noise)
     return jnp.concatenate([film.x_t[1:], x_0[None]]), film.x_0
 
 
@@ -332,7 +334,7 @@ def test_whole_sampling_loops(key):
         x_T, noise = (jnp.asarray(golden.nhwc(data["/".join([*run, name])]), dtype) for name in ("x_T", "z"))
         denoise = ddx.denoiser(process, golden.fake_model())
         if quantity.startswith("final"):
-            ours = ddx.sample(process, denoise, None, x_T, times, eta, var, noise)
+            ours = ddx.sample(denoise, None, x_T, times, eta, var, noise)
         else:
             xs, x_0s = states(process, "eps", True, times, eta, var, x_T, noise)
             ours = x_0s if quantity.startswith("pred_xstart") else xs
@@ -456,16 +458,16 @@ def test_encoding_and_decoding(key):
     with context:
         x_0 = golden.images(golden.nhwc(data["encode/linear1000/50/x0_uint8"]), dtype)
         denoise = ddx.denoiser(process, golden.fake_model(), clip=False)
-        x_T = ddx.encode(process, denoise, x_0, times)
+        x_T = ddx.encode(denoise, x_0, times)
         expected = golden.nhwc(data[key])
         if dtype == np.float32:
             tolerance = {"rtol": 2e-5, "atol": 2e-5 * float(np.abs(expected).max())}
         quantity = key.split("/")[-1][:-4]
         if quantity == "trajectory":
-            ours = [ddx.encode(process, denoise, x_0, times[i:]) for i in range(len(times) - 2)][::-1]
+            ours = [ddx.encode(denoise, x_0, times[i:]) for i in range(len(times) - 2)][::-1]
             ours = jnp.stack(ours)
         elif quantity == "decoded":
-            ours = ddx.sample(process, denoise, None, x_T, times)
+            ours = ddx.sample(denoise, None, x_T, times)
         else:
             # Past T there is no signal: the code that goes on has the noise itself.
             ours = denoise(x_T, times[0]).eps
@@ -486,5 +488,5 @@ def test_interpolation_of_ddpm_code():
     denoise = ddx.denoiser(process, golden.fake_model())
     noise = (data["short/interp_noise1"], data["short/interp_noise2"], data["short/z_in_order_used"][:t])
     images = (jnp.asarray(data[f"short/interp_x{i}"]) for i in (1, 2))
-    ours = ddx.interpolate_diffused(process, denoise, None, *images, [data["short/interp_lam"]], t, noise=noise)
+    ours = ddx.interpolate_diffused(denoise, None, *images, [data["short/interp_lam"]], t, noise=noise)
     np.testing.assert_allclose(ours[0], data["short/interp_out_v1_fixedsmall_z_first12"], rtol=2e-5, atol=2e-6)

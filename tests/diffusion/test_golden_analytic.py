@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import analytic, gaussian, losses, optimal, schedules, statistics, steps, variance
-from ddx.diffusion.basis import largest_variance
-from ddx.diffusion.process import Level, Marginal
+from ddx.diffusion.bound import analytic, optimal, statistics
+from ddx.diffusion.forward import betas, gaussian
+from ddx.diffusion.forward.basis import largest_variance
+from ddx.diffusion.forward.process import Level, Marginal
+from ddx.diffusion.objective import losses
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse import variance
+from ddx.diffusion.reverse.rows import downward
 from tests import golden
 
 ANALYTIC, EXTENDED = golden.load("golden_analytic"), golden.load("golden_extended")
@@ -58,12 +63,16 @@ def npr_net(x, t):
 HEADS = {"SN": sn_net, "NPR": npr_net, "IDDPM": lambda x, t: jnp.tanh(x)}
 
 
-def denoiser(process, head=None, clip="x0", shift=False):
+def network(process, head=None, shift=False):
     def model_fn(x, model_time):
         t = model_time if shift else (model_time + 1) * 1000 / process.num_steps
         return eps_net(x, t) if head is None else jnp.concatenate([eps_net(x, t), head(x, t)], -1)
 
-    return ddx.denoiser(process, model_fn, clip=clip)
+    return model_fn
+
+
+def denoiser(process, head=None, clip="x0", shift=False):
+    return ddx.denoiser(process, network(process, head, shift), clip=clip)
 
 
 def of_ms_eps(process, ms_eps):
@@ -93,8 +102,8 @@ VARIANCES = {
 
 def draw(process, denoise, x_T, times, eta, v, noise, is_ddim):
     noise = jnp.concatenate([nhwc(noise), jnp.zeros((1, *x_T.shape))])
-    solver = "euler" if is_ddim else analytic.published_ddpm(v)
-    return ddx.sample(process, denoise, None, x_T, times, eta, v if is_ddim else "small", noise, solver)
+    solver = "euler" if is_ddim else analytic_dpm.published_ddpm(v)
+    return ddx.sample(denoise, None, x_T, times, eta, v if is_ddim else "small", noise, solver)
 
 
 SAMPLE = r"sample/(addpm|addim|addpm_dpseg|addpm_shift1)/([a-z]+\d+)/(\w+)/K(\d+)/(?:eta([\d.]+)/)?clip(\d)_(\d)/x"
@@ -106,8 +115,8 @@ def test_samples_of_analytic_dpm(entry):
     p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/{table}"]
     times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
     if kind == "addpm_dpseg":
-        times = optimal.gamma_trajectory(p, ms_eps, int(num_visits))
-    v = analytic.clip_last(gamma(p, ms_eps), times, float(y), int(count))
+        times = analytic_dpm.gamma_trajectory(p, ms_eps, int(num_visits))
+    v = analytic_dpm.clip_last(gamma(p, ms_eps), times, float(y), int(count))
     denoise = denoiser(p, shift=kind == "addpm_shift1")
     noise = ANALYTIC[entry[0][:-1] + "noise"]
     found = draw(p, denoise, nhwc(ANALYTIC["sample/xT"]), times, float(eta or 1), v, noise, kind == "addim")
@@ -124,7 +133,7 @@ def test_samples_of_its_baselines(entry):
     times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
     v = lambda2 if kind == "ddim" else variance.small
     if small == "0":  # the only baseline whose noise is limited
-        v = analytic.clip_last(variance.large, times, 1.0)
+        v = analytic_dpm.clip_last(variance.large, times, 1.0)
     noise = ANALYTIC[entry[0][:-1] + "noise"]
     found = draw(p, denoiser(p), nhwc(ANALYTIC["sample/xT"]), times, float(eta or 1), v, noise, kind == "ddim")
     np.testing.assert_allclose(found, nhwc(ANALYTIC[entry[0]]), rtol=1e-8, atol=1e-8)
@@ -143,7 +152,7 @@ def test_samples_of_sn_npr_and_the_heuristic(entry):
     is_ddim = sampler == "ddim"
     if is_ddim and kind == "small":
         v = lambda2
-    v = analytic.clip_last(v, times, 1.0 if is_ddim else 2.0)
+    v = analytic_dpm.clip_last(v, times, 1.0 if is_ddim else 2.0)
     args = (denoiser(p, HEADS.get(kind)), nhwc(EXTENDED["sample/xT"]), times, 0.0 if is_ddim else 1.0, v)
     found = draw(p, *args, EXTENDED[f"sample/noise_K{num_visits}"], is_ddim)
     np.testing.assert_allclose(found, nhwc(EXTENDED[entry[0]]), rtol=1e-8, atol=1e-8)
@@ -166,10 +175,10 @@ def test_single_steps_of_sn_npr_and_the_heuristic(schedule, kind):
         s, t, what = int(s), int(t), key.split("/avg")[1][2:]
         d = denoiser(p, head, "x0" if clip == "1" else False)
         eta = float(what.split("/")[0][4:]) if what.startswith("ddim") else 1.0
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (t, 0) if s == 0 else (t, s, 0), eta))
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(p, (t, 0) if s == 0 else (t, s, 0), eta).expand())
         found = d.at(x_t, row.level)
         v = FACTORIES[kind](averaged=averaged == "1", limit=1.0 if clip == "1" else None)
-        noisy = row.target._replace(marginal=row.target.marginal._replace(sigma=jnp.ones(())))  # no decoder
+        noisy = row.target._replace(sigma=jnp.ones(()))  # no decoder
         if what == "x0_pred":
             value = found.x_0
         elif what == "cov_x0":
@@ -179,8 +188,8 @@ def test_single_steps_of_sn_npr_and_the_heuristic(schedule, kind):
         elif what.startswith("ddpm"):
             value = row.k * x_t + row.gamma * found.x_0
         else:
-            only = ddx.diffusion.kernels.euler(lambda d, step: jnp.zeros(()))
-            value = only.step(d.at, x_t, (), row, 0.0)[0]
+            only = ddx.diffusion.reverse.solvers.euler(lambda d, step: jnp.zeros(()))
+            value = only.step(d, x_t, (), row, 0.0)[0]
         expected = EXTENDED[key]
         expected = nhwc(expected) if expected.ndim == 4 else expected
         scale = np.abs(expected).max()
@@ -194,10 +203,10 @@ def bound(p, denoise, v, times, x_0, noise):
     small = ddx.step_coefficients(p, 1, 2).lambda2
 
     def with_decoder(d, step):
-        return jnp.where(step.target.marginal.sigma == 0, small, v(d, step))
+        return jnp.where(step.target.sigma == 0, small, v(d, step))
 
     nats = np.prod(x_0.shape[1:]) * np.log(2)
-    bits = ddx.bits_per_dim(p, denoise, x_0, None, times, with_decoder, nhwc(noise)[::-1], cdf="tanh")
+    bits = ddx.bits_per_dim(denoise, x_0, None, times, with_decoder, nhwc(noise)[::-1], cdf="tanh")
     return nats * np.concatenate([np.asarray(bits.terms).T, np.asarray(bits.prior)[None]])
 
 
@@ -210,7 +219,7 @@ def test_bounds_of_analytic_dpm(entry):
     p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/biased"]
     times = ddx.trajectory(p.num_steps, int(num_visits), "analytic_dpm")
     if spacing == "dp_seg":
-        times = optimal.gamma_trajectory(p, ms_eps, int(num_visits))
+        times = analytic_dpm.gamma_trajectory(p, ms_eps, int(num_visits))
     v = gamma(p, ms_eps) if kind == "ms_eps" else VARIANCES["small" if small == "1" else "big"]
     found = bound(p, denoiser(p), v, times, nhwc(ANALYTIC["elbo/x0"]), ANALYTIC[entry[0][:-5] + "noise"])
     np.testing.assert_allclose(found, ANALYTIC[entry[0]], rtol=1e-8, atol=1e-9)
@@ -234,10 +243,9 @@ def test_bounds_of_sn_npr_and_a_learned_range(entry):
 def test_the_mean_square_of_eps(name):
     p = process(name)
     x_0 = nhwc(ANALYTIC["gamma/x0"])[ANALYTIC[f"gamma/{name}/order"]]
-    rows = jax.tree.map(lambda x: x[::-1], steps.step_table(p, ddx.trajectory(p.num_steps)))
+    rows = jax.tree.map(lambda x: x[::-1], downward(p, ddx.trajectory(p.num_steps)))
     noise = nhwc(ANALYTIC[f"gamma/{name}/noise"])
-    at = denoiser(p, clip=False).at
-    sums = statistics.error_sums(p, at, x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z, clip=True)
+    sums = statistics.error_sums(denoiser(p, clip=True), x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z)
     np.testing.assert_allclose(
         sums.eps / len(x_0), ANALYTIC[f"gamma/{name}/ms_eps"][1:], rtol=2e-7
     )  # theirs is float32
@@ -257,10 +265,10 @@ def test_dynamic_programming(first):
 @pytest.mark.parametrize("schedule", ["linear1000", "cosine1000"])
 def test_costs_and_trajectories_of_analytic_dpm(schedule, table):
     p, ms_eps = process(schedule), ANALYTIC[f"ms_eps/{schedule}/{table}"]
-    costs = optimal.gamma_costs(p, ms_eps)[ANALYTIC[f"dpcost/{schedule}/{table}/rows"]]
+    costs = analytic_dpm.gamma_costs(p, ms_eps)[ANALYTIC[f"dpcost/{schedule}/{table}/rows"]]
     np.testing.assert_allclose(costs, ANALYTIC[f"dpcost/{schedule}/{table}/J"], rtol=1e-8, atol=1e-12)
     for match in (m.values[0] for m in entries(ANALYTIC, rf"dpseg/{schedule}/{table}/K(\d+)/path")):
-        times = optimal.gamma_trajectory(p, ms_eps, int(match[1]))
+        times = analytic_dpm.gamma_trajectory(p, ms_eps, int(match[1]))
         np.testing.assert_array_equal(times[-2::-1], ANALYTIC[match[0]])
 
 
@@ -286,7 +294,7 @@ def test_variances_are_those_of_the_true_posterior(entry):
     for (s, t), (_, isotropic, *diagonal) in zip(CLOSED[f"{schedule}/K{num_visits}/st"], CLOSED[entry[0]], strict=True):
         if s == 0:
             continue
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (int(t), int(s), 0), float(eta)))
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(p, (int(t), int(s), 0), float(eta)).expand())
         # The data of the closed form have more variance than its posterior at every time, so no limit acts.
         found = analytic.analytic(of)(None, row), analytic.analytic(of, per_coordinate=True)(None, row)
         np.testing.assert_allclose(found[0].ravel(), isotropic, rtol=1e-8)
@@ -323,12 +331,12 @@ HEAD = r"([a-z]+\d+)/heads/s(\d+)_t(\d+)/eta([\d.]+)/(SN_exact|NPR_wrongmean|SN_
 def test_exact_heads_give_the_variances_of_their_papers(entry):
     schedule, s, t, eta, kind = entry.groups()
     p, heads = process(schedule), f"{schedule}/heads/t{t}/"
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (int(t), int(s), 0), float(eta)))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(p, (int(t), int(s), 0), float(eta)).expand())
     wrong = kind != "SN_exact"
     of = {name: CLOSED[heads + name].reshape(-1, 1, 6, 1) for name in ("eps_star", "eps_hat", "sn_head", "npr_head")}
     eps = of["eps_hat" if wrong else "eps_star"]
     head, v = (of["npr_head"], variance.npr) if kind.startswith("NPR") else (of["sn_head"], variance.sn)
-    m = row.level.marginal
+    m = row.level
     d = ddx.Denoised(None, None, jnp.asarray(head), output=jnp.asarray(eps), gain=m.sigma / m.alpha)
     found = v(limit=None)(d, row)
     expected = CLOSED[entry[0]]
@@ -353,7 +361,7 @@ def test_any_diagonal_process_has_these_steps_and_variances(kind):
 @pytest.mark.parametrize("num_visits", [5, 10, 25, 100])
 def test_a_variance_of_each_frequency_makes_the_bound_independent_of_the_steps(num_visits):
     p, data = ddx.ddpm(), GENERAL["dct/var"]
-    snr = np.exp(p.noise.logsnr[1:])
+    snr = np.exp(p.schedule.logsnr[1:])
     mse = np.concatenate([np.zeros((1, 1024)), 1 / (1 / data + snr[:, None])]).reshape(1001, 32, 32, 1)
     times = ddx.trajectory(1000, num_visits, "analytic_dpm")[-2::-1]
     found = [optimal.step_costs(p, table)[times[:-1], times[1:]].sum() for table in (mse.mean((1, 2, 3)), mse)]
@@ -366,7 +374,7 @@ def test_losses_of_the_heads(head):
     p, x_0 = process("linear1000"), nhwc(EXTENDED["loss/x0"])
     t, eps = EXTENDED["loss/n"], nhwc(EXTENDED["loss/eps"])
     np.testing.assert_allclose(ddx.q_sample(p, x_0, t, eps), nhwc(EXTENDED["loss/xn"]), rtol=1e-8, atol=1e-12)
-    found = losses.head_loss(p, denoiser(p, HEADS[head]).model_fn, x_0, t, eps, head.lower())
+    found = losses.head_loss(p, network(p, HEADS[head]), x_0, t, eps, head.lower())
     for value, name in zip(found, ("dsm", "ddm"), strict=True):
         np.testing.assert_allclose(value * np.prod(x_0.shape[1:]), EXTENDED[f"loss/{head}/{name}"], rtol=1e-8)
     frozen = jax.grad(lambda w: losses.head_loss(p, scaled(p, HEADS[head], w), x_0, t, eps, "npr").head.sum())(1.0)
@@ -375,13 +383,13 @@ def test_losses_of_the_heads(head):
 
 def scaled(p, head, w):
     """The network, its prediction times w and its head as it is."""
-    model_fn = denoiser(p, head).model_fn
+    model_fn = network(p, head)
 
-    def network(x, t):
+    def rescaled(x, t):
         output = model_fn(x, t)
         return output.at[..., :3].multiply(w)
 
-    return network
+    return rescaled
 
 
 @pytest.mark.parametrize("small", [0, 1])
@@ -389,9 +397,8 @@ def scaled(p, head, w):
 def test_costs_of_fixed_variances_and_their_trajectories(schedule, small):
     p, base = process(schedule), f"elboF/{schedule}/small{small}/"
     x_0, noise, n = nhwc(ANALYTIC["elbo/x0"]), nhwc(ANALYTIC[base + "noise"]), p.num_steps
-    rows = jax.tree.map(lambda x: x[::-1], steps.step_table(p, ddx.trajectory(n)))
-    at = denoiser(p, clip=False).at
-    sums = statistics.error_sums(p, at, x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z, clip=True)
+    rows = jax.tree.map(lambda x: x[::-1], downward(p, ddx.trajectory(n)))
+    sums = statistics.error_sums(denoiser(p, clip=True), x_0, jnp.ones(len(x_0)), rows, noise, lambda z: z)
     mse = np.concatenate([[0.0], sums.mse.mean((1, 2, 3)) / len(x_0)])
     found = 48 * optimal.step_costs(p, mse, variance="small" if small else "large")
     expected = ANALYTIC[base + "F"]
@@ -409,7 +416,7 @@ def test_joint_training_as_published_is_that_of_the_second_moment():
     # Its head g fits eps^2 - eps_hat^2, with the gradient for eps_hat too.
     p, x_0 = process("linear1000"), nhwc(EXTENDED["loss/x0"])
     t, eps = EXTENDED["loss/n"], nhwc(EXTENDED["loss/eps"])
-    second = denoiser(p, lambda x, t: npr_net(x, t) + eps_net(x, t) ** 2).model_fn
+    second = network(p, lambda x, t: npr_net(x, t) + eps_net(x, t) ** 2)
     found = losses.head_loss(p, second, x_0, t, eps, "sn")
     for value, name in zip(found, ("dsm", "ddm"), strict=True):
         np.testing.assert_allclose(value * np.prod(x_0.shape[1:]), EXTENDED[f"loss/joint_epsc/{name}"], rtol=1e-8)
@@ -423,8 +430,8 @@ def test_costs_of_any_variance_are_the_terms_of_the_bound(schedule, head):
     base = base or f"elboF/{schedule}/{head}/"
     p = process(schedule)
     noise = nhwc(data[base + "noise"])
-    args = (denoiser(p, HEADS.get(head)).at, nhwc(data["elbo/x0"]), noise, lambda z: z, VARIANCES[head], "tanh")
-    found = 48 * optimal.bound_costs(p, *args)
+    args = (denoiser(p, HEADS.get(head)), nhwc(data["elbo/x0"]), noise, lambda z: z, VARIANCES[head], "tanh")
+    found = 48 * optimal.bound_costs(*args)
     expected = data[base + "F"]
     above = np.triu(np.ones(expected.shape, bool), 1)
     np.testing.assert_allclose(found[above], expected[above], rtol=1e-8)
@@ -437,7 +444,7 @@ def test_costs_of_any_variance_are_the_terms_of_the_bound(schedule, head):
 def test_schedules(schedule):
     p, n = process(schedule), int(re.sub("[a-z]", "", schedule))
     theirs = {name: EXTENDED[f"sched/{schedule}/{name}"][1:] for name in ("betas", "cum_alphas", "cum_betas")}
-    np.testing.assert_allclose(schedules.betas(re.sub(r"\d", "", schedule), n), theirs["betas"], rtol=1e-8)
+    np.testing.assert_allclose(betas.betas(re.sub(r"\d", "", schedule), n), theirs["betas"], rtol=1e-8)
     m = p.marginal(np.arange(1, n + 1))
     np.testing.assert_allclose(m.alpha.ravel() ** 2, theirs["cum_alphas"], rtol=1e-8)
     np.testing.assert_allclose(m.sigma.ravel() ** 2, theirs["cum_betas"], rtol=1e-8)
@@ -450,7 +457,7 @@ def test_coefficients_of_long_steps(schedule):
     for (s, t), *expected in zip(pairs, *(EXTENDED[key] for key in keys), strict=True):
         if s == 0:
             continue
-        log_alpha = p.noise.log_alpha_change(int(s), int(t))
+        log_alpha = p.schedule.log_alpha_change(int(s), int(t))
         found = (np.exp(2 * log_alpha), -np.expm1(2 * log_alpha), ddx.step_coefficients(p, int(s), int(t)).lambda2)
         np.testing.assert_allclose([float(np.ravel(x)[0]) for x in found], expected, rtol=1e-8)
 
@@ -484,8 +491,8 @@ def test_bounds_of_the_variance_are_those_of_the_paper_s_table_7(schedule, num_s
         t = ddx.trajectory(num_steps, k, "analytic_dpm")[-3]
         found = []
         for eta in (1.0, 0.0):
-            row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(p, (t, 1, 0), eta))
-            m = row.level.marginal
+            row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(p, (t, 1, 0), eta).expand())
+            m = row.level
             # No eps has a negative mean square: V is at most sigma^2 / alpha^2 as well.
             found += [variance.total(row, min(most, float((m.sigma / m.alpha).max()) ** 2)), row.lambda2]
         assert [f"{float(np.ravel(x)[0]):.2e}".replace("e-0", "e-") for x in found[:3]] == [
@@ -502,9 +509,9 @@ def test_heads_of_every_prediction_say_the_same_of_data_that_are_no_gaussian(cas
     u_t, u_0, known = (GENERAL[f"mixture/cond/{name}"].reshape(1, 3, 3, 1) for name in ("ut", "E_u0", "Var_u0"))
     # y = p u_0 + q eps, and eps = (u_t - a u_0) / sigma: its mean and its variance given u_t.
     y, of_y = p * u_0 + q * (u_t - a * u_0) / sigma, known * (p - q * a / sigma) ** 2
-    marginal = Marginal(*(jnp.asarray(x) for x in (a, sigma, 2 * np.log(a / sigma))))
-    level = Level(jnp.asarray(5), jnp.asarray(4), marginal, jnp.asarray(a))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], steps.step_table(process("cosine12"), (5, 2, 0), 1.0))
+    numbers = (jnp.asarray(x) for x in (a, sigma, 2 * np.log(a / sigma), a))
+    level = Level(jnp.asarray(5), jnp.asarray(4), *numbers, tau=None)
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process("cosine12"), (5, 2, 0), 1.0).expand())
     row = row._replace(level=level, lambda2=0.0, gamma=1.0)
     for variance_of, head in ((variance.sn, of_y + y**2), (variance.npr, of_y)):
         output = jnp.concatenate([jnp.asarray(y), jnp.asarray(head)], -1)

@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import basis, decoder, flow, heat
-from ddx.diffusion.prediction import to_coordinates
+from ddx.diffusion.bound import decoder
+from ddx.diffusion.estimate.denoiser import to_coordinates
+from ddx.diffusion.forward import basis
+from ddx.diffusion.papers import ihdm_bound
+from ddx.diffusion.papers.blurring import printed_coefficients, printed_step
+from ddx.diffusion.reverse import flow
 from ddx.models.embeddings import time_embedding
 from ddx.training.state import update_ema
 from tests import golden
@@ -46,8 +50,8 @@ def test_basis_and_noise():
     close(basis.dct_matrix(6), g["dct_H"])
     close(basis.dct_matrix(10), g["dct_W"])
     close(basis.laplacian(SHAPE), g["lam"][0])
-    noise = process.noise.at(g["t"])
-    close(noise.a, g["a"])
+    noise = process.schedule.at(g["t"])
+    close(noise.alpha, g["a"])
     close(noise.sigma, g["sigma"])
     close(noise.logsnr, g["logsnr"])
 
@@ -60,7 +64,7 @@ def test_alpha_of_every_frequency(schedule, sigma_blur_max):
     for t in (g["t"], jnp.asarray(g["t"])):
         m = process.marginal(t, SHAPE)
         close(m.alpha, g[f"alpha_{name}"])
-        close(m.alpha / process.scalars(t).a, g[f"d_{name}"])
+        close(m.alpha / process.level(t).a, g[f"d_{name}"])
     traced = jax.jit(lambda t: process.marginal(t, SHAPE).alpha)(g["t"])
     close(traced, g[f"alpha_{name}"])
 
@@ -88,10 +92,14 @@ class TestTerms:
     @pytest.mark.parametrize("eta", [0, 0.5, 1, "paper"])
     def test_step(self, blur, eta):
         g = terms()
-        process = ddx.blurring(1, blur, paper_delta=1e-8 if eta == "paper" else 0.0)
+        process = ddx.blurring(1, blur)
         s, t, z = g["pair_s"], g["pair_t"], jnp.asarray(g["pair_z"])
         d = ddx.denoiser(process, lambda *_: jnp.asarray(g["pair_eps_hat"]), clip=False)(z, t)
         mean, variance = ddx.q_posterior(process, d.x_0, z, s, t, 1.0 if eta == "paper" else eta)
+        if eta == "paper":
+            printed = printed_coefficients(*(process.marginal(time, z.shape[1:3]) for time in (s, t)), 1e-8)
+            mean = basis.idct(printed.k * basis.dct(z) + printed.gamma * basis.dct(d.x_0))
+            variance = printed.lambda2
         name = f"paper{{}}_{blur}" if eta == "paper" else f"{{}}eta{eta}_{blur}"
         close(mean, g["step_" + name.format("_mean" if eta == "paper" else "mean_")])
         noisy = mean + basis.idct(jnp.sqrt(variance) * g["pair_noise_freq"])
@@ -120,13 +128,13 @@ class TestTerms:
         for value, name in zip(found, ("f", "g2", "dlogsnr"), strict=True):
             close(value, g[f"ode_{name}_{blur}"])
         denoise = ddx.denoiser(process, lambda x, model_time: net(x, model_time / 1000), clip=False)
-        drift = ddx.probability_flow(process, denoise, jnp.asarray(g["ode_z"]), g["ode_t"])
+        drift = ddx.probability_flow(denoise, jnp.asarray(g["ode_z"]), g["ode_t"])
         close(drift, g[f"ode_drift_{blur}"])
 
 
 @pytest.mark.parametrize(("cdf", "name"), [("softmax", "softmax"), ("exact", "cdf")])
 def test_decoder_at_t_0(cdf, name):
-    g, at = terms(), ddx.blurring(1).scalars(0)
+    g, at = terms(), ddx.blurring(1).level(0)
     x_0 = jnp.asarray(g["dec_x_int"] / 127.5 - 1)
     found = decoder.decoder_log_prob(x_0, g["dec_z0"] / at.a, 2 * np.log(at.sigma / at.a), cdf)
     close(found, g[f"dec_logp_{name}"])
@@ -137,7 +145,8 @@ def test_decoder_at_t_0(cdf, name):
 def test_sampler(name, how):
     g = golden.load("blurring_sampler")
     schedule, blur = name.split("_")
-    process = ddx.blurring(int(g["T"]), float(blur), schedule, paper_delta=1e-8 if how == "paper" else 0.0)
+    process = ddx.blurring(int(g["T"]), float(blur), schedule)
+    solver = printed_step(1e-8) if how == "paper" else "euler"
     eta = 1.0 if how == "paper" else float(how.removeprefix("eta"))
 
     def denoise(x_t, t):
@@ -147,11 +156,13 @@ def test_sampler(name, how):
         return ddx.Denoised(x_0, eps, None)
 
     x_T, noise = jnp.asarray(g["z_1"]), jnp.asarray(g["noise_freq"])
-    draw = functools.partial(ddx.sample, process, denoise, None, x_T, eta=eta, noise=noise)
+    draw = functools.partial(
+        ddx.sample, ddx.from_pixels(process, denoise), None, x_T, eta=eta, noise=noise, solver=solver
+    )
     close(draw(), g[f"final_mean_{name}_{how}"])
     close(draw(noisy_end=True), g[f"traj_{name}_{how}"][-1])
     frames = tuple(range(10, 0, -1))
-    _, film = ddx.progressive(process, denoise, None, x_T, frames, eta=eta, noise=noise)
+    _, film = ddx.progressive(ddx.from_pixels(process, denoise), None, x_T, frames, eta=eta, noise=noise, solver=solver)
     close(film.x_t, g[f"traj_{name}_{how}"][:-1])
 
 
@@ -169,12 +180,12 @@ def test_every_step_in_float32_from_the_reference_s_state(name):
             noise = jnp.asarray(np.stack([g["noise_freq"][i]] * (len(times) - 1)), jnp.float32)
             x_t = jnp.asarray(g[f"traj_{name}_eta1"][i], jnp.float32)
             if t == 1:
-                found = ddx.sample(process, at_t, None, x_t, times, 1.0, noise=noise, noisy_end=True)
+                found = ddx.sample(at_t, None, x_t, times, 1.0, noise=noise, noisy_end=True)
             else:
-                _, film = ddx.progressive(process, at_t, None, x_t, (t - 1,), times, 1.0, noise=noise)
+                _, film = ddx.progressive(at_t, None, x_t, (t - 1,), times, 1.0, noise=noise)
                 found = film.x_t[0]
             expected = g[f"traj_{name}_eta1"][i + 1]
-            ratio = np.exp(-process.log_alpha_difference(t - 1, t, (8, 8))).max()
+            ratio = np.exp(-process.change(t - 1, t, (8, 8)).log_alpha).max()
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * ratio * np.abs(expected).max())
 
 
@@ -247,15 +258,15 @@ def test_ihdm_sampler():
     process, kernel = heat_process(g["blur_sigmas"]), ddx.heat_sampler(float(g["delta"]))
     denoise, x_T = heat_denoiser(process), nhwc(g["u_K"])
     noise = basis.dct(nhwc(g["noise"]))
-    found = ddx.sample(process, denoise, None, x_T, eta=1.0, noise=noise, solver=kernel)
+    found = ddx.sample(denoise, None, x_T, eta=1.0, noise=noise, solver=kernel)
     close(found, nhwc(g["final_mean"]), rtol=5e-7)
     frames = tuple(range(10, 0, -1))
-    _, film = ddx.progressive(process, denoise, None, x_T, frames, eta=1.0, noise=noise, solver=kernel)
+    _, film = ddx.progressive(denoise, None, x_T, frames, eta=1.0, noise=noise, solver=kernel)
     close(film.x_t, nhwc(g["trajectory"])[:-1], rtol=5e-7)
-    last = ddx.sample(process, denoise, None, x_T, eta=1.0, noise=noise, solver=kernel, noisy_end=True)
+    last = ddx.sample(denoise, None, x_T, eta=1.0, noise=noise, solver=kernel, noisy_end=True)
     close(last, nhwc(g["trajectory"])[-1], rtol=5e-7)
     shared = jnp.broadcast_to(basis.dct(nhwc(g["shared_noise"]))[::-1, None], noise.shape)
-    found = ddx.sample(process, denoise, None, x_T, eta=1.0, noise=shared, solver=kernel)
+    found = ddx.sample(denoise, None, x_T, eta=1.0, noise=shared, solver=kernel)
     close(found, nhwc(g["shared_final_mean"]), rtol=5e-7)
 
 
@@ -265,7 +276,7 @@ def test_ihdm_interpolation():
     noise = tuple(basis.dct(nhwc(g[f"interp_noise{i}"]))[::-1, None] for i in (1, 2))
     weights = np.linspace(0, 1, int(g["interp_num_points"]))
     args = (heat_denoiser(process), None, points[:1], points[-1:], weights, float(g["delta"]), noise)
-    close(ddx.interpolate_heat(process, *args)[:, 0], nhwc(g["interp_final_mean"]), rtol=5e-7)
+    close(ddx.interpolate_heat(*args)[:, 0], nhwc(g["interp_final_mean"]), rtol=5e-7)
 
 
 def test_ihdm_bound_as_released():
@@ -274,12 +285,12 @@ def test_ihdm_bound_as_released():
     process, x = heat_process(g["blur_sigmas"], g["sigma"]), nhwc(g["test"])
     steps, nats = process.num_steps, np.prod(x.shape[1:]) * np.log(2)
     centres = ddx.kde_centres(process, nhwc(g["train"]))
-    kl = heat.kde_kl(process, centres, x, float(g["delta"]))
+    kl = ihdm_bound.kde_kl(process, centres, x, float(g["delta"]))
     close(kl, g["L_K"], rtol=3e-6)
     close(kl, g["elbo_L_K"], rtol=3e-6)
 
-    rows, at = heat.heat_table(process, tuple(range(1, steps))), heat_denoiser(process).at
-    terms = functools.partial(heat.heat_terms, process, at, draw=lambda z: z, delta=float(g["delta"]))
+    rows, denoise = ihdm_bound.heat_rows(process, tuple(range(1, steps))), heat_denoiser(process)
+    terms = functools.partial(ihdm_bound.heat_terms, denoise, draw=lambda z: z, delta=float(g["delta"]))
     first = jax.tree.map(lambda row: row[:1], rows)
     decoded = [terms(x[4 * b : 4 * b + 4], first, basis.dct(nhwc(g["noise_0"][b]))[None]) for b in range(2)]
     l_0 = np.mean([d.terms for d in decoded]) * nats - 8 * nats  # in nats of a density over [0, 1]

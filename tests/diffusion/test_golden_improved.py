@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import decoder, likelihood, losses, timesteps
+from ddx.diffusion.bound import decoder, terms
+from ddx.diffusion.objective import losses, time_samplers
 from tests import golden
 from tests.diffusion.test_golden import NAMES, PREDICTION, entries, states
 
@@ -91,8 +92,8 @@ def test_bits_per_dim_and_its_terms(key):
         x_0, noise = (golden.images(data[f"{run}/{n}"], dtype) for n in ("x0_uint8", "noise_by_t"))
         x_0, noise = golden.nhwc(x_0), golden.nhwc(noise)
         denoise = ddx.denoiser(process, golden.fake_model(var), clip=clip == "clip1")
-        bits = ddx.bits_per_dim(process, denoise, x_0, None, times, NAMES.get(var, var), noise, cdf="tanh")
-        coding = likelihood.rate_distortion(bits.times, bits.prior, bits.terms, bits.mse)
+        bits = ddx.bits_per_dim(denoise, x_0, None, times, NAMES.get(var, var), noise, cdf="tanh")
+        coding = terms.rate_distortion(bits.times, bits.prior, bits.terms, bits.mse)
     ours = {
         "vb": bits.terms,
         "xstart_mse": bits.mse,
@@ -148,7 +149,7 @@ def test_the_exact_decoder_is_the_exact_integral_in_the_tails_too(dtype, rtol):
 
 def fed(history=10):
     data = golden.load("id_resample")
-    sampler = timesteps.loss_second_moment(6, history)
+    sampler = time_samplers.loss_second_moment(6, history)
     state = sampler.init()
     for t, loss in zip(data["ts"] + 1, data["losses"], strict=True):
         yield state
@@ -160,21 +161,21 @@ def test_the_loss_aware_sampler_weighs_times_as_the_reference_does():
     data = golden.load("id_resample")
     with jax.enable_x64(True):
         every = list(fed())
-        weights = [np.asarray(timesteps.probabilities(state)) for state in every]
+        weights = [np.asarray(time_samplers.probabilities(state)) for state in every]
     for ours, expected in zip(weights, data["weights_after"], strict=True):
         np.testing.assert_allclose(ours, expected / expected.sum(), rtol=1e-6)
     np.testing.assert_allclose(weights[-1], data["p"], rtol=1e-6)
     np.testing.assert_array_equal(np.minimum(every[-1].counts, 10), data["counts"])
     # The rings hold what the reference's queues hold.
     np.testing.assert_allclose(np.sort(every[-1].losses), np.sort(data["history"]), rtol=1e-6)
-    t, weight = timesteps.loss_second_moment(6).draw(every[-1], jax.random.key(0), jnp.arange(64), 64)
+    t, weight = time_samplers.loss_second_moment(6).draw(every[-1], jax.random.key(0), jnp.arange(64), 64)
     np.testing.assert_allclose(weight, data["importance_weight_by_t"][t - 1], rtol=1e-5)
 
 
 def test_another_history_and_uniform_share():
     with jax.enable_x64(True):
         *_, state = fed(history=3)
-        p = np.asarray(timesteps.probabilities(state, 0.1))
+        p = np.asarray(time_samplers.probabilities(state, 0.1))
     expected = golden.load("id_resample")["weights_history3_uniform0.1"]
     np.testing.assert_allclose(p, expected / expected.sum(), rtol=1e-6)
 

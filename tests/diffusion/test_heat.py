@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import basis, heat
+from ddx.diffusion.forward import basis
+from ddx.diffusion.papers import ihdm, ihdm_bound
 from tests import oracle
 
 SHAPE = (8, 8)
@@ -56,10 +57,10 @@ def test_a_network_that_hits_its_target_predicts_the_less_blurred_image():
         x_0, noise = images(20), jnp.asarray(rng.standard_normal((20, *SHAPE, 1)))
         t = jnp.asarray(rng.integers(1, 21, 20))
         x_t = ddx.q_sample(process(), x_0, t, noise)
-        goal = ddx.diffusion.prediction.target(process(), "residual", x_0, x_t, t, noise)
+        goal = ddx.diffusion.estimate.prediction.target(process(), "residual", x_0, t, noise)
         for clip in (False, True):
             d = jax.jit(ddx.denoiser(process(), lambda *_: goal, "residual", clip=clip))(x_t, t)
-            np.testing.assert_allclose(d.mean, ddx.blur(process(), x_0, t - 1), atol=1e-12)
+            np.testing.assert_allclose(x_t + d.output, ddx.blur(process(), x_0, t - 1), atol=1e-12)
         m = process().marginal(t, SHAPE)
         np.testing.assert_allclose(m.alpha * basis.dct(d.x_0) + m.sigma * basis.dct(d.eps), basis.dct(x_t), atol=1e-9)
         d = ddx.denoiser(process(), lambda *_: goal, "residual", clip=False)(x_t, t)
@@ -77,7 +78,7 @@ def test_the_sampler_with_the_exact_network_keeps_what_the_blur_did_not_touch():
         x_0 = basis.idct(jnp.asarray(u_0))
         denoise = ddx.denoiser(chain, network(chain, data), "residual", clip=False)
         x_T = ddx.blur(chain, x_0, 400)
-        found = ddx.sample(chain, denoise, None, x_T, eta=0.0, solver=ddx.heat_sampler(0.0))
+        found = ddx.sample(denoise, None, x_T, eta=0.0, solver=ddx.heat_sampler(0.0))
         assert float(jnp.abs(x_T - x_0).max()) > 0.1
         error = np.abs(basis.dct(found) - u_0)
         assert error[:, 0, 0].max() < 1e-3 and np.median(error) < 0.02
@@ -87,18 +88,18 @@ def test_the_noise_of_its_steps_is_delta_and_the_last_has_none():
     chain, delta = process(3), 0.05
     denoise = ddx.denoiser(chain, lambda x, t: jnp.zeros_like(x), "residual", clip=False)
     x_T = jnp.zeros((4, *SHAPE, 1))
-    found = ddx.sample(chain, denoise, jax.random.key(0), x_T, eta=1.0, solver=ddx.heat_sampler(delta))
-    z = [np.asarray(ddx.diffusion.sampling.noise_from(jax.random.key(0), x_T)(k)) for k in range(2)]
+    found = ddx.sample(denoise, jax.random.key(0), x_T, eta=1.0, solver=ddx.heat_sampler(delta))
+    z = [np.asarray(ddx.diffusion.reverse.walk.noise_from(jax.random.key(0), x_T)(k)) for k in range(2)]
     np.testing.assert_allclose(found, basis.idct(delta * (z[0] + z[1])), atol=1e-6)
 
 
 def test_samples_start_from_training_images_that_seed_and_index_choose():
-    keys = ddx.diffusion.noise.example_keys(jax.random.key(5), jnp.arange(4000))
-    chosen = np.asarray(heat.prior_images(keys, 10))
+    keys = ddx.diffusion.random.example_keys(jax.random.key(5), jnp.arange(4000))
+    chosen = np.asarray(ihdm.prior_images(keys, 10))
     assert chosen.min() == 0 and chosen.max() == 9
     counts = np.bincount(chosen)
     assert np.abs(counts - 400).max() < 5 * np.sqrt(400)
-    np.testing.assert_array_equal(heat.prior_images(keys[7:9], 10), chosen[7:9])
+    np.testing.assert_array_equal(ihdm.prior_images(keys[7:9], 10), chosen[7:9])
 
     x = images(10).astype(jnp.float32)
     x_T = ddx.heat_prior(process(), keys[:64], x[chosen[:64]], 0.1)
@@ -112,15 +113,15 @@ def test_the_prior_of_one_image_is_its_gaussian_and_more_images_bring_it_nearer(
     chain, delta = process(), 0.02
     with jax.enable_x64(True):
         x, train = images(3), images(40, seed=1)
-        one = heat.kde_kl(chain, ddx.kde_centres(chain, train[:1]), x, delta)
+        one = ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train[:1]), x, delta)
         exact = ddx.gaussian_kl(ddx.blur(chain, x, 20), 0.01**2, ddx.blur(chain, train[:1], 20), delta**2)
         np.testing.assert_allclose(one, exact.sum((1, 2, 3)), rtol=1e-8)
-        each = [heat.kde_kl(chain, ddx.kde_centres(chain, train[i : i + 1]), x, delta) for i in range(40)]
-        whole = heat.kde_kl(chain, ddx.kde_centres(chain, train), x, delta)
+        each = [ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train[i : i + 1]), x, delta) for i in range(40)]
+        whole = ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train), x, delta)
         # Not above paying log M for the nearest, nor below the nearest alone.
         assert np.all(whole <= np.min(each, 0) + np.log(40) + 1e-9) and np.all(whole >= np.min(each, 0) - 1e-9)
         joined = jnp.concatenate([ddx.kde_centres(chain, train[:7]), ddx.kde_centres(chain, train[7:])])
-        np.testing.assert_allclose(heat.kde_kl(chain, joined, x, delta), whole, rtol=1e-12)
+        np.testing.assert_allclose(ihdm_bound.kde_kl(chain, joined, x, delta), whole, rtol=1e-12)
 
 
 def test_the_bound_is_as_the_paper_sums_it():
@@ -129,11 +130,12 @@ def test_the_bound_is_as_the_paper_sums_it():
         x, train, bits = images(4), images(30, seed=1), 64 * np.log(2)
         denoise = ddx.denoiser(chain, network(chain, gaussian()), "residual", clip=False)
         centres, key = ddx.kde_centres(chain, train), jax.random.key(0)
-        found = ddx.heat_bits_per_dim(chain, denoise, x, key, centres, delta)
-        noise = ddx.diffusion.likelihood.noise_at(key, x)
+        found = ddx.heat_bits_per_dim(denoise, x, key, centres, delta)
+        noise = ddx.diffusion.bound.terms.noise_at(key, x)
         for t in range(1, 7):
             x_t = basis.idct(chain.marginal(t, SHAPE).alpha * basis.dct(x) + 0.01 * noise(t))
-            square = np.square(ddx.blur(chain, x, t - 1) - denoise(x_t, np.full(4, t)).mean).sum((1, 2, 3))
+            mean = x_t + denoise(x_t, np.full(4, t)).output
+            square = np.square(ddx.blur(chain, x, t - 1) - mean).sum((1, 2, 3))
             if t == 1:
                 nats = square / (2 * delta**2) + 64 * np.log(delta * np.sqrt(2 * np.pi))
                 np.testing.assert_allclose(found.decoder, nats / bits + 8, rtol=1e-9)
@@ -145,7 +147,7 @@ def test_the_bound_is_as_the_paper_sums_it():
                 np.testing.assert_allclose(found.mse[:, t - 2], square / 64, rtol=1e-9)
         np.testing.assert_array_equal(found.times, [2, 3, 4, 5, 6])
         np.testing.assert_allclose(found.total, found.prior + found.terms.sum(1) + found.decoder, rtol=1e-12)
-        released = ddx.heat_bits_per_dim(chain, denoise, x, key, centres, delta, levels=range(1, 6))
+        released = ddx.heat_bits_per_dim(denoise, x, key, centres, delta, levels=range(1, 6))
         np.testing.assert_allclose(released.terms[:, 1:], found.terms[:, :-1], rtol=1e-9)
 
 
@@ -159,24 +161,24 @@ def test_the_general_bound_and_samplers_hold_for_it_too():
 
         denoise = ddx.denoiser(chain, model, "x0", clip=False)
         x = jnp.round(images(3) * 255) / 255
-        bound = ddx.bits_per_dim(chain, denoise, x, jax.random.key(0))
+        bound = ddx.bits_per_dim(denoise, x, jax.random.key(0))
         assert np.all(np.isfinite(bound.total)) and np.all(bound.terms > 0)
         x_T = ddx.q_sample(chain, x, 30, jnp.asarray(np.random.default_rng(0).standard_normal(x.shape)))
         for eta in (0.0, 0.7, 1.0):
-            found = ddx.sample(chain, denoise, jax.random.key(1), x_T, eta=eta)
+            found = ddx.sample(denoise, jax.random.key(1), x_T, eta=eta)
             np.testing.assert_allclose(basis.dct(found)[:, 0, 0], basis.dct(x_T)[:, 0, 0], rtol=1e-9)
         times = tuple(range(30, -1, -1))
-        x_T = ddx.encode(chain, denoise, x, times)
-        np.testing.assert_allclose(ddx.sample(chain, denoise, None, x_T, times).mean(), x.mean(), rtol=1e-6)
+        x_T = ddx.encode(denoise, x, times)
+        np.testing.assert_allclose(ddx.sample(denoise, None, x_T, times).mean(), x.mean(), rtol=1e-6)
 
 
 def test_between_two_states_the_ends_are_their_samples():
     chain = process(5)
     denoise = ddx.denoiser(chain, lambda x, t: -0.1 * x + 0.05, "residual", clip=False)
     x = images(4).astype(jnp.float32)
-    keys = ddx.diffusion.noise.example_keys(jax.random.key(0), jnp.arange(4))
-    found = ddx.interpolate_heat(chain, denoise, (keys[:2], keys[2:]), x[:2], x[2:], jnp.linspace(0, 1, 3), 0.1)
-    whole = ddx.sample(chain, denoise, keys, x, eta=1.0, solver=ddx.heat_sampler(0.1))
+    keys = ddx.diffusion.random.example_keys(jax.random.key(0), jnp.arange(4))
+    found = ddx.interpolate_heat(denoise, (keys[:2], keys[2:]), x[:2], x[2:], jnp.linspace(0, 1, 3), 0.1)
+    whole = ddx.sample(denoise, keys, x, eta=1.0, solver=ddx.heat_sampler(0.1))
     np.testing.assert_allclose(found[0], whole[:2], atol=1e-6)
     np.testing.assert_allclose(found[2], whole[2:], atol=1e-6)
     assert float(jnp.abs(found[1] - 0.5 * (found[0] + found[2])).max()) > 0.01
@@ -185,23 +187,19 @@ def test_between_two_states_the_ends_are_their_samples():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda d: ddx.sample(process(), d("x0"), None, images(1), eta=0.0, solver=ddx.heat_sampler(0.0)), "residual"),
-        (lambda d: heat.heat_table(process(), (0, 3)), r"must lie in 1\.\.20"),
-        (lambda d: ddx.sample(process(), d("residual"), None, images(1), eta=1.0, solver=ddx.heat_sampler()), "key"),
+        (lambda d: ddx.sample(d("x0"), None, images(1), eta=0.0, solver=ddx.heat_sampler(0.0)), "residual"),
+        (lambda d: ihdm_bound.heat_rows(process(), (0, 3)), r"must lie in 1\.\.20"),
+        (lambda d: ddx.sample(d("residual"), None, images(1), eta=1.0, solver=ddx.heat_sampler()), "key"),
         (
-            lambda d: ddx.sample(
-                process(), d("residual"), jax.random.key(0), images(1), (20, 7, 0), solver=ddx.heat_sampler()
-            ),
+            lambda d: ddx.sample(d("residual"), jax.random.key(0), images(1), (20, 7, 0), solver=ddx.heat_sampler()),
             "leave times out",
         ),
         (
-            lambda d: ddx.heat_bits_per_dim(process(), d("x0"), images(1), jax.random.key(0), jnp.ones((1, 3))),
+            lambda d: ddx.heat_bits_per_dim(d("x0"), images(1), jax.random.key(0), jnp.ones((1, 3))),
             "prediction='residual'",
         ),
         (
-            lambda d: ddx.heat_bits_per_dim(
-                process(), d("residual"), images(1), jax.random.key(0), jnp.ones((1, 3)), 0.0
-            ),
+            lambda d: ddx.heat_bits_per_dim(d("residual"), images(1), jax.random.key(0), jnp.ones((1, 3)), 0.0),
             "delta=0.0 must be above 0",
         ),
     ],
@@ -217,11 +215,11 @@ def test_a_network_of_the_next_image_has_the_general_bound_of_the_x_0_that_it_te
     with jax.enable_x64(True):
         denoise = ddx.denoiser(chain, network(chain, data), "residual", clip=False)
         x = jnp.round(images(3) * 255) / 255
-        found = ddx.bits_per_dim(chain, denoise, x, jax.random.key(0))
+        found = ddx.bits_per_dim(denoise, x, jax.random.key(0))
 
         def told(x_t, t):
             d = denoise(x_t, t)
             return ddx.Denoised(d.x_0, d.eps, None)
 
-        expected = ddx.bits_per_dim(chain, told, x, jax.random.key(0))
+        expected = ddx.bits_per_dim(ddx.from_pixels(chain, told), x, jax.random.key(0))
         np.testing.assert_allclose(found.total, expected.total, rtol=1e-9)

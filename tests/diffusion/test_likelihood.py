@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import likelihood, losses, variance
-from ddx.diffusion.basis import Basis
-from ddx.diffusion.prediction import Denoised
-from ddx.diffusion.steps import chain_rows, step_table
+from ddx.diffusion.bound import terms
+from ddx.diffusion.estimate.denoiser import Denoised
+from ddx.diffusion.forward.basis import Basis
+from ddx.diffusion.objective import losses
+from ddx.diffusion.reverse import variance
+from ddx.diffusion.reverse.rows import downward, to_previous
 from tests import golden
 from tests.oracle import Gaussian
 
@@ -44,7 +46,7 @@ def test_the_bound_of_the_exact_network_is_above_the_truth_and_approaches_it_as_
 
     def variance_of(name):
         # The decoder has the exact variance throughout: its step is the same one for every number of steps.
-        return lambda d, row: jnp.where(row.target.marginal.sigma == 0, exact(d, row), fixed[name](row))
+        return lambda d, row: jnp.where(row.target.sigma == 0, exact(d, row), fixed[name](row))
 
     with jax.enable_x64(True):
         x_0 = grey(jax.random.key(0), (12, 16, 16, 3)).astype(jnp.float64)
@@ -53,7 +55,7 @@ def test_the_bound_of_the_exact_network_is_above_the_truth_and_approaches_it_as_
         def gap(num_steps, chosen):
             process = even_in_logsnr(num_steps)
             denoise = ddx.denoiser(process, data.model_fn(process, "v"), "v", clip=False)
-            bits = jax.jit(lambda x: ddx.bits_per_dim(process, denoise, x, jax.random.key(1), variance=chosen).total)
+            bits = jax.jit(lambda x: ddx.bits_per_dim(denoise, x, jax.random.key(1), variance=chosen).total)
             return float(bits(x_0).mean()) - truth
 
         steps = (8, 32, 128)
@@ -70,7 +72,7 @@ def test_the_bound_of_the_exact_network_is_above_the_truth_and_approaches_it_as_
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_a_term_with_the_posterior_variance_is_half_the_snr_difference_times_the_squared_error(schedule, spacing):
     T = 60
-    process, betas = ddx.ddpm(T, schedule), ddx.diffusion.schedules.betas(schedule, T)
+    process, betas = ddx.ddpm(T, schedule), ddx.diffusion.forward.betas.betas(schedule, T)
     times = ddx.trajectory(T) if spacing == "full" else ddx.trajectory(T, None, spacing)
     abar = np.concatenate([[1.0], np.cumprod(1 - betas)])
     with np.errstate(divide="ignore"):
@@ -78,7 +80,7 @@ def test_a_term_with_the_posterior_variance_is_half_the_snr_difference_times_the
     with jax.enable_x64(True):
         x_0 = grey(jax.random.key(0), (3, 4, 4, 1)).astype(jnp.float64)
         denoise = ddx.denoiser(process, golden.fake_model())
-        bits = ddx.bits_per_dim(process, denoise, x_0, jax.random.key(1), times, "small")
+        bits = ddx.bits_per_dim(denoise, x_0, jax.random.key(1), times, "small")
     ascending = np.asarray(sorted(times))
     expected = 0.5 * (snr[ascending[:-1]] - snr[ascending[1:]]) * np.asarray(bits.mse) / np.log(2)
     np.testing.assert_allclose(bits.terms[:, 1:], expected[:, 1:], rtol=1e-9)
@@ -89,9 +91,9 @@ def test_the_bound_does_not_depend_on_how_the_batch_is_split():
     denoise = ddx.denoiser(process, golden.fake_model("range"))
     x_0 = grey(jax.random.key(0), (6, 4, 4, 1))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), jnp.arange(6))
-    whole = ddx.bits_per_dim(process, denoise, x_0, jax.random.key(1), times, "range")
+    whole = ddx.bits_per_dim(denoise, x_0, jax.random.key(1), times, "range")
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
-        bits = ddx.bits_per_dim(process, denoise, x_0[part], keys[part], times, "range")
+        bits = ddx.bits_per_dim(denoise, x_0[part], keys[part], times, "range")
         for ours, expected in zip(bits[:5], whole[:5], strict=True):
             np.testing.assert_allclose(ours, expected[part], rtol=1e-5, atol=1e-6)
 
@@ -100,8 +102,8 @@ def test_the_noise_of_a_time_is_the_same_on_every_trajectory():
     process = ddx.ddpm(50)
     denoise = ddx.denoiser(process, golden.fake_model())
     x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
-    full = ddx.bits_per_dim(process, denoise, x_0, jax.random.key(1))
-    strided = ddx.bits_per_dim(process, denoise, x_0, jax.random.key(1), (50, 31, 7, 0))
+    full = ddx.bits_per_dim(denoise, x_0, jax.random.key(1))
+    strided = ddx.bits_per_dim(denoise, x_0, jax.random.key(1), (50, 31, 7, 0))
     assert list(strided.times) == [7, 31, 50]
     np.testing.assert_allclose(strided.mse, full.mse[:, strided.times - 1], rtol=1e-5)
     np.testing.assert_allclose(strided.prior, full.prior)
@@ -116,7 +118,7 @@ def test_the_mean_of_the_rescaled_kl_over_all_times_is_the_bound():
     x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
     noise = jax.random.normal(jax.random.key(1), (T, *x_0.shape))
     denoise = ddx.denoiser(process, golden.fake_model("range"), clip=False)
-    bits = ddx.bits_per_dim(process, denoise, x_0, None, None, "range", noise)
+    bits = ddx.bits_per_dim(denoise, x_0, None, None, "range", noise)
     every = [
         losses.kl_loss(process, golden.fake_model("range"), x_0, jnp.full(2, t), noise[t - 1]) for t in range(1, T + 1)
     ]
@@ -127,7 +129,7 @@ def test_the_mean_of_the_rescaled_kl_over_all_times_is_the_bound():
 def test_a_loss_is_that_of_the_estimate_however_the_network_says_it(prediction):
     """One estimator of the data, put into the words of each prediction by the paper's own formulas."""
     T = 50
-    process, betas = ddx.iddpm(T), ddx.diffusion.schedules.betas("cosine", T)
+    process, betas = ddx.iddpm(T), ddx.diffusion.forward.betas.betas("cosine", T)
     abar = np.concatenate([[1.0], np.cumprod(1 - betas)])
 
     def says(prediction):
@@ -173,7 +175,7 @@ def test_hybrid_training_moves_the_mean_by_the_simple_loss_and_the_variance_by_t
 @pytest.mark.parametrize(("s", "t"), [(0, 1), (0, 40), (3, 4), (10, 90), (99, 100)])
 def test_the_range_ends_at_the_posterior_and_at_the_transition_variance_of_any_step(s, t):
     process = ddx.iddpm(100)
-    table = step_table(process, (t, s, 0) if s else (t, 0))
+    table = downward(process, (t, s, 0) if s else (t, 0)).expand()
     row = jax.tree.map(lambda x: x[0], table)
     x = jnp.zeros((1, 2, 2, 1))
     ends = [variance.learned_range(Denoised(x, x, jnp.full(x.shape, v)), row) for v in (-1.0, 0.0, 1.0)]
@@ -204,14 +206,13 @@ def test_no_learned_variance_makes_the_bound_or_its_gradient_infinite(variance_n
 
 def test_a_chain_that_starts_before_T_pays_the_prior_of_its_start():
     """Two ways to leave out the last levels of a process: not to visit them, and not to have them."""
-    betas = ddx.diffusion.schedules.betas("linear", 100)
+    betas = ddx.diffusion.forward.betas.betas("linear", 100)
     x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
     noise = jax.random.normal(jax.random.key(1), (60, *x_0.shape))
     whole, cut = ddx.process_from_betas(betas), ddx.process_from_betas(betas[:60])
     times = ddx.trajectory(60)
     ours, expected = (
-        ddx.bits_per_dim(p, ddx.denoiser(p, golden.fake_model()), x_0, None, times, "large", noise)
-        for p in (whole, cut)
+        ddx.bits_per_dim(ddx.denoiser(p, golden.fake_model()), x_0, None, times, "large", noise) for p in (whole, cut)
     )
     assert float(expected.prior.min()) > 0.001
     np.testing.assert_allclose(ours.prior, expected.prior, rtol=1e-5)
@@ -234,26 +235,26 @@ def test_the_bound_of_white_noise_levels_is_the_same_in_every_basis():
         noise = jax.random.normal(jax.random.key(1), (20, *x_0.shape))
         for variance_name in ("small", "large"):
             bits = [
-                ddx.bits_per_dim(p, ddx.denoiser(p, golden.fake_model()), x_0, None, None, variance_name, n)
+                ddx.bits_per_dim(ddx.denoiser(p, golden.fake_model()), x_0, None, None, variance_name, n)
                 for p, n in ((pixels, noise), (other, basis.analysis(noise)))
             ]
             np.testing.assert_allclose(bits[0].terms, bits[1].terms, rtol=1e-6)
         # A learned variance differs between coordinates; the decoder still has one of its own.
         learned = ddx.denoiser(other, golden.fake_model("range"))
-        assert np.all(np.isfinite(ddx.bits_per_dim(other, learned, x_0, None, None, "range", noise).terms))
+        assert np.all(np.isfinite(ddx.bits_per_dim(learned, x_0, None, None, "range", noise).terms))
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int32])
 def test_images_that_are_no_floats_are_refused(dtype):
     process = ddx.iddpm(10)
     with pytest.raises(ValueError, match="x_0 must be floats"):
-        ddx.bits_per_dim(process, ddx.denoiser(process, golden.fake_model()), jnp.zeros((1, 2, 2, 1), dtype), None)
+        ddx.bits_per_dim(ddx.denoiser(process, golden.fake_model()), jnp.zeros((1, 2, 2, 1), dtype), None)
 
 
 def test_rows_of_the_chain_for_traced_times_are_those_of_the_table():
     process = ddx.ddpm(20)
-    table = step_table(process, ddx.trajectory(20))
-    rows = jax.jit(lambda t: chain_rows(process, t))(jnp.asarray([1, 7, 20]))
+    table = downward(process, ddx.trajectory(20)).expand()
+    rows = jax.jit(lambda t: to_previous(process, t).expand())(jnp.asarray([1, 7, 20]))
     for ours, expected in zip(jax.tree.leaves(rows), jax.tree.leaves(table), strict=True):
         np.testing.assert_allclose(ours, np.asarray(expected)[[19, 13, 0]], rtol=1e-6)
 
@@ -270,13 +271,13 @@ def test_what_cannot_be_is_refused():
     x_0 = jnp.zeros((1, 2, 2, 1))
     denoise = ddx.denoiser(process, golden.fake_model())
     with pytest.raises(ValueError, match="needs a network with 2 C output channels"):
-        ddx.bits_per_dim(process, denoise, x_0, jax.random.key(0), variance="range")
+        ddx.bits_per_dim(denoise, x_0, jax.random.key(0), variance="range")
     with pytest.raises(ValueError, match=r"noise must have the shape \(10, 1, 2, 2, 1\), one draw a term"):
-        ddx.bits_per_dim(process, denoise, x_0, None, noise=jnp.zeros((9, 1, 2, 2, 1)))
+        ddx.bits_per_dim(denoise, x_0, None, noise=jnp.zeros((9, 1, 2, 2, 1)))
     with pytest.raises(ValueError, match="needs a key"):
-        ddx.bits_per_dim(process, denoise, x_0, None)
+        ddx.bits_per_dim(denoise, x_0, None)
     with pytest.raises(ValueError, match="cdf"):
-        ddx.bits_per_dim(process, denoise, x_0, jax.random.key(0), cdf="erf")
+        ddx.bits_per_dim(denoise, x_0, jax.random.key(0), cdf="erf")
 
 
 def test_a_bound_of_many_steps_is_one_loop():
@@ -286,7 +287,7 @@ def test_a_bound_of_many_steps_is_one_loop():
     for T in (10, 1000):
         times = ddx.trajectory(1000, T)
         denoise = ddx.denoiser(process, golden.fake_model())
-        program = jax.make_jaxpr(lambda x, t=times, d=denoise: ddx.bits_per_dim(process, d, x, jax.random.key(0), t)[0])
+        program = jax.make_jaxpr(lambda x, t=times, d=denoise: ddx.bits_per_dim(d, x, jax.random.key(0), t)[0])
         sizes.append(len(list(itertools.chain(program(x_0).jaxpr.eqns))))
     assert sizes[0] == sizes[1]
 
@@ -296,6 +297,6 @@ def test_a_bound_takes_any_function_as_its_network():
     denoise = ddx.denoiser(process, golden.fake_model())
     x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
     direct, around = (
-        likelihood.bits_per_dim(process, d, x_0, jax.random.key(1)) for d in (denoise, lambda x, t: denoise(x, t))
+        terms.bits_per_dim(d, x_0, jax.random.key(1)) for d in (denoise, ddx.from_pixels(process, denoise))
     )
     np.testing.assert_allclose(direct.terms, around.terms, rtol=1e-4)

@@ -22,7 +22,7 @@ def moments_of_samples(process, data, times, eta, variance, prediction="eps", so
     K = len(times) - 1
 
     def run(x_T, noise):
-        return ddx.sample(process, denoise, None, x_T, times, eta, variance, noise, solver)
+        return ddx.sample(denoise, None, x_T, times, eta, variance, noise, solver)
 
     run = jax.jit(run)
     # Batch entry 0 has no noise at all; entry j + 1 has a unit at draw j, x_T counting as draw 0.
@@ -85,7 +85,7 @@ def test_ddim_follows_its_closed_form(name, K):
 def test_ddpm_and_ddim_converge_to_the_data_at_first_order(variance, eta):
     if eta == 0.0 and variance == "large":
         with pytest.raises(ValueError, match="eta = 1"):
-            ddx.sample(PROCESSES["linear"], None, None, jnp.zeros((1, *SHAPE)), eta=eta, variance=variance)
+            ddx.sample(ddx.denoiser(ddx.ddpm(), None), None, jnp.zeros((1, *SHAPE)), eta=eta, variance=variance)
         return
     errors = []
     with jax.enable_x64(True):
@@ -107,7 +107,7 @@ def test_a_single_data_point_is_returned_exactly(K, eta):
         point = oracle.Gaussian(oracle.random_gaussian(SHAPE).mean, jnp.zeros(SHAPE))
         denoise = ddx.denoiser(process, point.model_fn(process, "x0"), "x0")
         x_T = jax.random.normal(jax.random.key(0), (3, *SHAPE))
-        x_0 = ddx.sample(process, denoise, jax.random.key(1), x_T, ddx.trajectory(1000, K), eta)
+        x_0 = ddx.sample(denoise, jax.random.key(1), x_T, ddx.trajectory(1000, K), eta)
         np.testing.assert_allclose(x_0, np.broadcast_to(point.mean, x_0.shape), atol=1e-12)
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion import schedules
+from ddx.diffusion.forward import betas
 
-ALL = {name: ddx.ddpm(1000, name) for name in schedules.SCHEDULES} | {"cosine4000": ddx.iddpm()}
+ALL = {name: ddx.ddpm(1000, name) for name in betas.SCHEDULES} | {"cosine4000": ddx.iddpm()}
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -78,7 +78,7 @@ def test_a_network_that_hits_its_target_finds_the_data_and_the_noise(name, predi
         x_0, noise = jnp.asarray(rng.uniform(-1, 1, (40, 3, 2, 1))), jnp.asarray(rng.standard_normal((40, 3, 2, 1)))
         t = jnp.asarray(rng.integers(1, process.num_steps + 1, 40))
         x_t = ddx.q_sample(process, x_0, t, noise)
-        goal = ddx.diffusion.prediction.target(process, prediction, x_0, x_t, t, noise)
+        goal = ddx.diffusion.estimate.prediction.target(process, prediction, x_0, t, noise)
         d = jax.jit(ddx.denoiser(process, lambda *_: goal, prediction, clip=False))(x_t, t)
         np.testing.assert_allclose(d.x_0, x_0, atol=1e-9)
         np.testing.assert_allclose(d.eps, noise, atol=1e-8)
@@ -90,7 +90,7 @@ def test_zero_terminal_snr_works_with_v_and_x0():
     x_T = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
     for prediction in ("v", "x0"):
         denoise = ddx.denoiser(process, lambda x, t: 0.5 * x, prediction)
-        assert np.all(np.isfinite(ddx.sample(process, denoise, jax.random.key(1), x_T, eta=1.0)))
+        assert np.all(np.isfinite(ddx.sample(denoise, jax.random.key(1), x_T, eta=1.0)))
 
 
 def test_clipping_limits_x_0_and_derives_eps_anew():

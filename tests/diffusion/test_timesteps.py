@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.diffusion.timesteps import TIME_SAMPLERS, History, loss_second_moment
+from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, History, loss_second_moment
 
 T = 20
 

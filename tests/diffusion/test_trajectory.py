@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddx
-from ddx.diffusion.trajectory import PAPERS, SPACINGS, counts_itself
+from ddx.diffusion.reverse.trajectory import PAPERS, SPACINGS, counts_itself
 
 NAMES = [name for name in (*SPACINGS, *PAPERS, "power2", "power3.5") if name not in ("full", "ddpm")]
 AT_MOST_K = [name for name in NAMES if name not in ("uniform", "ddim_celeba64", "ddim_lsun", "nll")]

@@ -57,7 +57,7 @@ def test_the_result_is_that_of_bits_per_dim(improved, few):
         lambda x, t: model.apply({"params": source.params}, x, t, jnp.asarray(batch["label"])),
     )
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), examples)
-    bits = ddx.bits_per_dim(source.system.process, denoise, x_0, keys, variance="range")
+    bits = ddx.bits_per_dim(denoise, x_0, keys, variance="range")
     ours = numbers(few)
     np.testing.assert_array_equal(ours["example"], examples)
     np.testing.assert_array_equal(ours["times"], [1, 2, 3, 4])

@@ -10,7 +10,10 @@ import pytest
 
 import ddx
 from ddx.data.augment import to_float
-from ddx.diffusion import analytic, likelihood, noise, optimal, statistics
+from ddx.diffusion import random
+from ddx.diffusion.bound import analytic, optimal, statistics, terms
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse.rows import downward
 from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation import evaluate, measure, statistics_job
 from ddx.training import job, load_statistics, measured, sample, trained
@@ -46,9 +49,9 @@ def test_they_are_the_mean_errors_at_every_time(run):
     found = measured._load(source, run, None, True)
     examples = ddx.data.batch_indices(0, 0, 1500, 40)
     x_0 = to_float(ddx.data.load("digits").read(examples)["image"])
-    keys = noise.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
+    keys = random.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
     process = ddx.in_dct_basis(source.system.process)
-    u_0, draw = process.basis.analysis(x_0), likelihood.noise_at(keys, x_0)
+    u_0, draw = process.basis.analysis(x_0), terms.noise_at(keys, x_0)
     for t in (1, 7, 20):
         z, m = draw(t), process.marginal(t)
         u_t = m.alpha * u_0 + m.sigma * z
@@ -82,7 +85,7 @@ def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, t
 def test_they_serve_another_schedule(run):
     of = load_statistics(next((run / "statistics").glob("*dct*")))
     other = ddx.in_dct_basis(ddx.ddpm(20, "sigmoid"))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(other, (12, 5, 0)))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(other, (12, 5, 0)).expand())
     logsnr = float(statistics.noise_logsnr(other, 12))
     i = int(np.searchsorted(-of.logsnr, -logsnr))
     v = (analytic.analytic(of, per_coordinate=True, limit=np.inf)(None, row) - row.lambda2) / row.gamma**2
@@ -122,7 +125,7 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
     assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["num_examples"] == 4
     assert measured.origin(source, tmp_path, "analytic", False)["statistics"]["num_examples"] == 5
     one, other = (measured.variance(source, tmp_path, "analytic", clip)[1] for clip in (True, False))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(source.system.process, (3, 1, 0)))
+    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(source.system.process, (3, 1, 0)).expand())
     assert float(one(None, row).squeeze()) != float(other(None, row).squeeze())
     folder = next((tmp_path / "statistics").glob("*unclipped"))
     (folder / "statistics.npz").unlink()
@@ -140,7 +143,7 @@ def large(tiny_config, monkeypatch):
 
     def over_batch(function, shared, split):
         def errors(params, rows, keys, images, label, weight):
-            n = len(rows.noise)
+            n = len(rows.adds_noise)
             one = np.ones((1, n), np.float32)
             return statistics.Sums(np.full((1, n, 48, 48, 3), images[0, 0, 0, 0], np.float32), one, one, one)
 
@@ -219,12 +222,12 @@ def test_samples_have_the_variance_that_is_asked_for(run, tmp_path, name):
     )
     process = source.system.process
     process = ddx.in_dct_basis(process) if name.endswith("frequency") else process
-    keys = noise.example_keys(jax.random.key(2), jnp.arange(3))
-    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
-    times, clip, solver = ddx.trajectory(20, 5), True, ddx.diffusion.kernels.euler(v)
+    keys = random.example_keys(jax.random.key(2), jnp.arange(3))
+    x_T = ddx.diffusion.reverse.walk.initial_noise(process, keys, (8, 8, 1))
+    times, clip, solver = ddx.trajectory(20, 5), True, ddx.diffusion.reverse.solvers.euler(v)
     if name == "analytic_paper":
-        clip, solver = "x0", ddx.diffusion.kernels.euler(analytic.clip_last(v, times, 1.0))
-    x_0 = ddx.sample(process, denoiser(source, process, clip), keys, x_T, times, 0.0, solver=solver)
+        clip, solver = "x0", ddx.diffusion.reverse.solvers.euler(analytic_dpm.clip_last(v, times, 1.0))
+    x_0 = ddx.sample(denoiser(source, process, clip), keys, x_T, times, 0.0, solver=solver)
     found = arrays(tmp_path / "samples.npz")["samples"]
     assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
     record = json.loads((tmp_path / "samples.json").read_text())
@@ -277,9 +280,9 @@ def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, tiny_config, tm
 
 def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp_path):
     source = trained.Trained(12, "", ddx.build.system(tiny_config(**HEAT), (8, 8, 1)), None)
-    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
+    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
         measured.variance(source, tmp_path, "heuristic", False)
-    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0 or v, not 'residual'"):
+    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
         measured.trajectory(source, tmp_path, "optimal", 3, "small", False)
 
 
@@ -302,10 +305,10 @@ def test_the_bound_of_ddim_s_family_can_be_evaluated(run, tmp_path):
     source = trained.load(run)
     examples = found[0.5]["example"]
     x_0 = to_float(ddx.data.load("digits", split="test").read(examples)["image"])
-    keys = noise.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
+    keys = random.example_keys(jax.random.key(0), jnp.asarray(examples, jnp.uint32))
     process, times = source.system.process, ddx.trajectory(20, 5, "power2")
     v = analytic.analytic(measured._load(source, run, None, True))
-    expected = ddx.bits_per_dim(process, denoiser(source, process, True), x_0, keys, times, v, eta=0.5)
+    expected = ddx.bits_per_dim(denoiser(source, process, True), x_0, keys, times, v, eta=0.5)
     np.testing.assert_allclose(found[0.5]["total"], expected.total, rtol=1e-4)
     assert np.all(found[0.5]["total"] > found[1.0]["total"])
 

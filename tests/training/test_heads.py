@@ -11,7 +11,10 @@ import pytest
 
 import ddx
 from ddx.config import flatten, head_config
-from ddx.diffusion import analytic, losses, noise
+from ddx.diffusion import random
+from ddx.diffusion.objective import losses
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse.rows import downward
 from ddx.errors import CheckpointError, ConfigError
 from ddx.evaluation import evaluate
 from ddx.models import of_head
@@ -133,7 +136,7 @@ def test_a_head_that_is_trained_long_enough_knows_the_variance_of_the_posterior(
         w = -gradient / curvature  # the loss is a parabola
         head = w + (1.0 if kind == "sn" else 0.0) * jnp.square(y_hat[:1])
         output = process.basis.synthesis(y_hat[:1])
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], ddx.diffusion.steps.step_table(process, (t, 3, 0), 1.0))
+        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (t, 3, 0), 1.0).expand())
         denoise = ddx.denoiser(process, lambda *_: jnp.concatenate([output, head], -1), "v")
         v = getattr(ddx, kind)(limit=None)(denoise.at(jnp.zeros((1, 4, 4, 1)), row.level), row)[0]
         truth = row.lambda2 + row.gamma**2 * gaussian.covariance(m.alpha, m.sigma)
@@ -146,15 +149,15 @@ def test_samples_have_the_variance_that_the_head_says(name, sampler, headed, tmp
     sample(headed, 3, out=tmp_path, sampler=sampler, num_steps=5, variance=name, seed=2, **given)
     source = trained.load(headed)
     process, params = source.system.process, source.params
-    keys = noise.example_keys(jax.random.key(2), jnp.arange(3))
-    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    keys = random.example_keys(jax.random.key(2), jnp.arange(3))
+    x_T = ddx.diffusion.reverse.walk.initial_noise(process, keys, (8, 8, 1))
     times, eta = ddx.trajectory(20, 5), 0.0 if sampler == "ddim" else 1.0
     v, clip = ddx.npr(), True
-    solver = ddx.diffusion.kernels.euler(v)
+    solver = ddx.diffusion.reverse.solvers.euler(v)
     if name == "npr_paper":
-        clip, solver = "x0", ddx.diffusion.kernels.euler(analytic.clip_last(v, times, 1.0))
+        clip, solver = "x0", ddx.diffusion.reverse.solvers.euler(analytic_dpm.clip_last(v, times, 1.0))
     denoise = ddx.denoiser(process, lambda x, t: source.system.model.apply({"params": params}, x, t), clip=clip)
-    x_0 = ddx.sample(process, denoise, keys, x_T, times, eta, solver=solver)
+    x_0 = ddx.sample(denoise, keys, x_T, times, eta, solver=solver)
     with np.load(tmp_path / "samples.npz") as file:
         found = file["samples"]
     assert np.abs(np.clip((np.asarray(x_0) + 1) * 127.5, 0, 255) - found).max() < 1.01
@@ -224,14 +227,16 @@ def test_a_head_s_own_settings_do_not_come_from_its_network(whole, tiny_config, 
     ours = head_config(str(tmp_path), "sn", "complex")
     assert (ours.loss.reduction, ours.loss.times, ours.model.dropout) == ("mean", "uniform", 0.0)
     (tmp_path / "config.json").write_text(ddx.config.to_json(tiny_config(**HEAT)))
-    with pytest.raises(ConfigError, match=r"belongs to loss\.prediction='eps', 'x0' or 'v', not 'residual'"):
+    with pytest.raises(
+        ConfigError, match=r"belongs to loss\.prediction='eps', 'x0', 'v' or 'velocity', not 'residual'"
+    ):
         head_config(str(tmp_path), "npr")
 
 
 def test_variances_by_name_are_limited_by_the_range_of_the_data(headed):
     source = trained.load(headed)
     low = source._replace(system=source.system._replace(process=dataclasses.replace(source.system.process, low=0.0)))
-    table = ddx.diffusion.steps.step_table(source.system.process, (20, 5, 2, 1, 0))
+    table = downward(source.system.process, (20, 5, 2, 1, 0)).expand()
     row, near = (jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], table) for i in (0, 2))
     row = row._replace(lambda2=0.0, gamma=1.0)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
@@ -263,8 +268,13 @@ def test_the_published_limits_are_those_of_the_sampler(name, sampler, clip, leve
     big = lambda d, step: jnp.ones((1, 1, 1))  # noqa: E731
     how = measured.as_published(ddx.build.sampler(config, system, big), big, name, low)
     d = ddx.Denoised(jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, 8, 8, 1)), None)
-    rows = [jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], how.steps) for i in range(5)]
-    added = [float(how.kernel.step(lambda *_: d, jnp.zeros((1, 8, 8, 1)), (), row, 1.0)[0].max()) for row in rows]
+    rows = [jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], how.plan).expand() for i in range(5)]
+    added = [
+        float(
+            how.solver.step(ddx.Denoiser(system.process, lambda *_: d), jnp.zeros((1, 8, 8, 1)), (), row, 1.0)[0].max()
+        )
+        for row in rows
+    ]
     assert added[0] == added[2] == 1.0 and added[4] == 0.0
     limit = 1.0 if levels is None else levels * (1 - low) / 255 * np.sqrt(np.pi / 2)
     np.testing.assert_allclose(added[3], limit, rtol=1e-5)

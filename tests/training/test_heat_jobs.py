@@ -12,7 +12,9 @@ from PIL import Image
 import ddx
 from ddx import build
 from ddx.data.augment import to_float
-from ddx.diffusion import heat, likelihood, noise
+from ddx.diffusion import random
+from ddx.diffusion.bound import terms
+from ddx.diffusion.papers import ihdm
 from ddx.errors import ConfigError
 from ddx.evaluation import evaluate
 from ddx.generation import Generator
@@ -27,13 +29,13 @@ def arrays(path):
 
 
 def keys_of(seed, examples):
-    return noise.example_keys(jax.random.key(seed), jnp.asarray(examples, jnp.uint32))
+    return random.example_keys(jax.random.key(seed), jnp.asarray(examples, jnp.uint32))
 
 
-def denoiser(source):
+def denoiser(source, clip=False):
     model, params = source.system.model, source.params
     prediction = source.system.config.loss.prediction
-    return ddx.denoiser(source.system.process, lambda x, t: model.apply({"params": params}, x, t), prediction, False)
+    return ddx.denoiser(source.system.process, lambda x, t: model.apply({"params": params}, x, t), prediction, clip)
 
 
 OTHER = {
@@ -108,7 +110,7 @@ def test_the_training_step_sees_data_from_low_to_1():
         return params["w"] + x_0.mean((1, 2, 3)), {}
 
     optimizer = make_optimizer(1e-3, 0, 0.0)
-    times = ddx.diffusion.timesteps.uniform(5)
+    times = ddx.diffusion.objective.time_samplers.uniform(5)
     settings = {"num_steps": 5, "times": times, "batch_size": 2, "flip": False, "accumulation": 1}
     batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, int), "example": np.arange(2)}
     for low in (-1.0, 0.0):
@@ -132,9 +134,9 @@ def test_samples_start_from_the_blurred_images_of_the_training_set(heated, tmp_p
     assert np.abs(a[:3] - b).max() <= 1
     source, data = trained.load(heated), ddx.data.load("digits", split="train")
     process, keys = source.system.process, keys_of(3, np.arange(6))
-    images = to_float(data.read(np.asarray(heat.prior_images(keys, data.num_examples)))["image"], 0.0)
+    images = to_float(data.read(np.asarray(ihdm.prior_images(keys, data.num_examples)))["image"], 0.0)
     x_T = ddx.heat_prior(process, keys, images, 0.0125)
-    x_0 = ddx.sample(process, denoiser(source), keys, x_T, eta=1.0, solver=ddx.heat_sampler(0.0125))
+    x_0 = ddx.sample(denoiser(source), keys, x_T, eta=1.0, solver=ddx.heat_sampler(0.0125))
     assert np.abs(np.clip(x_0, 0, 1) * 255 - a).max() < 0.51
     assert (tmp_path / "a" / "grid.png").exists()
     assert json.loads((tmp_path / "a" / "samples.json").read_text())["starts_from"] == "1500 images of digits train"
@@ -171,10 +173,10 @@ def test_its_bound_is_that_of_heat_bits_per_dim(heated, tmp_path):
     source = trained.load(heated)
     test, train = (ddx.data.load("digits", split=split) for split in ("test", "train"))
     keys = keys_of(0, found["example"])
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, (8, 8, 1)))(noise.fold_in(keys, 2**31 - 5))
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (8, 8, 1)))(random.fold_in(keys, 2**31 - 5))
     x_0 = (test.read(found["example"])["image"] + uniform) / 256
     centres = ddx.kde_centres(source.system.process, to_float(train.read(np.arange(1500))["image"], 0.0))
-    bits = ddx.heat_bits_per_dim(source.system.process, denoiser(source), x_0, keys, centres, 0.02)
+    bits = ddx.heat_bits_per_dim(denoiser(source), x_0, keys, centres, 0.02)
     np.testing.assert_allclose(found["total"], bits.total, rtol=2e-5)
     np.testing.assert_allclose(found["prior"], bits.prior, rtol=1e-4)
     np.testing.assert_allclose(found["terms"][0], bits.decoder.mean(), rtol=1e-5)
@@ -186,9 +188,8 @@ def test_the_bound_of_a_blurring_run_is_that_of_bits_per_dim(blurred, tmp_path):
     evaluate(blurred, ("bpd", "rate_distortion"), out=tmp_path, max_examples=5, batch_size=3)
     found, source = arrays(tmp_path / "bpd.npz"), trained.load(blurred)
     x_0 = to_float(ddx.data.load("digits", split="test").read(found["example"])["image"])
-    denoise = denoiser(source)
-    clipping = ddx.denoiser(source.system.process, denoise.model_fn, "v", clip=True)
-    bits = ddx.bits_per_dim(source.system.process, clipping, x_0, keys_of(0, found["example"]), variance="range")
+    assert source.system.config.loss.prediction == "v"
+    bits = ddx.bits_per_dim(denoiser(source, clip=True), x_0, keys_of(0, found["example"]), variance="range")
     for name in ("total", "prior", "decoder"):
         np.testing.assert_allclose(found[name], getattr(bits, name), rtol=2e-4)
     np.testing.assert_allclose(found["terms"], bits.terms.mean(0), rtol=2e-4)
@@ -213,9 +214,9 @@ def test_a_blurring_run_draws_films_encodes_and_interpolates(blurred, tmp_path):
 def test_decoder_bits_do_not_depend_on_the_basis():
     process, x_0 = ddx.blurring(10), jnp.zeros((1, 8, 8, 1))
     z = jnp.asarray(np.random.default_rng(0).standard_normal(x_0.shape), jnp.float32)
-    pixels = dataclasses.replace(process, basis=ddx.diffusion.basis.PIXEL, blur=None)
-    found = likelihood.decoder_bits(process, x_0, process.basis.analysis(z))
-    np.testing.assert_allclose(found, likelihood.decoder_bits(pixels, x_0, z), rtol=1e-5)
+    pixels = dataclasses.replace(process, basis=ddx.diffusion.forward.basis.PIXEL, blur=None)
+    found = terms.decoder_bits(process, x_0, process.basis.analysis(z))
+    np.testing.assert_allclose(found, terms.decoder_bits(pixels, x_0, z), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddx import build
-from ddx.diffusion import sampling
+from ddx.diffusion.reverse.walk import advance, noise_from, start
 from ddx.training.state import init_state, make_optimizer
 from ddx.training.step import make_step, many_steps
 from tests.test_config import shipped
@@ -68,12 +68,11 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     sampler = build.sampler(config, system)
 
     def walk(params, steps, draws, u_t):
-        at = system.denoiser(params, sampler.clip, system.told(u_t, jnp.zeros(2, jnp.int32))).at
-        walking = sampling.start(sampler.kernel, u_t)
-        return sampling.walk(at, walking, steps, draws, sampler.kernel, sampling.noise_from(key, u_t))
+        denoise = system.denoiser(params, sampler.clip, system.told(u_t, jnp.zeros(2, jnp.int32)))
+        return advance(denoise, start(sampler.solver, u_t), steps, draws, sampler.solver, noise_from(key, u_t))
 
     u_t = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     lowered = jax.export.export(jax.jit(walk), platforms=["tpu", "cuda"])(
-        state.ema, jax.tree.map(lambda x: jnp.asarray(x), sampler.steps), jnp.arange(len(sampler.times) - 1), u_t
+        state.ema, jax.tree.map(lambda x: jnp.asarray(x), sampler.plan), jnp.arange(len(sampler.times) - 1), u_t
     )
     assert lowered.out_avals[0].shape == (2, *shape) and "f64" not in lowered.mlir_module()

@@ -52,8 +52,8 @@ def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
     target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
     ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
-    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
-    x_0 = ddx.sample(system.process, system.denoiser(ema, True), keys, x_T, ddx.trajectory(20, 5), 0.0)
+    x_T = ddx.diffusion.reverse.walk.initial_noise(system.process, keys, (8, 8, 1))
+    x_0 = ddx.sample(system.denoiser(ema, True), keys, x_T, ddx.trajectory(20, 5), 0.0)
     assert np.abs(np.asarray((x_0 + 1) * 127.5) - samples(tmp_path)).max() < 0.51
 
 
@@ -300,6 +300,8 @@ def test_eight_devices_draw_what_one_does(whole, tmp_path):
         ({"solver": "dpmpp_2m", "num_steps": 6}, {"times": (6, "uniform"), "solver": "dpmpp_2m"}),
         ({"solver": "heun", "num_steps": 5}, {"times": (5, "uniform"), "solver": "heun"}),
         ({"solver": "dpmpp_3m", "num_steps": 7, "clip": False}, {"times": (7, "uniform"), "solver": "dpmpp_3m"}),
+        ({"solver": "deis", "num_steps": 7}, {"times": (7, "uniform"), "solver": "deis"}),
+        ({"solver": "unipc_2", "num_steps": 7}, {"times": (7, "uniform"), "solver": "unipc_2"}),
         ({"eta": 0.5, "num_steps": 20}, {"times": (20, "uniform"), "eta": 0.5}),
         ({"preset": "ddim_cifar10_sigma_hat", "num_steps": 5}, {"times": (5, "quad"), "eta": 1.0, "variance": "large"}),
     ],
@@ -308,9 +310,9 @@ def test_the_job_draws_what_the_library_does(whole, tmp_path, settings, library,
     sample(whole, 3, out=tmp_path, seed=5, **settings)
     system, ema = restored(whole, tiny_config())
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
-    x_T = ddx.diffusion.sampling.initial_noise(keys, (8, 8, 1))
+    x_T = ddx.diffusion.reverse.walk.initial_noise(system.process, keys, (8, 8, 1))
     times = ddx.trajectory(20, *library.pop("times"))
-    x_0 = ddx.sample(system.process, system.denoiser(ema, settings.get("clip", True)), keys, x_T, times, **library)
+    x_0 = ddx.sample(system.denoiser(ema, settings.get("clip", True)), keys, x_T, times, **library)
     x_0 = np.clip(np.asarray(x_0), -1, 1)
     assert np.abs((x_0 + 1) * 127.5 - samples(tmp_path)).max() < 0.52
 
@@ -359,10 +361,26 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path, tiny_con
     times = ddx.trajectory(20)
     levels = tuple(times[i] for i in (10, 0))
     xs = ddx.coarse_to_fine(
-        system.process, system.denoiser(ema, True), key, ends[:1], ends[1:], np.linspace(0, 1, 11), levels, times=times
+        system.denoiser(ema, True), key, ends[:1], ends[1:], np.linspace(0, 1, 11), levels, times=times
     )
     expected = (np.clip(np.asarray(xs)[:, :, 0], -1, 1) + 1) * 127.5
     assert np.abs(expected - grid[[4, 8]]).max() < 0.52
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc_2"])
+def test_images_come_back_by_the_steps_of_the_times_that_are_kept(whole, tmp_path, tiny_config, solver):
+    x_0 = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "images.npy", x_0)
+    reconstruct(whole, tmp_path / "images.npy", out=tmp_path, num_steps=20, solver=solver)
+    system, ema = restored(whole, tiny_config())
+    denoise = system.denoiser(ema, False)
+    times = ddx.encodable(denoise, ddx.trajectory(20))
+    assert 2 < len(times) < 21
+    latents = ddx.encode(denoise, x_0 / np.float32(127.5) - 1, times, solver)
+    back = ddx.sample(denoise, None, latents, times, solver=solver)
+    with np.load(tmp_path / "reconstruction.npz") as file:
+        np.testing.assert_allclose(file["latents"], latents, rtol=1e-3, atol=1e-3)
+        assert np.abs(np.clip((np.asarray(back) + 1) * 127.5, 0, 255) - file["samples"]).max() < 0.6
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11])

@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from ddx.diffusion import timesteps
-from ddx.diffusion.noise import example_keys
+from ddx.diffusion.objective import time_samplers
+from ddx.diffusion.random import example_keys
 from ddx.training.state import init_state
 from ddx.training.step import make_step, many_steps
 
@@ -35,7 +35,7 @@ def make(loss, **changes):
         "ema_warmup": False,
         "accumulation": 1,
     } | changes
-    options = {"times": timesteps.uniform(T), "batch_size": 8} | options
+    options = {"times": time_samplers.uniform(T), "batch_size": 8} | options
     optimizer = optax.sgd(1.0)
     step = make_step(loss, optimizer, **options)
     return step, init_state({"w": jnp.zeros(())}, optimizer, options["times"].init())
@@ -94,7 +94,7 @@ def test_no_two_purposes_share_a_key(monkeypatch):
         return params["w"] + jnp.zeros(t.shape), {}
 
     monkeypatch.setattr("ddx.training.step.example_keys", spy)
-    monkeypatch.setattr("ddx.diffusion.timesteps.example_keys", spy)
+    monkeypatch.setattr("ddx.diffusion.objective.time_samplers.example_keys", spy)
     step, state = make(loss, flip=True)
     for _ in range(2):
         state, _ = step(state, jax.random.key(0), batch())
@@ -193,7 +193,7 @@ def test_many_steps_are_the_steps_one_by_one_and_a_short_call_uses_the_first():
 
 
 def test_losses_that_are_not_finite_teach_the_sampler_of_times_nothing():
-    times = timesteps.loss_second_moment(T)
+    times = time_samplers.loss_second_moment(T)
     step, state = make(lambda params, x_0, label, t, noise, key: (params["w"] + jnp.nan * t, {}), times=times)
     after, _ = jax.jit(step)(state, jax.random.key(0), batch())
     chex.assert_trees_all_equal(after.times, times.init())
@@ -206,7 +206,7 @@ def test_weights_and_parts_of_the_loss_are_averaged_and_what_was_learned_is_kept
         assert batch_size == 8
         return examples + 1, examples.astype(jnp.float32)
 
-    times = timesteps.TimeSampler(lambda: jnp.zeros(8), draw, lambda state, t, loss: state.at[t - 1].set(loss))
+    times = time_samplers.TimeSampler(lambda: jnp.zeros(8), draw, lambda state, t, loss: state.at[t - 1].set(loss))
 
     def loss(params, x_0, label, t, noise, dropout_key):
         each = t.astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""What a network's output says of the data: predictions, and denoisers made of them."""

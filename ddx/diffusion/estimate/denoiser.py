@@ -1,0 +1,231 @@
+"""A denoiser: an estimate of (x_0, eps) at every level of one process, which it carries.
+
+Most are a network, read by its prediction (`denoiser`). Clipping limits x_0 to the range of the data in pixels, after
+which eps is derived anew, so that the two agree with u_t; or eps stays as the network says it, and a step then takes
+both as they are (DDIM eq. 12).
+
+What changes an estimate, guidance for example, is a denoiser around others. Written on `at`, in coordinates, it costs
+no further change of basis. For networks of eps that do not clip:
+
+    def at(u_t, level):
+        d, other = conditional.at(u_t, level), unconditional.at(u_t, level)
+        eps = other.eps + scale * (d.eps - other.eps)
+        return d._replace(x_0=(u_t - level.sigma * eps) / level.alpha, eps=eps)
+
+    guided = dataclasses.replace(conditional, at=at)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.arrays import Array, Coefficient, Coordinates, Images, Times, check_floats
+from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, reading, split_output
+from ddx.diffusion.forward.basis import Basis, largest_variance
+from ddx.diffusion.forward.process import Level, Process
+from ddx.diffusion.times import is_host, whole
+
+ModelFn = Callable[[Any, Any], Any]
+"""model_fn(x_t, model_time) -> raw output: (B, H, W, C) and (B,) to (B, H, W, C), or 2 C with learned variances."""
+
+
+class Denoised(NamedTuple):
+    """An estimate at time t: u_t = alpha x_0 + sigma eps, unless there is `own_eps`."""
+
+    x_0: Images | Coordinates
+    eps: Images | Coordinates
+    extra: Array | None = None  # the raw channels C.. of the network (learned variances)
+    output: Images | Coordinates | None = None  # the network's first C channels; no clipping changes it
+    gain: Coefficient | None = None  # how much an error of the output is one of x_0, -sigma / D
+    most: Coefficient | None = None  # the variance that no x_0 in the range of the data exceeds, of each coordinate
+    own_eps: Images | Coordinates | None = None  # of clip="x0": the network's eps, with which x_0 does not agree
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """An estimator of (x_0, eps). Made by `denoiser` of a network, by `from_pixels` of any function.
+
+    Attributes:
+      process: whose levels it estimates at.
+      at: at(u_t, level) -> `Denoised` in coordinates of the basis, for a level that is spread: what walks and bounds
+        call.
+      prediction: what the network outputs; None where there is no one network.
+    """
+
+    process: Process
+    at: Callable[[Coordinates, Level], Denoised]
+    prediction: str | WeightsFn | None = None
+
+    def __call__(self, x_t: Images, t: Times) -> Denoised:
+        """x_0 and eps in pixels.
+
+        Args:
+          x_t: (B, H, W, C).
+          t: times, () or (B,), at which there is a network: 1..T, or [0, T] where times are continuous.
+
+        Returns:
+          `Denoised`, x_0 and eps like x_t; NaN for traced times that are none.
+
+        Raises:
+          ValueError: x_t are not floating-point numbers, or a time known on the host is none at which there is a
+            network.
+        """
+        check_floats(x_t=x_t)
+        basis, t = self.process.basis, network_times(self.process, t)
+        d = self.at(basis.analysis(x_t), self.process.level(t, x_t.shape[-3:-1]))
+        d = d._replace(x_0=known(self.process, t, d.x_0), eps=known(self.process, t, d.eps))
+        return to_pixels(basis, d)
+
+
+def denoiser(
+    process: Process, model_fn: ModelFn, prediction: str | WeightsFn = "eps", clip: bool | str = True
+) -> Denoiser:
+    """Read a network's raw output as an estimate of (x_0, eps).
+
+    Args:
+      process: the process that the network was trained for.
+      model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
+      prediction: what the first C channels mean: "eps", "x0", "v", "velocity", "mean" (of x_{t-1}), "residual" (IHDM),
+        or a function (process, level) -> (p, q) for y = p x_0 + q eps (`ddx.diffusion.estimate.prediction`).
+      clip: limit x_0 to the range of the data and derive eps anew. Off for encoding, for eps under blur, and where the
+        reference never clips (DDIM's own code). "x0" limits x_0 and leaves eps as the network says it, so that a step
+        of solver "euler" goes to alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in Analytic-DPM's
+        code. Bounds have the step k x_t + gamma x_0 all the same.
+
+    Returns:
+      A `Denoiser`: denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
+
+    Raises:
+      ValueError: the prediction is unknown, or it does not tell x_0: "eps" where the process ends without signal
+        (alpha_T = 0), "mean" where a coordinate does not change, "residual" where nothing blurs, "mean" and "residual"
+        where times are continuous. Or clip is neither True, False nor "x0".
+    """
+    check_prediction(process, prediction)
+    if not (isinstance(clip, bool | np.bool_) or clip == "x0"):
+        raise ValueError(f"clip={clip!r} must be True, False or 'x0'")
+
+    def at(u_t: Coordinates, level: Level) -> Denoised:
+        x_t = process.basis.synthesis(u_t)
+        model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
+        output = model_fn(x_t, model_time)
+        return read(process, prediction, output, u_t, level, clip)
+
+    return Denoiser(process, at, prediction)
+
+
+def from_pixels(process: Process, function: Callable[[Images, Times], Denoised]) -> Denoiser:
+    """A denoiser of any function (x_t, t) -> `Denoised` in pixels, at the cost of a change of basis for each field.
+
+    Args:
+      process: whose x_t the function takes.
+      function: function(x_t, t): (B, H, W, C) and times, () or (B,).
+    """
+
+    def at(u_t: Coordinates, level: Level) -> Denoised:
+        return to_coordinates(process.basis, function(process.basis.synthesis(u_t), level.t))
+
+    return Denoiser(process, at)
+
+
+def read(
+    process: Process,
+    prediction: str | WeightsFn,
+    output: Images,
+    u_t: Coordinates,
+    level: Level,
+    clip: bool | str = False,
+) -> Denoised:
+    """A network's output as an estimate in coordinates, equation (1) of `ddx.diffusion.estimate.prediction`.
+
+    Args:
+      process: the process.
+      prediction: what the first C channels are.
+      output: (B, H, W, C) or (B, H, W, 2 C), raw.
+      u_t: what the network saw, in coordinates.
+      level: of u_t, spread.
+      clip: as in `denoiser`.
+
+    Raises:
+      ValueError: the network has neither C nor 2 C output channels.
+    """
+    basis = process.basis
+    y, extra = split_output(output, u_t.shape[-1])
+    y, of = basis.analysis(y), reading(process, prediction, level)
+    u_0, eps = of.x_0(u_t, y), of.eps(u_t, y)
+    most = jnp.asarray(largest_variance(basis, u_t.shape[-3:-1], process.low), u_t.dtype)
+    d = Denoised(u_0, eps, extra, y, of.gain, most)
+    if not clip:
+        return d
+    limited = clipped(process, u_t, level, d)
+    return limited._replace(eps=eps, own_eps=eps) if clip == "x0" else limited
+
+
+def clipped(process: Process, u_t: Coordinates, level: Level, d: Denoised) -> Denoised:
+    """An estimate in coordinates, its x_0 limited to the range of the data in pixels and its eps derived anew."""
+    basis = process.basis
+    u_0 = basis.analysis(jnp.clip(basis.synthesis(d.x_0), process.low, 1.0))
+    noisy = level.sigma > 0
+    eps = jnp.where(noisy, (u_t - level.alpha * u_0) / jnp.where(noisy, level.sigma, 1.0), d.eps)
+    return d._replace(x_0=u_0, eps=eps)
+
+
+def to_pixels(basis: Basis, d: Denoised) -> Denoised:
+    """An estimate in coordinates as one in pixels; what belongs to variances stays in coordinates."""
+    return _changed(d, basis.synthesis)
+
+
+def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
+    """The inverse of `to_pixels`."""
+    return _changed(d, basis.analysis)
+
+
+def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:
+    changed = {name: change(x) for name in _IMAGES if (x := getattr(d, name)) is not None}
+    return d._replace(**changed)
+
+
+_IMAGES = ("x_0", "eps", "output", "own_eps")
+
+
+def check_denoiser(denoise: Any) -> Denoiser:
+    """What was given, which must be a `Denoiser`.
+
+    Raises:
+      ValueError: it is a process or a function, as such functions took once.
+    """
+    if not isinstance(denoise, Denoiser):
+        given = "a process" if isinstance(denoise, Process) else f"{type(denoise).__name__}"
+        raise ValueError(
+            f"the first argument must be a denoiser, which carries its process; got {given}. Make one with"
+            " ddx.denoiser(process, model_fn), or ddx.from_pixels(process, function)"
+        )
+    return denoise
+
+
+def network_times(process: Process, t: Times) -> Array:
+    """Times t at which there is a network: 1..T, or [0, T] where they are continuous.
+
+    Those in the graph that are none become T + 1, of which everything is NaN.
+
+    Raises:
+      ValueError: a time known on the host is none of them.
+    """
+    time = whole(t)
+    if process.continuous:
+        return time
+    if not is_host(time):
+        return jnp.where(time >= 1, time, process.num_steps + 1)
+    if not np.all(np.equal(time, np.round(time)) & np.greater_equal(time, 1)):
+        raise ValueError(f"time {t} is out of range; networks know the noise levels 1..{process.num_steps}")
+    return np.asarray(time, int)
+
+
+def known(process: Process, t: Times, x: Any) -> Any:
+    """Images or numbers of examples, NaN where a time in the graph is none of the process."""
+    if is_host(t):
+        return x
+    sigma = process.level(t).sigma
+    return jnp.where(jnp.isnan(sigma.reshape(sigma.shape[: max(x.ndim, 1)])), jnp.nan, x)

@@ -1,0 +1,1 @@
+"""How data become noise: processes, their schedules and blurs, and the Gaussians that follow from them."""

@@ -1,0 +1,1 @@
+"""What training minimises: losses, and the times that they are asked at."""

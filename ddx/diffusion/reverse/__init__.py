@@ -1,0 +1,1 @@
+"""How to walk back: times, plans, solvers, variances, walks, encoding and interpolation."""

@@ -1,0 +1,121 @@
+"""Multistep solvers whose weights are computed with the plan, on the host in float64: DEIS and UniPC.
+
+Each replaces a mean over the step, equation (2) or (3) of `ddx.diffusion.reverse.protocol`, by the mean of a polynomial
+through values that are known. The weights depend on the log-SNRs of the rows alone, so a row carries them.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.diffusion.arrays import Array, Coordinates
+from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.reverse.protocol import Memory, Solver, agreeing, move
+from ddx.diffusion.reverse.rows import Row, Step, num_rows
+
+
+def deis(order: int = 3) -> Solver:
+    """DEIS: the polynomial through the last eps, in half log-SNR, integrated as equation (3) says. eta = 0.
+
+    Zhang & Chen 2023, in the form whose weights have no quadrature error; the first steps have a lower order. For
+    processes without a blur.
+
+    Args:
+      order: how many eps a step looks at.
+    """
+    name = f"deis_{order}"
+
+    def prepare(process: Process, rows: Row) -> Array:
+        lengths = _lengths(process, rows, order, "deis")
+        return np.stack([_mean_weights(h, past, -1.0, order) for h, past in lengths])
+
+    def init(u_T: Coordinates) -> Memory:
+        return (jnp.zeros_like(u_T),) * (order - 1)
+
+    def step(
+        denoise: Denoiser, u_t: Coordinates, memory: Memory, row: Step, z: Any
+    ) -> tuple[Coordinates, Memory, Denoised]:
+        d = agreeing(denoise.at(u_t, row.level), "deis")
+        seen = (d.eps, *memory)
+        alpha = row.level.alpha
+        per_alpha = jnp.where(alpha > 0, row.level.sigma / jnp.where(alpha > 0, alpha, 1.0), 0.0)
+        data = d.x_0 - per_alpha * (_weighted(row.extra[name], seen) - d.eps)
+        return move(row, u_t, data, z), seen[:-1], d
+
+    return Solver(init, step, name, prepare, any_eta=False)
+
+
+def unipc(order: int = 2) -> Solver:
+    """UniPC: a multistep predictor, and a corrector that asks the network no further question. eta = 0.
+
+    Zhao et al. 2023, with the exact weights of equation (2). The x_0 that a step starts from also tells how good the
+    step to it was: that step is taken again with it, before the next. For processes without a blur.
+
+    Args:
+      order: of the predictor, which looks at as many x_0; the corrector looks at one more, so the whole is of an order
+        higher by one.
+    """
+    name = f"unipc_{order}"
+
+    def prepare(process: Process, rows: Row) -> tuple[Array, Array]:
+        lengths = list(_lengths(process, rows, order, name))
+        predictor = [_mean_weights(h, past, 1.0, order) for h, past in lengths]
+        # The corrector of the step to a row's level: the first row has none.
+        corrector = [np.zeros(order + 1)]
+        corrector += [_mean_weights(h, past, 1.0, order + 1, with_end=True) for h, past in lengths[:-1]]
+        return np.stack(predictor), np.stack(corrector)
+
+    def init(u_T: Coordinates) -> Memory:
+        return (jnp.zeros_like(u_T),) * (order + 1), jnp.zeros_like(u_T[0, :1, :1, :1])
+
+    def step(
+        denoise: Denoiser, u_t: Coordinates, memory: Memory, row: Step, z: Any
+    ) -> tuple[Coordinates, Memory, Denoised]:
+        d, ((moved, *past), gamma_1) = agreeing(denoise.at(u_t, row.level), name), memory
+        predictor, corrector = row.extra[name]
+        corrected = moved + gamma_1 * _weighted(corrector, (d.x_0, *past))
+        u_t = jnp.where(jnp.any(corrector != 0), corrected, u_t)
+        seen = (d.x_0, *past)[:order]
+        gamma = jnp.broadcast_to(row.gamma, gamma_1.shape).astype(gamma_1.dtype)
+        return move(row, u_t, _weighted(predictor, seen), z), ((row.k * u_t, *seen), gamma), d
+
+    return Solver(init, step, name, prepare, any_eta=False)
+
+
+def _lengths(process: Process, rows: Row, order: int, solver: str) -> Any:
+    """Of every row the h of its step and of those just before it, as many as a multistep solver looks back at."""
+    if process.blur is not None:
+        raise ValueError(f"solver {solver!r} is for processes without a blur; use 'heun' or 'dpmpp_2m'")
+    h = np.asarray(rows.expand().h, np.float64).reshape(num_rows(rows))
+    for i in range(len(h)):
+        past: list[float] = []
+        while len(past) < min(order - 1, i) and h[i - 1 - len(past)] != 0:
+            past.append(float(h[i - 1 - len(past)]))
+        yield float(h[i]), past
+
+
+def _mean_weights(h: float, past: list[float], sign: float, size: int, with_end: bool = False) -> np.ndarray:
+    """The weights, (size,), of values at the end (if `with_end`), the start and earlier times in the mean over a step.
+
+    The mean is that of the polynomial through them, under e^(sign x). A step without a length, which is infinitely
+    long, has its start alone, and no corrector: all 0.
+    """
+    weights = np.zeros(size)
+    if h == 0:
+        weights[0] = 0.0 if with_end else 1.0
+        return weights
+    nodes = np.concatenate([[h] if with_end else [], [0.0], -np.cumsum(past)]) / h
+    y, dy = np.polynomial.legendre.leggauss(48)
+    y = 0.5 * (y + 1.0)
+    density = dy * np.exp(sign * h * (y - (sign > 0)))
+    for i, node in enumerate(nodes):
+        others = np.delete(nodes, i)
+        lagrange = np.prod((y[:, None] - others) / (node - others), axis=1)
+        weights[i] = (density * lagrange).sum() / density.sum()
+    return weights
+
+
+def _weighted(weights: Array, values: tuple[Coordinates, ...]) -> Any:
+    return sum(weights[i] * value for i, value in enumerate(values))

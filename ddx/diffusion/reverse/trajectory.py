@@ -1,0 +1,217 @@
+"""The times that a sampler visits: a strictly decreasing tuple that ends in 0, known on the host.
+
+To skip steps is to choose times: a step from t to any s < t has its own exact coefficients, so there is no respaced
+process. The papers and their code choose times in many ways, and scores depend on the choice:
+
+| spacing | times (T steps, K visits) | source |
+| --- | --- | --- |
+| full | all | DDPM |
+| uniform | 1, 1 + c, 1 + 2c, ... with c = T // K: more than K unless K divides T | DDIM's code |
+| quad | 1 + floor of the squares of K evenly spaced numbers from 0 to sqrt(0.8 T) | DDIM's code, CIFAR-10 |
+| even | K evenly spaced numbers from 1 to T, rounded half to even | Analytic-DPM's code |
+| leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: T only if K = T | diffusers |
+| trailing | T, T - T / K, ..., rounded: always T, 1 only if K = T | Lin et al. 2024 |
+| linspace | K evenly spaced numbers from 1 to T, rounded; for K = 1, T | diffusers |
+| power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)), y evenly spaced in [0, 1]: denser near 0 | Analytic-DPM's code |
+| sections | K evenly spaced numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |
+| nll | the times of sections and all times up to T // K: more than K | Improved DDPM's strided bounds |
+| "250", "10,20,30" | that many evenly spaced times in each of 1, 3, ... equal sections of 1..T | Improved DDPM's code |
+| ddim50 | 1, 1 + c, ... with the smallest c that gives exactly 50 | Improved DDPM's code |
+| times:1000,500,1 | these times | |
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+
+def _full(num_steps: int, num_visits: int) -> Iterable[int]:
+    if num_visits != num_steps:
+        raise ValueError(
+            f"spacing 'full' visits all {num_steps} times; got {num_visits}: leave it out or use spacing='uniform'"
+        )
+    return range(1, num_steps + 1)
+
+
+def _uniform(num_steps: int, num_visits: int) -> Iterable[int]:
+    return range(1, num_steps + 1, num_steps // num_visits)
+
+
+def _quad(num_steps: int, num_visits: int) -> Iterable[int]:
+    return 1 + (np.linspace(0, np.sqrt(0.8 * num_steps), num_visits) ** 2).astype(int)
+
+
+def _even(num_steps: int, num_visits: int) -> Iterable[int]:
+    # Analytic-DPM's code adds up the stride and rounds with Python's round(); linspace would break ties differently.
+    if num_visits == 1:
+        return [num_steps]
+    stride = (num_steps - 1) / (num_visits - 1)
+    return [round(t) for t in np.cumsum([1.0] + [stride] * (num_visits - 1)).tolist()]
+
+
+def _leading(num_steps: int, num_visits: int) -> Iterable[int]:
+    return 1 + np.arange(num_visits) * (num_steps // num_visits)
+
+
+def _trailing(num_steps: int, num_visits: int) -> Iterable[int]:
+    return np.round(np.arange(num_steps, 0, -num_steps / num_visits)[:num_visits]).astype(int)
+
+
+def _linspace(num_steps: int, num_visits: int) -> Iterable[int]:
+    if num_visits == 1:
+        return [num_steps]
+    return 1 + np.round(np.linspace(0, num_steps - 1, num_visits)).astype(int)
+
+
+# The spacings with which the papers made their tables.
+PAPERS = {
+    "ddpm": "full",
+    "ddim_cifar10": "quad",
+    "ddim_celeba64": "uniform",
+    "ddim_lsun": "uniform",
+    "iddpm": "sections",
+    "analytic_dpm": "even",
+}
+
+
+def _power(num_steps: int, num_visits: int, power: float) -> Iterable[int]:
+    y = 1 - np.linspace(1, 0, num_visits) ** (1 / power) if num_visits > 1 else np.ones(1)
+    times = np.round(1 + (num_steps - 1) * y).astype(int)
+    # Rounding may repeat a time, which then moves up: t_i becomes max(t_i, t_{i-1} + 1).
+    return np.maximum.accumulate(times - np.arange(num_visits)) + np.arange(num_visits)
+
+
+def _sections(num_steps: int, counts: list[int]) -> Iterable[int]:
+    start = 1
+    for i, count in enumerate(counts):
+        size = num_steps // len(counts) + (i < num_steps % len(counts))
+        if count > size:
+            raise ValueError(f"cannot divide section of {size} steps into {count}")
+        stride = (size - 1) / max(1, count - 1)
+        yield from (start + round(x) for x in np.cumsum([0.0] + [stride] * (count - 1))[:count].tolist())
+        start += size
+
+
+def _nll(num_steps: int, num_visits: int) -> Iterable[int]:
+    # The bound's terms are largest near the data, so no time may be left out there.
+    return {*_sections(num_steps, [num_visits]), *range(1, num_steps // num_visits + 1)}
+
+
+SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
+    "full": _full,
+    "uniform": _uniform,
+    "quad": _quad,
+    "even": _even,
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
+    "sections": lambda num_steps, num_visits: _sections(num_steps, [num_visits]),
+    "nll": _nll,
+}
+
+
+def _integer_stride(num_steps: int, num_visits: int) -> Iterable[int]:
+    for stride in range(1, num_steps):
+        if len(range(0, num_steps, stride)) == num_visits:
+            return range(1, num_steps + 1, stride)
+    raise ValueError(f"no integer stride through {num_steps} steps visits exactly {num_visits}; try 'uniform'")
+
+
+def counts_itself(spacing: str) -> bool:
+    """Whether a spacing fixes how many times it visits: "250", "10,20,30", "ddim50", "times:1000,500,1".
+
+    Args:
+      spacing: the spacing, as in the module's table.
+
+    Returns:
+      True if no number of visits need be given.
+    """
+    return bool(re.fullmatch(r"\d+(,\d+)*|ddim\d+|times:.*", spacing))
+
+
+def trajectory(
+    num_steps: int, num_visits: int | None = None, spacing: str | tuple[int, ...] = "uniform"
+) -> tuple[int, ...]:
+    """The times to visit, in descending order.
+
+    Args:
+      num_steps: T of the process.
+      num_visits: the number of network evaluations K, 1 <= K <= T; None for all T, or for a spacing that fixes K.
+      spacing: a name from the module's table, the name of a paper's tables (one of `PAPERS`), or an explicit tuple of
+        times, with or without the final 0.
+
+    Returns:
+      A strictly decreasing tuple of ints that ends in 0. Times that a spacing repeats (quad does for large K) are
+      visited once, since a step from t to t changes nothing; a warning says how many were dropped.
+
+    Raises:
+      ValueError: the spacing is unknown or impossible, K is out of range or not what the spacing fixes, or explicit
+        times do not decrease strictly within [0, T].
+    """
+    if isinstance(spacing, bytes) or not isinstance(spacing, Iterable):
+        raise ValueError(f"spacing {spacing!r} must be a name or a tuple of times")
+    if num_visits is not None and np.asarray(num_visits).dtype.kind not in "iu":
+        raise ValueError(f"the number of sampling steps must be an integer; got {num_visits!r}")
+    if not isinstance(spacing, str):
+        if any(int(t) != t for t in spacing):
+            raise ValueError(f"times {tuple(spacing)} must be integers")
+        times = _explicit(num_steps, tuple(int(t) for t in spacing))
+    elif counts_itself(spacing):
+        times = _counted(num_steps, spacing)
+    else:
+        num_visits = num_steps if num_visits is None else num_visits
+        if not 1 <= num_visits <= num_steps:
+            raise ValueError(
+                f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
+            )
+        return _descending(_named(num_steps, num_visits, spacing), spacing)
+    if num_visits not in (None, len(times) - 1):
+        raise ValueError(f"spacing {spacing!r} visits {len(times) - 1} times, not {num_visits}; leave the number out")
+    return times
+
+
+def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
+    spacing = PAPERS.get(spacing, spacing)
+    power = re.fullmatch(r"power(\d+(?:\.\d+)?)", spacing)
+    if power and float(power[1]) >= 1:
+        return _power(num_steps, num_visits, float(power[1]))
+    if spacing not in SPACINGS:
+        raise ValueError(
+            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, power2 (or any power from 1), 250,"
+            f" 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
+        )
+    return SPACINGS[spacing](num_steps, num_visits)
+
+
+def _counted(num_steps: int, spacing: str) -> tuple[int, ...]:
+    if spacing.startswith("times:"):
+        listed = spacing.removeprefix("times:")
+        if not re.fullmatch(r"\d+(,\d+)*", listed):
+            raise ValueError(f"spacing {spacing!r} must list times, such as times:1000,500,1")
+        return _explicit(num_steps, tuple(map(int, listed.split(","))))
+    if spacing.startswith("ddim"):
+        return _descending(_integer_stride(num_steps, int(spacing.removeprefix("ddim"))), spacing)
+    return _descending(_sections(num_steps, [int(count) for count in spacing.split(",")]), spacing)
+
+
+def _explicit(num_steps: int, times: tuple[int, ...]) -> tuple[int, ...]:
+    visited = times if times and times[-1] == 0 else (*times, 0)
+    if len(visited) < 2 or visited[0] > num_steps or np.any(np.diff(visited) >= 0):
+        raise ValueError(f"times {times} must decrease strictly from at most T = {num_steps} to 0")
+    return visited
+
+
+def _descending(times: Iterable[int], spacing: str) -> tuple[int, ...]:
+    listed = [int(t) for t in times]
+    if not listed:
+        raise ValueError(f"spacing {spacing!r} visits no time")
+    distinct = sorted(set(listed), reverse=True)
+    if len(distinct) < len(listed):
+        warnings.warn(
+            f"spacing {spacing!r} visits {len(distinct)} times and not {len(listed)}: it repeats"
+            f" {len(listed) - len(distinct)}, which are dropped, for a repeated step changes nothing",
+            stacklevel=3,
+        )
+    return (*distinct, 0)

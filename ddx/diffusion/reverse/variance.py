@@ -1,0 +1,274 @@
+"""Variances of the reverse step p(u_s | u_t): functions of the model's estimate and the step's coefficients.
+
+| name | variance | source |
+| --- | --- | --- |
+| small | lambda2, the variance of q(u_s given u_t, u_0); exact for a single data point | DDPM section 3.2, beta tilde |
+| large | sigma_t^2 (1 - r), the variance of q(u_t given u_s); exact for white data | DDPM section 3.2, beta |
+| learned | exp of the network's extra channels | Improved DDPM section 3.1 |
+| range | large^f small^(1 - f), f = (v + 1) / 2, v the network's extra channels | Improved DDPM eq. 15 |
+| npr | equation (1), V = (sigma / alpha)^2 g, g a head for the squared error of the network's eps | Bao et al. 2022b |
+| sn | equation (1), V = (sigma / alpha)^2 (h - eps^2), h a head for E[eps^2 given u_t] | Bao et al. 2022b |
+| heuristic | equation (1), V = (sigma / alpha)^2 (1 - eps^2), eps the estimate's | Extended Analytic-DPM's code |
+
+The optimal variance adds what the estimate does not know of u_0 to the variance of q
+(`ddx.diffusion.forward.gaussian`, equation 6):
+
+    variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
+
+at any eta; `ddx.diffusion.bound.analytic` takes V from statistics. A head is the extra channels of a network, one for
+each coordinate. The head of a network that predicts another y = p u_0 + q eps is for that y:
+u_0 = (q u_t - sigma y) / D with D = q alpha - p sigma, so
+
+    Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
+
+where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and unlimited for "eps". On a step to noise-free data
+every variance of equation (1) is "small", as in the bounds of those papers.
+
+"large", "learned" and "range" belong to eta = 1. The two ends of "range" are computed for the step that is taken, so it
+works with every trajectory, and per coordinate, as v is, so it works with every process. On a step to the data the ends
+are the clipped lambda2 and sigma_t^2.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ddx.diffusion.arrays import Array, Coefficient, Coordinates, Numbers
+from ddx.diffusion.estimate.denoiser import Denoised
+from ddx.diffusion.reverse.rows import Step
+
+VarianceFn = Callable[[Denoised, Step], Coefficient]
+"""variance(d, step) -> the variance of each basis coordinate, broadcastable to u_t; d and step belong to one row."""
+
+# Log variances are kept within +-36: the bound's gradient has the inverse square of a variance, which must be finite
+# in float32. The smallest variances of schedules are about exp(-20).
+_LOG_LIMIT = 36.0
+
+
+def small(d: Denoised, step: Step) -> Coefficient:
+    """lambda2 of the step; to noise-free data, lambda2 of the step before (DDPM's clipped beta tilde_1).
+
+    Args:
+      d: the estimate, which is not looked at.
+      step: the step.
+
+    Returns:
+      The variance per coordinate.
+    """
+    del d
+    return step.small
+
+
+def large(d: Denoised, step: Step) -> Coefficient:
+    """The forward variance of the step; to noise-free data, the clipped beta tilde_1, as in Improved DDPM.
+
+    Args:
+      d: the estimate, which is not looked at.
+      step: the step.
+
+    Returns:
+      The variance per coordinate.
+    """
+    del d
+    return jnp.where(step.target.sigma == 0, step.small, step.upper)
+
+
+def learned(d: Denoised, step: Step) -> Coefficient:
+    """The exponential of the network's extra channels, which are the log variance.
+
+    Args:
+      d: the estimate.
+      step: the step, which is not looked at.
+
+    Returns:
+      The variance per coordinate, (B, H, W, C).
+
+    Raises:
+      ValueError: the network has no extra channels.
+    """
+    del step
+    return _exp(_extra(d, "learned"))
+
+
+def learned_range(d: Denoised, step: Step) -> Coefficient:
+    """Between small (v = -1) and the forward variance (v = 1), as the network's extra channels v say.
+
+    Args:
+      d: the estimate.
+      step: the step.
+
+    Returns:
+      The variance per coordinate, (B, H, W, C).
+
+    Raises:
+      ValueError: the network has no extra channels.
+    """
+    f = 0.5 * (_extra(d, "range") + 1.0)
+    return _exp(f * _log(step.upper) + (1.0 - f) * _log(step.small))
+
+
+def _check(averaged: bool, limit: Numbers | str | None) -> None:
+    if not isinstance(averaged, bool) or (isinstance(limit, str) and limit != "range"):
+        raise ValueError(f"averaged={averaged!r} must be True or False, limit={limit!r} 'range', None or a number")
+
+
+def heuristic(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
+    """V from the size of the estimate's own eps, without any statistics.
+
+    Args:
+      averaged: use the mean of V over the coordinates of an image for all of them.
+      limit: V is clipped to [0, limit], a number or a `Coefficient`; "range" takes the largest variance that the range
+        of the data allows, which a `ddx.denoiser` tells; None does not clip, and V may be negative.
+
+    Returns:
+      A `VarianceFn`.
+
+    Raises:
+      ValueError: averaged is not a bool, or limit is another string.
+    """
+    _check(averaged, limit)
+
+    def variance(d: Denoised, step: Step) -> Coefficient:
+        m = step.level
+        some = m.alpha > 0
+        v = jnp.square(m.sigma / jnp.where(some, m.alpha, 1.0)) * (1.0 - jnp.square(d.eps))
+        # Without signal eps says nothing of x_0: V is then as large as the limit allows.
+        return _limited(d, step, jnp.where(some, v, jnp.inf), averaged, limit)
+
+    return variance
+
+
+def sn(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
+    """V from a head that predicts y^2, trained by `ddx.head_loss`.
+
+    For denoisers of networks that predict eps, x0 or v and have 2 C output channels. V is exact where the network's y
+    is; where y errs V may be below 0, and is then clipped.
+
+    Args:
+      averaged: use the mean of V over the coordinates of an image for all of them.
+      limit: V is clipped to [0, limit], a number or a `Coefficient`; "range" takes the largest variance that the range
+        of the data allows; None does not clip, and V may be negative.
+
+    Returns:
+      A `VarianceFn`.
+
+    Raises:
+      ValueError: averaged is not a bool, or limit is another string.
+    """
+    _check(averaged, limit)
+
+    def variance(d: Denoised, step: Step) -> Coefficient:
+        head, output, gain = _head(d, "sn")
+        return _limited(d, step, jnp.square(gain) * (head - jnp.square(output)), averaged, limit)
+
+    return variance
+
+
+def npr(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
+    """V from a head that predicts the squared error of y, trained by `ddx.head_loss`.
+
+    For denoisers of networks that predict eps, x0 or v and have 2 C output channels. V is optimal for the network's
+    unclipped x_0; a clipped x_0 may have a smaller error.
+
+    Args:
+      averaged: use the mean of V over the coordinates of an image for all of them.
+      limit: V is clipped to [0, limit], a number or a `Coefficient`; "range" takes the largest variance that the range
+        of the data allows; None does not clip.
+
+    Returns:
+      A `VarianceFn`.
+
+    Raises:
+      ValueError: averaged is not a bool, or limit is another string.
+    """
+    _check(averaged, limit)
+
+    def variance(d: Denoised, step: Step) -> Coefficient:
+        head, _, gain = _head(d, "npr")
+        return _limited(d, step, jnp.square(gain) * head, averaged, limit)
+
+    return variance
+
+
+VARIANCES: dict[str, VarianceFn] = {
+    "small": small,
+    "large": large,
+    "learned": learned,
+    "range": learned_range,
+    "sn": sn(),
+    "npr": npr(),
+}
+_OF_DDPM = ("large", "learned", "range")
+
+
+def variance_fn(variance: str | VarianceFn, eta: float = 1.0) -> VarianceFn:
+    """The variance of a name, or the given function itself.
+
+    Args:
+      variance: a name of `VARIANCES`, or a function (d, step) -> variance.
+      eta: stochasticity of the steps.
+
+    Returns:
+      A `VarianceFn`.
+
+    Raises:
+      ValueError: the name is unknown, or it belongs to DDPM's steps and eta is not 1.
+    """
+    if callable(variance):
+        return variance
+    if variance not in VARIANCES:
+        raise ValueError(f"variance {variance!r} is unknown; choose one of: {', '.join(VARIANCES)}")
+    if variance in _OF_DDPM and eta != 1.0:
+        raise ValueError(f"variance {variance!r} belongs to eta = 1, not {eta}; set eta=1.0 or variance='small'")
+    return VARIANCES[variance]
+
+
+def total(step: Step, v: Numbers) -> Coefficient:
+    """The variance of equation (1); "small" on a step to noise-free data.
+
+    Args:
+      step: the step.
+      v: V, broadcastable to (B, H, W, C).
+
+    Returns:
+      The variance per coordinate.
+    """
+    return jnp.where(step.target.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
+
+
+def _limited(d: Denoised, step: Step, v: Coefficient, averaged: bool, limit: Numbers | str | None) -> Coefficient:
+    if isinstance(limit, str):
+        if d.most is None:
+            raise ValueError("this variance needs a ddx.denoiser, which tells the range of the data, or a limit")
+        limit = d.most
+    if averaged:
+        v, limit = v.mean((-3, -2, -1), keepdims=True), None if limit is None else jnp.mean(limit)
+    return total(step, v if limit is None else jnp.clip(v, 0.0, jnp.asarray(limit, v.dtype)))
+
+
+def _head(d: Denoised, name: str) -> tuple[Coordinates, Coordinates, Coefficient]:
+    """The head's output, the network's output, and the gain from an error of the latter to an error of x_0."""
+    if d.extra is None:
+        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
+    if d.gain is None or d.output is None:
+        raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network")
+    return d.extra, d.output, d.gain
+
+
+def _extra(d: Denoised, name: str) -> Array:
+    if d.extra is None:
+        raise ValueError(
+            f"variance {name!r} needs a network with 2 C output channels, the second half for variances;"
+            " use variance='small' or 'large'"
+        )
+    return d.extra
+
+
+def _log(variance: Coefficient) -> jax.Array:
+    """The logarithm; for 0 the lower limit, since a frequency that a step does not change has no variance."""
+    return jnp.where(variance > 0, jnp.log(jnp.where(variance > 0, variance, 1.0)), -_LOG_LIMIT)
+
+
+def _exp(log_variance: Array) -> jax.Array:
+    return jnp.exp(jnp.clip(log_variance, -_LOG_LIMIT, _LOG_LIMIT))

@@ -6,7 +6,7 @@ from typing import Any
 from ddx.diffusion.forward import betas
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.errors import ConfigError
-from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
+from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES, STOCHASTIC_SOLVERS, X_0_PREDICTIONS
 
 
 def check_together(c: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def _check_head(c: dict[str, Any]) -> None:
             f"loss.objective={objective!r} with loss.variance={variance!r}: objective head trains what sn or npr is"
             " from, and nothing else does; set both or neither"
         )
-    if objective == "head" and c["loss.prediction"] not in ("eps", "x0", "v", "velocity"):
+    if objective == "head" and c["loss.prediction"] not in X_0_PREDICTIONS:
         raise ConfigError(
             "loss.objective='head' belongs to loss.prediction='eps', 'x0', 'v' or 'velocity', not"
             f" {c['loss.prediction']!r}"
@@ -151,7 +151,7 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
     if s["sampler"] == "heat":
         _check_heat(s, c)
     noisy = s["sampler"] == "ancestral" or s["eta"] > 0
-    if s["solver"] not in ("euler", "dpmpp_2m") and noisy:
+    if s["solver"] not in STOCHASTIC_SOLVERS and noisy:
         raise ConfigError(
             f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
             " sample.eta=0, or use dpmpp_2m"

@@ -9,6 +9,7 @@ from ddx.diffusion.forward import betas
 
 PROCESSES = ("ddpm", "blurring", "ihdm")
 PREDICTIONS = ("eps", "x0", "v", "mean", "residual", "velocity")
+X_0_PREDICTIONS = ("eps", "x0", "v", "velocity")  # whose errors are errors of x_0: what variances by equation need
 FIXED_VARIANCES = ("small", "large")
 LEARNED_VARIANCES = ("learned", "range")
 # What the squares of a prediction, or of its errors, are: from a network's further outputs.
@@ -34,6 +35,7 @@ HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 SAMPLERS = ("ddim", "ancestral", "heat")
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2", "unipc_3")
+STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 alone
 
 
 def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:

@@ -269,6 +269,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     assert keys.PREDICTIONS == tuple(prediction.PREDICTIONS)
     assert tuple(variance.VARIANCES) == (*keys.FIXED_VARIANCES, *keys.LEARNED_VARIANCES, *keys.HEAD_VARIANCES)
     assert tuple(solvers.SOLVERS) == keys.SOLVERS
+    assert keys.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
     assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
 

@@ -129,6 +129,11 @@ def white_noise(keys: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.
     return jax.vmap(lambda key: jax.random.normal(key, shape, precise))(typed(keys)).astype(dtype)
 
 
+def given_noise(noise: Array) -> Array:
+    """The draw of an entry that is its noise: for callers that inject every draw."""
+    return noise
+
+
 def _described(key: Key) -> str:
     shape = getattr(key, "shape", None)
     return f"{type(key).__name__} {key!r}" if shape is None else f"{key.dtype} of shape {tuple(shape)}"

@@ -11,7 +11,7 @@ import numpy as np
 from ddx import parallel
 from ddx.build import System
 from ddx.data import Dataset
-from ddx.diffusion.arrays import cast
+from ddx.diffusion.arrays import cast, mean_over_image
 from ddx.diffusion.bound.terms import (
     Terms,
     bound_rows,
@@ -109,8 +109,8 @@ def compared(
 
         def one(_: None, rows: Any) -> tuple[None, Terms]:
             first = jax.tree.map(lambda x: x[0], rows)
-            seen_here = look(denoise, u_0, first, draw(first.level.t))
-            d, x_t = seen_here.d, process.basis.synthesis(seen_here.u_t)
+            at = look(denoise, u_0, first, draw(first.level.t))
+            d, x_t = at.d, process.basis.synthesis(at.u_t)
             pixels = to_pixels(process.basis, d)
             seen = [(p, p.basis.analysis(x_t), to_coordinates(p.basis, pixels), v) for p, v in variances]
 
@@ -119,7 +119,7 @@ def compared(
                 each = [bound_term(p, x_0, u, d, step, v, cdf) for p, u, d, v in seen]
                 return jnp.stack(each, axis=-1)
 
-            error, eps_error = (jnp.square(x).mean((1, 2, 3)) for x in (u_0 - d.x_0, seen_here.z - d.eps))
+            error, eps_error = (mean_over_image(jnp.square(x)) for x in (u_0 - d.x_0, at.z - d.eps))
             return None, Terms(jax.lax.map(of, rows), error, eps_error)
 
         found = jax.lax.scan(one, None, cast(rows, x_0.dtype))[1]

@@ -20,7 +20,7 @@ from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import local_path, sha256
-from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES
+from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES, X_0_PREDICTIONS
 from ddx.training.job import read_record
 from ddx.training.trained import Trained
 
@@ -162,7 +162,7 @@ def file_name(name: Any) -> str:
 
 def _check_tells(source: Trained, what: str, instead: str) -> None:
     prediction = source.system.config.loss.prediction
-    if prediction not in ("eps", "x0", "v", "velocity"):
+    if prediction not in X_0_PREDICTIONS:
         raise ConfigError(f"{what} needs a network that predicts eps, x0, v or velocity, not {prediction!r}. {instead}")
 
 

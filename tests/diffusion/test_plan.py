@@ -152,7 +152,7 @@ def test_a_prediction_of_one_s_own_trains_samples_and_is_bounded(process):
         t, z = np.array([7, 20, 45]), jnp.asarray(np.random.default_rng(1).standard_normal(x_0.shape))
         level = process.level(t, SHAPE[:2])
         p, q = prediction(process, level)
-        # The error of y is that of x_0 times what moves y with x_0 at a given u_t.
+        # At a given u_t an error of x_0 moves y by the following factor.
         u_t = process.basis.analysis(ddx.q_sample(process, x_0, t, z))
         d = known.at(u_t, level)
         error = (p - q * level.alpha / level.sigma) * (d.x_0 - process.basis.analysis(x_0))

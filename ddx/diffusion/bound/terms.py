@@ -42,7 +42,7 @@ from ddx.diffusion.estimate.denoiser import Denoised, Denoiser, check_denoiser
 from ddx.diffusion.forward.basis import PIXEL
 from ddx.diffusion.forward.gaussian import gaussian_kl, host_eta, prior_kl
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.random import batch_keys, fold_in, white_noise
+from ddx.diffusion.random import batch_keys, fold_in, given_noise, white_noise
 from ddx.diffusion.reverse.rows import Row, Step, downward, visited
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 
@@ -124,7 +124,7 @@ def bits_per_dim(
         draw = noise_at(key, x_0)
         entries, last = rows.level.t, draw(0) if process.ends_noisy else None
     elif noise.shape == (num_draws, *x_0.shape):
-        draw = _given
+        draw = given_noise
         entries, last = noise[process.ends_noisy :], noise[0]
     else:
         raise ValueError(f"noise must have the shape {(num_draws, *x_0.shape)}, one draw a term; got {noise.shape}")
@@ -294,7 +294,3 @@ def noise_at(key: Key | None, x_0: Images) -> Callable[[Any], Coordinates]:
         return white_noise(fold_in(keys, t), x_0.shape[1:], x_0.dtype)
 
     return draw
-
-
-def _given(noise: Coordinates) -> Coordinates:
-    return noise

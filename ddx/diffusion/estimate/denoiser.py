@@ -194,7 +194,7 @@ def check_denoiser(denoise: Any) -> Denoiser:
     """What was given, which must be a `Denoiser`.
 
     Raises:
-      ValueError: it is a process or a function, as such functions took once.
+      ValueError: it is another object, such as a process or a function.
     """
     if not isinstance(denoise, Denoiser):
         given = "a process" if isinstance(denoise, Process) else f"{type(denoise).__name__}"

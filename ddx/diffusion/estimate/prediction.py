@@ -187,9 +187,7 @@ def check_prediction(process: Process, prediction: str | WeightsFn) -> None:
             f"prediction {prediction!r} belongs to the step from t to t - 1, and times are continuous; use 'v'"
         )
     if prediction == "residual" and process.blur is None:
-        raise ValueError(
-            "prediction 'residual' says how much less blurred the next image is, and nothing blurs; use 'eps'"
-        )
+        raise ValueError("prediction 'residual' belongs to a less blurred next image, and nothing blurs; use 'eps'")
     if prediction == "mean" and process.blur is not None:
         raise ValueError("prediction 'mean' says nothing of x_0 where a frequency does not change; use 'residual'")
     if callable(prediction) and process.blur is None:

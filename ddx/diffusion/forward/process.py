@@ -3,7 +3,7 @@
     q(u_t | u_0) = N(alpha_t u_0, sigma_t^2)        logsnr_t = log(alpha_t^2 / sigma_t^2)        t = 0 (data) .. T
 
 Everything that the rest of the library needs of a process is here: the marginal at a time, the change of the log-SNR
-between two times, and the time that the network is told. Values are computed from logarithms, in float64 on the host,
+between two times, and the network's input for a time. Values are computed from logarithms, in float64 on the host,
 so neither 1 - alpha_bar near t = 0 nor SNR ratios of neighbouring steps lose digits.
 
 Times known on the host are answered in float64 NumPy; traced ones in the graph, in JAX's default float. Coefficients
@@ -32,7 +32,7 @@ class Level(NamedTuple):
     """
 
     t: Array  # () or (B,)
-    model_time: Array  # () or (B,): what the network is told of t
+    model_time: Array  # () or (B,): the network's input for t
     alpha: Coefficient
     sigma: Coefficient
     logsnr: Coefficient
@@ -81,8 +81,8 @@ class Process:
       d_min: what a blur leaves of every frequency.
       low: the lowest value of the data; the highest is 1.
       prior_sigma: of the prior p(u_T) = N(0, prior_sigma^2). (IHDM's prior is another: `ddx.diffusion.papers.ihdm`.)
-      time_offset: of the network's times: it is told t - time_offset.
-      rescale_time: tell the network times as if T were 1000 (Improved DDPM's code with rescale_timesteps).
+      time_offset: the network's input for time t is t - time_offset.
+      rescale_time: scale the network's input as if T were 1000 (Improved DDPM's code with rescale_timesteps).
     """
 
     basis: Basis
@@ -156,7 +156,7 @@ class Process:
         return change if shape is None else change.spread(self.level(s), self.level(t), self.d_min, shape)
 
     def model_time(self, t: Times) -> Array:
-        """What the network is told for time t, as in the original codes.
+        """The network's input for time t, as in the original codes.
 
         The 0-based index t - 1 for DDPM and its successors, t for IHDM, and for Blurring Diffusion, whose paper does
         not say, 1000 t / T.

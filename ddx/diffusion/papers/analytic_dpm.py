@@ -39,7 +39,7 @@ def clip_last(variance: VarianceFn, times: Trajectory, y: float = 2.0, count: in
 
     Args:
       variance: any variance.
-      times: those of the sampler.
+      times: the sampler's times, strictly decreasing and ending in 0.
       y: grey levels of 0..255; the papers have 2 for most DDPMs and 1 for DDIMs.
       count: times it is for; 0 for none.
       low: the lowest value of the data.

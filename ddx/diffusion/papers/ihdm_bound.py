@@ -85,7 +85,7 @@ def kde_kl(process: Process, centres: Coordinates, x_0: Images, delta: float) ->
 
 
 def heat_rows(process: Process, levels: Trajectory | None = None) -> Row:
-    """The rows of IHDM's bound: the decoder's, from t = 1, and those of the KL terms from `levels`.
+    """The rows of IHDM's bound: one for the decoder, from t = 1, and one for each KL term, from `levels`.
 
     Args:
       process: `ddx.ihdm`.

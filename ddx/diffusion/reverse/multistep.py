@@ -4,6 +4,7 @@ Each replaces a mean over the step, equation (2) or (3) of `ddx.diffusion.revers
 through values that are known. The weights depend on the log-SNRs of the rows alone, so a row carries them.
 """
 
+import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def unipc(order: int = 2) -> Solver:
 
 
 def _lengths(process: Process, rows: Row, order: int, solver: str) -> Any:
-    """Of every row the h of its step and of those just before it, as many as a multistep solver looks back at."""
+    """For every row the h of its step, and the h of each step before it that a multistep solver looks back at."""
     if process.blur is not None:
         raise ValueError(f"solver {solver!r} is for processes without a blur; use 'heun' or 'dpmpp_2m'")
     h = np.asarray(rows.expand().h, np.float64).reshape(num_rows(rows))
@@ -99,22 +100,28 @@ def _lengths(process: Process, rows: Row, order: int, solver: str) -> Any:
 def _mean_weights(h: float, past: list[float], sign: float, size: int, with_end: bool = False) -> np.ndarray:
     """The weights, (size,), of values at the end (if `with_end`), the start and earlier times in the mean over a step.
 
-    The mean is that of the polynomial through them, under e^(sign x). A step without a length, which is infinitely
-    long, has its start alone, and no corrector: all 0.
+    The polynomial through the values is averaged with the density e^(sign x). A step whose h is 0, which stands
+    for an infinite one, looks at its start alone, and has no corrector: all weights are 0.
     """
     weights = np.zeros(size)
     if h == 0:
         weights[0] = 0.0 if with_end else 1.0
         return weights
     nodes = np.concatenate([[h] if with_end else [], [0.0], -np.cumsum(past)]) / h
-    y, dy = np.polynomial.legendre.leggauss(48)
-    y = 0.5 * (y + 1.0)
+    y, dy = _gauss_legendre()
     density = dy * np.exp(sign * h * (y - (sign > 0)))
     for i, node in enumerate(nodes):
         others = np.delete(nodes, i)
         lagrange = np.prod((y[:, None] - others) / (node - others), axis=1)
         weights[i] = (density * lagrange).sum() / density.sum()
     return weights
+
+
+@functools.cache
+def _gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes in [0, 1] and weights of a quadrature that is exact here to rounding; found once, not for every row."""
+    y, dy = np.polynomial.legendre.leggauss(48)
+    return 0.5 * (y + 1.0), dy
 
 
 def _weighted(weights: Array, values: tuple[Coordinates, ...]) -> Any:

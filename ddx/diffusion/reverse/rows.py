@@ -96,15 +96,14 @@ def downward(
     s, t, eta = np.asarray(times[1:]), np.asarray(times[:-1]), host_eta(eta)
     if eta > 1:
         step_coefficients(process, s, t, eta, shape)  # refuses one that is too large for these steps
-    rows = between(process, s, t, eta)
-    last = _column(t)
-    last[-1] = 1.0
-    rows = rows._replace(last=last, adds_noise=np.ones_like(last) if noisy_end else 1.0 - last)
+    rows = rows_between(process, s, t, eta)
+    if noisy_end:
+        rows = rows._replace(adds_noise=np.ones_like(rows.last))
     if process.blur is not None or process.ends_noisy:
         return rows
     steps = rows.expand()
     decoder = steps.lambda2[-2] if len(t) > 1 else steps.upper[-1]
-    return rows._replace(decoder=np.broadcast_to(decoder, last.shape))
+    return rows._replace(decoder=np.broadcast_to(decoder, rows.last.shape))
 
 
 def upward(process: Process, times: Trajectory) -> Row:
@@ -115,14 +114,12 @@ def upward(process: Process, times: Trajectory) -> Row:
     """
     s, t = np.asarray(times[1:]), np.asarray(times[:-1])
     step_coefficients(process, s[:1], t[:1], 0.0, shape=(1, 1))  # refuses a start without noise
-    return between(process, s, t, 0.0)
+    return rows_between(process, s, t, 0.0)
 
 
 def to_previous(process: Process, t: Times) -> Row:
     """The steps from times t (B,), which may be traced, to t - 1 at eta = 1: one an example."""
-    rows = between(process, t - 1, t, 1.0)
-    last = rows.last + (jnp.asarray(rows.target.t) == 0).reshape(-1, 1, 1, 1)
-    return rows._replace(decoder=_shortest_decoder(process), last=last, adds_noise=1.0 - last)
+    return rows_between(process, t - 1, t, 1.0)._replace(decoder=_shortest_decoder(process))
 
 
 def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Row:
@@ -131,20 +128,17 @@ def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Row:
     On a step to noise-free data `decoder` is what it would be in the shortest trajectory that has the step: the forward
     variance, but for t = 1 the lambda2 of the step from 2 to 1.
     """
-    rows = between(process, s, t, 1.0)
+    rows = rows_between(process, s, t, 1.0)
     from_one = (t == 1).reshape(-1, 1, 1, 1)
     return rows._replace(decoder=np.where(from_one, _shortest_decoder(process), rows.level.sigma**2))
 
 
-def between(process: Process, s: Times, t: Times, eta: Numbers) -> Row:
-    """The steps from times t to times s, (N,) each, all of which add noise and none of which is the last."""
+def rows_between(process: Process, s: Times, t: Times, eta: Numbers) -> Row:
+    """The steps from times t to times s, (N,) each; a step to the data adds no noise."""
     level, target = process.level(t), process.level(s)
-    zeros = _column(t) if isinstance(level.sigma, np.ndarray) else jnp.zeros_like(level.sigma)
-    return Row(level, target, process.change(s, t), zeros + eta, zeros + process.d_min, zeros, zeros + 1.0, zeros)
-
-
-def _column(t: Any) -> np.ndarray:
-    return np.zeros((len(t), 1, 1, 1))
+    zeros = (np if isinstance(level.sigma, np.ndarray) else jnp).zeros_like(level.sigma)
+    last = zeros + (target.t == 0).reshape(-1, 1, 1, 1)
+    return Row(level, target, process.change(s, t), zeros + eta, zeros + process.d_min, zeros, 1.0 - last, last)
 
 
 def _shortest_decoder(process: Process) -> np.ndarray:

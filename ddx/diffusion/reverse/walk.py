@@ -20,7 +20,7 @@ from ddx.diffusion.arrays import Coordinates, Images, Key, Shape, Trajectory, ca
 from ddx.diffusion.estimate.denoiser import Denoiser, check_denoiser
 from ddx.diffusion.forward.gaussian import host_eta
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.random import batch_keys, fold_in, white_noise
+from ddx.diffusion.random import batch_keys, fold_in, given_noise, white_noise
 from ddx.diffusion.reverse.protocol import Memory, Solver
 from ddx.diffusion.reverse.rows import Row, downward, num_rows, visited
 from ddx.diffusion.reverse.solvers import make_solver
@@ -59,9 +59,10 @@ def plan(
     if not isinstance(noisy_end, bool | np.bool_):
         raise ValueError(f"noisy_end={noisy_end!r} must be True or False")
     times = visited(process, times)
-    chosen = make_solver(solver, host_eta(eta))
+    eta = host_eta(eta)
+    chosen = make_solver(solver, eta)
     chosen.check(times)
-    return chosen.prepared(process, downward(process, times, host_eta(eta), shape, bool(noisy_end)))
+    return chosen.prepared(process, downward(process, times, eta, shape, bool(noisy_end)))
 
 
 def walk(
@@ -105,7 +106,9 @@ def walk(
         chosen.check((*np.asarray(plan.level.t).tolist(), np.asarray(plan.target.t)[-1].item()))
     elif key is None and noise is None and variance == "small" and not chosen.needs_noise:
         # Where the host would ask for a key, the noise of the graph is NaN.
-        return walked(denoise, plan, x_T, chosen, jnp.where(plan.adds_noise * plan.eta > 0, jnp.nan, 0.0), _given)[0]
+        return walked(denoise, plan, x_T, chosen, jnp.where(plan.adds_noise * plan.eta > 0, jnp.nan, 0.0), given_noise)[
+            0
+        ]
     silent = known and _is_silent(eta, solver, variance, key, noise)
     return walked(denoise, plan, x_T, chosen, *_draws(silent, key, noise, x_T, num_rows(plan)))[0]
 
@@ -231,8 +234,8 @@ def _is_silent(
     noise: Coordinates | None,
 ) -> bool:
     """Whether a walk draws no noise. A user's own solver, which may add noise at eta = 0, does without if it can."""
-    nothing_given = key is None and noise is None
-    can_do_without = nothing_given and not solver.needs_noise if isinstance(solver, Solver) else True
+    nothinggiven_noise = key is None and noise is None
+    can_do_without = nothinggiven_noise and not solver.needs_noise if isinstance(solver, Solver) else True
     return eta == 0.0 and variance == "small" and can_do_without
 
 
@@ -246,7 +249,7 @@ def _draws(silent: bool, key: Key | None, noise: Coordinates | None, x_T: Images
     entries = jnp.arange(num_steps)
     if silent:
         return entries, no_noise
-    return (entries, noise_from(key, x_T)) if noise is None else (noise, _given)
+    return (entries, noise_from(key, x_T)) if noise is None else (noise, given_noise)
 
 
 def walked(
@@ -292,7 +295,3 @@ def no_noise(entry: Any) -> float:
     """The draws of a deterministic walk."""
     del entry
     return 0.0
-
-
-def _given(noise: Any) -> Any:
-    return noise

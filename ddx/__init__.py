@@ -34,6 +34,7 @@ _HOME = {
     "walk": "ddx.diffusion.reverse.walk",
     "sample": "ddx.diffusion.reverse.walk",
     "progressive": "ddx.diffusion.reverse.film",
+    "Plan": "ddx.diffusion.reverse.rows",
     "Row": "ddx.diffusion.reverse.rows",
     "Step": "ddx.diffusion.reverse.rows",
     "Solver": "ddx.diffusion.reverse.protocol",
@@ -127,6 +128,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.reverse.interpolate import share_latent as share_latent
     from ddx.diffusion.reverse.interpolate import slerp as slerp
     from ddx.diffusion.reverse.protocol import Solver as Solver
+    from ddx.diffusion.reverse.rows import Plan as Plan
     from ddx.diffusion.reverse.rows import Row as Row
     from ddx.diffusion.reverse.rows import Step as Step
     from ddx.diffusion.reverse.trajectory import trajectory as trajectory

@@ -17,6 +17,7 @@ from ddx.config import flatten, validate
 from ddx.consistency import check_image_size, tells_x_0
 from ddx.data.augment import shrink, to_float
 from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.objective import losses, time_samplers
@@ -25,13 +26,12 @@ from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import heat_sampler, ihdm
 from ddx.diffusion.reverse.protocol import Solver
-from ddx.diffusion.reverse.rows import Row
+from ddx.diffusion.reverse.rows import Plan
 from ddx.diffusion.reverse.solvers import make_solver
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.diffusion.reverse.walk import plan
 from ddx.errors import ConfigError
-from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.models import UNet, of_head
 
 LossFn = Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
@@ -135,7 +135,7 @@ class Sampler(NamedTuple):
     """How images are drawn: a plan, and what to do at each of its rows."""
 
     times: Trajectory
-    plan: Row
+    plan: Plan
     solver: Solver
     deterministic: bool  # no noise is drawn
     eta: float

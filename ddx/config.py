@@ -14,9 +14,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddx.consistency import check_together
+from ddx.diffusion.catalogue import LEARNED_VARIANCES
 from ddx.errors import ConfigError
 from ddx.files import local_path
-from ddx.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LEARNED_VARIANCES, PATHS
+from ddx.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
 
 
 def default_config() -> ConfigDict:

@@ -3,10 +3,10 @@
 import warnings
 from typing import Any
 
+from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES, STOCHASTIC_SOLVERS, X_0_PREDICTIONS, why_not
 from ddx.diffusion.forward import betas
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.errors import ConfigError
-from ddx.keys import HEAD_VARIANCES, LEARNED_VARIANCES, STOCHASTIC_SOLVERS, X_0_PREDICTIONS
 
 
 def check_together(c: dict[str, Any]) -> None:
@@ -54,8 +54,8 @@ def _check_head(c: dict[str, Any]) -> None:
         )
     if objective == "head" and c["loss.prediction"] not in X_0_PREDICTIONS:
         raise ConfigError(
-            "loss.objective='head' belongs to loss.prediction='eps', 'x0', 'v' or 'velocity', not"
-            f" {c['loss.prediction']!r}"
+            f"loss.objective='head' belongs to a loss.prediction of {', '.join(X_0_PREDICTIONS)}, not"
+            f" {c['loss.prediction']!r}; use one of them"
         )
     if c["model.head"] and variance not in (*HEAD_VARIANCES, *LEARNED_VARIANCES):
         raise ConfigError(
@@ -80,15 +80,15 @@ def _check_betas(c: dict[str, Any]) -> None:
         found = betas.betas(c["process.schedule"], c["process.num_steps"])
     except ValueError as error:
         raise ConfigError(f"process: {error}") from None
-    if found[-1] == 1 and c["loss.prediction"] == "eps":
-        raise ConfigError(
-            f"process.schedule={c['process.schedule']!r} with {c['process.num_steps']} steps ends without signal, where"
-            " loss.prediction='eps' says nothing of x_0; use 'v' or 'x0'"
-        )
-    if c["loss.prediction"] == "residual":
-        raise ConfigError(
-            "loss.prediction='residual' predicts a less blurred image; set process.kind='ihdm', or use eps"
-        )
+    forgets = bool(found[-1] == 1)
+    told = f" with process.schedule={c['process.schedule']!r}, which ends without signal," * forgets
+    _check_prediction(c, told, continuous=False, blurs=False, forgets=forgets)
+
+
+def _check_prediction(c: dict[str, Any], told: str, *, continuous: bool, blurs: bool, forgets: bool) -> None:
+    refused = why_not(c["loss.prediction"], continuous=continuous, blurs=blurs, forgets=forgets)
+    if refused:
+        raise ConfigError(f"loss.prediction={c['loss.prediction']!r}{told} {refused}")
 
 
 def tells_x_0(c: dict[str, Any]) -> bool:
@@ -102,19 +102,11 @@ def _check_blurring(c: dict[str, Any]) -> None:
         raise ConfigError(
             f"process.logsnr_min={c['process.logsnr_min']} must be below process.logsnr_max={c['process.logsnr_max']}"
         )
-    if c["loss.prediction"] in ("mean", "residual"):
-        raise ConfigError(
-            f"loss.prediction={c['loss.prediction']!r} is that of the step to t - 1, and the times of blurring are"
-            " continuous; use 'eps' or 'v'"
-        )
-    if tells_x_0(c):
-        return
-    if c["process.d_min"] < 1e-12:
-        raise ConfigError(
-            f"process.d_min={c['process.d_min']} leaves nothing of x_0 that loss.prediction='eps' could tell;"
-            " use 'v' or 'x0'"
-        )
-    if c["sample.clip"]:
+    blurs = c["process.sigma_blur_max"] > 0
+    forgets = blurs and c["process.d_min"] < 1e-12
+    told = f" with process.d_min={c['process.d_min']}" * forgets
+    _check_prediction(c, told, continuous=True, blurs=blurs, forgets=forgets)
+    if c["sample.clip"] and not tells_x_0(c):
         raise ConfigError(
             "sample.clip=True would clip an x_0 that loss.prediction='eps' does not tell under a blur; set"
             " sample.clip=False, or use 'v'"
@@ -127,11 +119,7 @@ def _check_ihdm(c: dict[str, Any]) -> None:
             f"process.sigma_blur_min={c['process.sigma_blur_min']} must be at most"
             f" process.sigma_blur_max={c['process.sigma_blur_max']}"
         )
-    if c["loss.prediction"] in ("eps", "mean"):
-        raise ConfigError(
-            f"loss.prediction={c['loss.prediction']!r} says nothing of x_0 in what the blur of ihdm leaves out;"
-            " use 'residual', its own, or 'v' or 'x0'"
-        )
+    _check_prediction(c, " with process.kind='ihdm'", continuous=False, blurs=True, forgets=True)
     if c["process.num_steps"] < 2 and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False leaves no level of process.num_steps=1 to train; use more")
 

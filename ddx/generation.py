@@ -15,7 +15,7 @@ from ddx.diffusion.papers import ihdm
 from ddx.diffusion.random import example_keys, seed_key
 from ddx.diffusion.reverse.encode import encoding_plan
 from ddx.diffusion.reverse.film import Film, filmed
-from ddx.diffusion.reverse.rows import Row, num_rows
+from ddx.diffusion.reverse.rows import Plan, num_rows
 from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
 from ddx.pictures import to_uint8
 from ddx.progress import Progress
@@ -80,7 +80,7 @@ class Generator:
         def begin(x: Any) -> Any:
             return start(solver, basis.analysis(x))
 
-        def walk(params: Any, rows: Row, entries: Any, keys: Any, told: Any, state: State) -> State:
+        def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, state: State) -> State:
             denoise = system.denoiser(params, sampler.clip, told)
             draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
             return advance(denoise, state, rows, entries, solver, draw)
@@ -166,7 +166,7 @@ class Generator:
         return self._through(params, x_0, steps, "encoding", lambda rows: self._of_examples(0, examples[rows]))
 
     def _through(
-        self, params: Any, x: np.ndarray, rows: Row, what: str, of: Callable[[np.ndarray], OfExamples]
+        self, params: Any, x: np.ndarray, rows: Plan, what: str, of: Callable[[np.ndarray], OfExamples]
     ) -> np.ndarray:
         size, done = self.batch_size(len(x)), []
         params = parallel.replicate(params)
@@ -195,7 +195,7 @@ class Generator:
         keys = example_keys(seed_key(seed), jnp.asarray(examples))
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
-    def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Row, progress: Progress) -> Any:
+    def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Plan, progress: Progress) -> Any:
         for numbers, some in in_pieces(rows, progress):
             state = self._walk(params, some, numbers, *of_examples, state)
         return state

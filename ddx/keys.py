@@ -5,37 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS, SOLVERS
 from ddx.diffusion.forward import betas
 
 PROCESSES = ("ddpm", "blurring", "ihdm")
-PREDICTIONS = ("eps", "x0", "v", "mean", "residual", "velocity")
-X_0_PREDICTIONS = ("eps", "x0", "v", "velocity")  # whose errors are errors of x_0: what variances by equation need
-FIXED_VARIANCES = ("small", "large")
-LEARNED_VARIANCES = ("learned", "range")
-# What the squares of a prediction, or of its errors, are: from a network's further outputs.
-HEAD_VARIANCES = ("sn", "npr")
-# From statistics of a trained network.
-ANALYTIC_VARIANCES = (
-    *("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma"),
-    *("analytic_paper", "analytic_paper1"),
-)
-HEURISTIC_VARIANCES = ("heuristic", "heuristic_averaged")
-# With the limits of the papers' code, of V and of the last noise; "paper1" for their networks with the lower one.
-PUBLISHED_VARIANCES = tuple(
-    f"{name}_{paper}" for name in ("analytic", *HEAD_VARIANCES, *HEURISTIC_VARIANCES) for paper in ("paper", "paper1")
-)
-# Functions of what is known of a trained network, for any sampler.
-OPTIMAL_VARIANCES = tuple(
-    dict.fromkeys((*ANALYTIC_VARIANCES, *HEAD_VARIANCES, *HEURISTIC_VARIANCES, *PUBLISHED_VARIANCES))
-)
-VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 SAMPLERS = ("ddim", "ancestral", "heat")
-SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2", "unipc_3")
-STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 alone
 
 
 def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:

@@ -68,7 +68,11 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["train", "--config=configs/iddpm_cifar10.py:l2"], 2, "write simple, hybrid or vlb"),
         (["train", "--config="], 2, "--config is empty"),
         (["train", "--config=digit"], 2, "Did you mean digits?"),
-        (["train", "--config=digits", "--config.process.schedule=jsd"], 2, "says nothing of x_0; use 'v' or 'x0'\n"),
+        (
+            ["train", "--config=digits", "--config.process.schedule=jsd"],
+            2,
+            "where nothing of it is left; use 'v' or 'x0'\n",
+        ),
         (["train", "--config=digits", "--config.seed=1:2"], 2, "seed='1:2' must be an int"),
         (["train", "--config=digits", "--noconfig.data.flip=1"], 2, "--noconfig.data.flip=1 does not take an argument"),
         (["train", "--flagfile=/nowhere"], 2, "Unable to open flagfile"),

@@ -105,7 +105,7 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"train__accumulation": 3}, "multiple of train.accumulation=3"),
         ({"process__schedule": "cosin"}, "one of: linear"),
         ({"process__num_steps": 10, "sample__num_steps": 5}, "beta_T = 2 > 1"),
-        ({"process__schedule": "jsd"}, "'v' or 'x0'"),
+        ({"process__schedule": "jsd"}, "which ends without signal, says nothing of x_0"),
         ({"sample__num_steps": 1001}, "exceeds process.num_steps=1000"),
         ({"sample__eta": -0.5}, "at least 0 and finite"),
         ({"sample__trajectory": "quadratic"}, "choose one of: full, uniform"),
@@ -121,7 +121,7 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"loss__objective": "head"}, "set both or neither"),
         (
             {"loss__objective": "head", "loss__variance": "sn", "loss__prediction": "mean"},
-            "belongs to loss.prediction='eps', 'x0', 'v' or 'velocity', not 'mean'",
+            "belongs to a loss.prediction of eps, x0, v, velocity, not 'mean'",
         ),
         ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
         ({"model__head": "large"}, "must be empty, simple or complex"),
@@ -150,14 +150,14 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"loss__variance": "range"}, "does not train loss.variance='range'; use hybrid or rescaled_kl"),
         ({"process__kind": "blur"}, "one of: ddpm, blurring, ihdm"),
         ({"process__kind": "blurring"}, "set sample.clip=False, or use 'v'"),
-        ({"process__kind": "blurring", "loss__prediction": "mean"}, "times of blurring are continuous"),
-        ({"process__kind": "blurring", "process__d_min": 0.0}, "process.d_min=0.0 leaves nothing"),
+        ({"process__kind": "blurring", "loss__prediction": "mean"}, "times are continuous; use 'v'"),
+        ({"process__kind": "blurring", "process__d_min": 0.0}, "with process.d_min=0.0 says nothing of x_0"),
         ({"process__kind": "blurring", "process__logsnr_min": 11.0}, "must be below process.logsnr_max=10.0"),
         ({"process__kind": "blurring", "process__sigma_blur_max": -1.0}, "at least 0 and at most 1,000,000"),
-        ({"process__kind": "ihdm"}, "use 'residual', its own"),
+        ({"process__kind": "ihdm"}, "use 'v', 'x0' or, under ihdm's blur, 'residual'"),
         ({"process__kind": "ihdm", "process__sigma_blur_min": 30.0}, "must be at most process.sigma_blur_max=20.0"),
         ({"process__kind": "ihdm", "process__sigma": 0.0}, "above 0 and finite"),
-        ({"loss__prediction": "residual"}, "set process.kind='ihdm'"),
+        ({"loss__prediction": "residual"}, "nothing blurs; use 'eps' or 'v'"),
         ({"loss__last_level": False}, "is IHDM's released code"),
         ({"loss__reduction": "sum", "loss__objective": "kl"}, "belongs to loss.objective='simple'"),
         ({"data__low": 1}, "-1 or 0"),
@@ -261,15 +261,18 @@ def test_a_broken_config_json_is_named(text):
 
 
 def test_the_names_a_config_may_use_are_those_the_library_has():
+    from ddx.diffusion import catalogue
     from ddx.diffusion.estimate import prediction
     from ddx.diffusion.objective import time_samplers
     from ddx.diffusion.reverse import solvers, variance
     from ddx.models import conventions
 
-    assert keys.PREDICTIONS == tuple(prediction.PREDICTIONS)
-    assert tuple(variance.VARIANCES) == (*keys.FIXED_VARIANCES, *keys.LEARNED_VARIANCES, *keys.HEAD_VARIANCES)
-    assert tuple(solvers.SOLVERS) == keys.SOLVERS
-    assert keys.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
+    assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
+    assert set(variance.VARIANCES) == set(catalogue.VARIANCES) - set(catalogue.ANALYTIC_VARIANCES) - set(
+        catalogue.PUBLISHED_VARIANCES
+    )
+    assert tuple(solvers.SOLVERS) == catalogue.SOLVERS
+    assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
     assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
 

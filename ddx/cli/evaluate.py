@@ -15,8 +15,8 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
+from ddx.diffusion.catalogue import VARIANCES
 from ddx.errors import ConfigError
-from ddx.keys import VARIANCES
 
 METRICS = flags.DEFINE_list(
     "metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion; or statistics; or comparison (of variances)."

@@ -14,8 +14,9 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
+from ddx.diffusion.catalogue import SOLVERS, VARIANCES
 from ddx.errors import ConfigError
-from ddx.keys import SAMPLERS, SAMPLING_PRESETS, SOLVERS, VARIANCES
+from ddx.keys import SAMPLERS, SAMPLING_PRESETS
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
 SAMPLER = flags.DEFINE_enum("sampler", None, SAMPLERS, "How to draw; by default as the run's config says.")

@@ -62,7 +62,7 @@ def evaluate(
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
       variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. Those of
-        `ddx.keys.ANALYTIC_VARIANCES` need the run's statistics.
+        `ddx.diffusion.catalogue.ANALYTIC_VARIANCES` need the run's statistics.
       clip: clip the estimate of x_0; None for wherever the network tells it at all times.
       cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
       delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.

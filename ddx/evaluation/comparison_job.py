@@ -16,6 +16,7 @@ import numpy as np
 
 from ddx import parallel
 from ddx.arguments import integers
+from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
@@ -24,7 +25,6 @@ from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import check_counts, settings
 from ddx.evaluation.statistics_job import measure_trained
 from ddx.files import local_path, optional_path, replacing, sha256, write_text
-from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.training import measured, trained
 from ddx.training.job import Job, working
 

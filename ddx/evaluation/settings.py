@@ -8,11 +8,17 @@ from ddx.config import flatten
 from ddx.consistency import tells_x_0
 from ddx.data import Dataset
 from ddx.diffusion.bound.decoder import CDFS
+from ddx.diffusion.catalogue import (
+    DDPM_VARIANCES,
+    FIXED_VARIANCES,
+    HEAD_VARIANCES,
+    LEARNED_VARIANCES,
+    OPTIMAL_VARIANCES,
+)
 from ddx.diffusion.reverse import trajectory as trajectories
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
-from ddx.keys import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES
 
 __all__ = ["CDFS", "check_counts", "default_clip", "default_variance", "protocol", "settings"]
 
@@ -78,7 +84,7 @@ def _variational(
         return how
     if not 0 < eta < math.inf:
         raise ConfigError(f"eta={eta} has no bound: a step without noise costs infinitely much. Use one above 0")
-    if variance in (*FIXED_VARIANCES[1:], *LEARNED_VARIANCES):
+    if variance in DDPM_VARIANCES:
         raise ConfigError(f"variance={variance!r} belongs to eta=1, not {eta}. Use small, or an optimal one")
     return how | {"eta": float(eta)}
 

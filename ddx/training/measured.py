@@ -12,6 +12,13 @@ import numpy as np
 from ddx import build
 from ddx.diffusion.bound import analytic, optimal
 from ddx.diffusion.bound.statistics import Statistics
+from ddx.diffusion.catalogue import (
+    ANALYTIC_VARIANCES,
+    FIXED_VARIANCES,
+    HEAD_VARIANCES,
+    OPTIMAL_VARIANCES,
+    X_0_PREDICTIONS,
+)
 from ddx.diffusion.forward.basis import DCT, PIXEL
 from ddx.diffusion.forward.process import in_dct_basis
 from ddx.diffusion.papers import analytic_dpm
@@ -20,7 +27,6 @@ from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.errors import ConfigError
 from ddx.files import local_path, sha256
-from ddx.keys import ANALYTIC_VARIANCES, FIXED_VARIANCES, OPTIMAL_VARIANCES, X_0_PREDICTIONS
 from ddx.training.job import read_record
 from ddx.training.trained import Trained
 
@@ -75,15 +81,13 @@ def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> t
     config, process = source.system.config, source.system.process
     _check_tells(source, f"variance={name!r}", "Use small or large")
     kind = name.partition("_paper")[0]
-    if kind in ("heuristic", "heuristic_averaged"):
-        return source.system, variances.heuristic(kind == "heuristic_averaged")
-    if kind in ("sn", "npr"):
-        if config.loss.variance != kind:
-            raise ConfigError(
-                f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
-                f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
-                f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
-            )
+    if kind in HEAD_VARIANCES and config.loss.variance != kind:
+        raise ConfigError(
+            f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
+            f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
+            f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
+        )
+    if kind not in ANALYTIC_VARIANCES:
         return source.system, variances.VARIANCES[kind]
     is_gamma = kind != name or kind == "analytic_gamma"
     if is_gamma and process.blur is not None:
@@ -163,7 +167,8 @@ def file_name(name: Any) -> str:
 def _check_tells(source: Trained, what: str, instead: str) -> None:
     prediction = source.system.config.loss.prediction
     if prediction not in X_0_PREDICTIONS:
-        raise ConfigError(f"{what} needs a network that predicts eps, x0, v or velocity, not {prediction!r}. {instead}")
+        known = ", ".join(X_0_PREDICTIONS)
+        raise ConfigError(f"{what} needs a network that predicts one of {known}, not {prediction!r}. {instead}")
 
 
 def _needs(variance: str, clip: bool) -> tuple[str | None, bool | None]:

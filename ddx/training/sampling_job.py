@@ -16,10 +16,10 @@ import numpy as np
 from ddx import build, parallel
 from ddx.arguments import integers
 from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.errors import ConfigError
 from ddx.files import local_path, optional_path, replacing, sha256
 from ddx.generation import Generator
-from ddx.keys import OPTIMAL_VARIANCES
 from ddx.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.training import measured, trained
 from ddx.training.job import Job, working
@@ -65,10 +65,11 @@ def sample(
       sampler: "ddim", "ancestral" or "heat"; None, here and below, for the run's own setting.
       num_steps: steps a sample.
       trajectory: the times to visit, as `ddx.trajectory` names them.
-      solver: "euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2" or "unipc_3".
+      solver: a name of `ddx.diffusion.catalogue.SOLVERS`, such as "euler".
       eta: stochasticity of ddim.
-      variance: reverse variance of the ancestral sampler; ddim may have those of `ddx.keys.OPTIMAL_VARIANCES` too, of
-        which the analytic ones need the run's statistics, "sn" and "npr" a network with such a head.
+      variance: reverse variance of the ancestral sampler; ddim may have the `OPTIMAL_VARIANCES` of
+        `ddx.diffusion.catalogue` too, of which the analytic ones need the run's statistics, "sn" and "npr" a network
+        with such a head.
       clip: clip the estimate of x_0.
       delta: noise of the steps and the prior of ihdm.
       prior_noise: of ihdm: start from blurred images with noise, or without.

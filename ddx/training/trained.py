@@ -14,10 +14,11 @@ from ddx import build
 from ddx.arguments import integers
 from ddx.config import completed, validate
 from ddx.data import Dataset, batch_indices, given_images
+from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.errors import CheckpointError, ConfigError
 from ddx.files import digest
-from ddx.keys import OPTIMAL_VARIANCES, SAMPLING_PRESETS
+from ddx.keys import SAMPLING_PRESETS
 from ddx.training.checkpoint import Checkpoints
 from ddx.training.job import read_record
 from ddx.training.same_data import check_same_classes, check_same_data

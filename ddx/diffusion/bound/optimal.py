@@ -22,7 +22,7 @@ from ddx.diffusion.arrays import Coordinates, Images, Numbers, Shape, cast, chec
 from ddx.diffusion.bound.terms import bound_term, look
 from ddx.diffusion.estimate.denoiser import Denoiser, check_denoiser
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.reverse.rows import Row, of_pairs
+from ddx.diffusion.reverse.rows import Plan, Row, of_pairs
 from ddx.diffusion.reverse.variance import VarianceFn
 
 
@@ -172,7 +172,7 @@ def bound_costs(
     u_0 = process.basis.analysis(x_0)
 
     @jax.jit
-    def column(rows: Row, entry: Any) -> jax.Array:
+    def column(rows: Plan, entry: Any) -> jax.Array:
         rows = cast(rows, x_0.dtype)
         seen = look(denoise, u_0, jax.tree.map(lambda x: x[0], rows), draw(entry))
 

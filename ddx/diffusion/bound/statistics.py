@@ -40,7 +40,7 @@ from ddx.diffusion.estimate.denoiser import Denoiser, check_denoiser
 from ddx.diffusion.estimate.prediction import reading
 from ddx.diffusion.forward.basis import largest_variance
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.reverse.rows import Row
+from ddx.diffusion.reverse.rows import Plan
 
 
 class Statistics(NamedTuple):
@@ -98,7 +98,7 @@ def estimate_statistics(denoise: Denoiser, x_0: Images, key: Key) -> Statistics:
 
 
 def error_sums(
-    denoise: Denoiser, x_0: Images, weight: PerExample, rows: Row, entries: Any, draw: Callable[[Any], Coordinates]
+    denoise: Denoiser, x_0: Images, weight: PerExample, rows: Plan, entries: Any, draw: Callable[[Any], Coordinates]
 ) -> Sums:
     """The `Sums` of images at the levels of some rows.
 

@@ -43,7 +43,7 @@ from ddx.diffusion.forward.basis import PIXEL
 from ddx.diffusion.forward.gaussian import gaussian_kl, host_eta, prior_kl
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.random import batch_keys, fold_in, given_noise, white_noise
-from ddx.diffusion.reverse.rows import Row, Step, downward, visited
+from ddx.diffusion.reverse.rows import Plan, Row, Step, downward, visited
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 
 _BIT = float(np.log(2.0))  # in nats
@@ -154,7 +154,7 @@ def rate_distortion(times: Array, prior: Numbers, terms: Array, mse: Array, low:
     return RateDistortion(np.asarray(times), np.mean(prior) + paid, 255.0 / (1.0 - low) * np.sqrt(mse))
 
 
-def bound_rows(process: Process, times: Trajectory, shape: Shape, eta: float = 1.0) -> Row:
+def bound_rows(process: Process, times: Trajectory, shape: Shape, eta: float = 1.0) -> Plan:
     """The len(times) - 1 rows of a trajectory's steps by ascending time, for images of shape (H, W).
 
     Raises:
@@ -184,7 +184,7 @@ def look(denoise: Denoiser, u_0: Coordinates, row: Row, z: Coordinates) -> Seen:
 def at_every_row(
     denoise: Denoiser,
     u_0: Coordinates,
-    rows: Row,
+    rows: Plan,
     entries: Any,
     draw: Callable[[Any], Coordinates],
     measure: Callable[[Seen], Any],
@@ -210,7 +210,7 @@ def at_every_row(
 
 
 def bound_terms(
-    denoise: Denoiser, x_0: Images, rows: Row, entries: Any, variance: VarianceFn, draw: Callable[[Any], Any], cdf: str
+    denoise: Denoiser, x_0: Images, rows: Plan, entries: Any, variance: VarianceFn, draw: Callable[[Any], Any], cdf: str
 ) -> Terms:
     """The `Terms` of x_0, (B, H, W, C), at K rows, in their order.
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion.arrays import Coefficient, Coordinates, Images, Numbers, Times, check_floats
+from ddx.diffusion.catalogue import why_not
 from ddx.diffusion.forward.gaussian import step_coefficients
 from ddx.diffusion.forward.process import Level, Process
 from ddx.diffusion.times import whole
@@ -178,19 +179,12 @@ def weights_fn(prediction: str | WeightsFn) -> WeightsFn:
 def check_prediction(process: Process, prediction: str | WeightsFn) -> None:
     """Refuse, with a ValueError, a prediction that is unknown or from which x_0 cannot be recovered at time T."""
     weights_fn(prediction)
-    if prediction == "eps" and process.forgets:
-        raise ValueError(
-            "prediction 'eps' says nothing of x_0 at t = T where alpha_T = 0; use 'v' or 'x0', or another schedule"
-        )
-    if prediction in ("mean", "residual") and process.continuous:
-        raise ValueError(
-            f"prediction {prediction!r} belongs to the step from t to t - 1, and times are continuous; use 'v'"
-        )
-    if prediction == "residual" and process.blur is None:
-        raise ValueError("prediction 'residual' belongs to a less blurred next image, and nothing blurs; use 'eps'")
-    if prediction == "mean" and process.blur is not None:
-        raise ValueError("prediction 'mean' says nothing of x_0 where a frequency does not change; use 'residual'")
-    if callable(prediction) and process.blur is None:
+    if not callable(prediction):
+        traits = {"continuous": process.continuous, "blurs": process.blur is not None, "forgets": process.forgets}
+        refused = why_not(prediction, **traits)
+        if refused:
+            raise ValueError(f"prediction {prediction!r} {refused}")
+    elif process.blur is None:
         told = np.asarray(reading(process, prediction, process.level(process.num_steps)).gain)
         if not np.all(np.isfinite(told) & (told != 0)):
             raise ValueError("this prediction says nothing of x_0 at t = T, where q alpha - p sigma is 0 or no number")

@@ -25,7 +25,7 @@ from ddx.diffusion.bound.terms import BitsPerDim, Seen, Terms, at_every_row, noi
 from ddx.diffusion.estimate.denoiser import Denoiser, check_denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.papers.ihdm import check_residual, next_mean
-from ddx.diffusion.reverse.rows import Row, downward, num_rows, visited
+from ddx.diffusion.reverse.rows import Plan, downward, num_rows, visited
 
 _NEGLIGIBLE = 1e-9  # what a blur leaves of a frequency that no longer tells images apart
 
@@ -84,7 +84,7 @@ def kde_kl(process: Process, centres: Coordinates, x_0: Images, delta: float) ->
     return nearest + per_dim * np.prod(x_0.shape[1:])
 
 
-def heat_rows(process: Process, levels: Trajectory | None = None) -> Row:
+def heat_rows(process: Process, levels: Trajectory | None = None) -> Plan:
     """The rows of IHDM's bound: one for the decoder, from t = 1, and one for each KL term, from `levels`.
 
     Args:
@@ -99,12 +99,12 @@ def heat_rows(process: Process, levels: Trajectory | None = None) -> Row:
     if not all(1 <= t <= process.num_steps for t in levels):
         raise ValueError(f"levels {levels} must lie in 1..{process.num_steps}")
     chosen = process.num_steps - np.asarray((1, *levels))
-    rows: Row = jax.tree.map(lambda x: x[chosen], downward(process, visited(process, None)))
+    rows: Plan = jax.tree.map(lambda x: x[chosen], downward(process, visited(process, None)))
     return rows._replace(last=(np.arange(num_rows(rows)) == 0).astype(float)[:, None, None, None])
 
 
 def heat_terms(
-    denoise: Denoiser, x_0: Images, rows: Row, entries: Any, draw: Callable[[Any], Any], delta: float
+    denoise: Denoiser, x_0: Images, rows: Plan, entries: Any, draw: Callable[[Any], Any], delta: float
 ) -> Terms:
     """The terms of some rows of `heat_rows`, each with its own draw(entry) of noise.
 

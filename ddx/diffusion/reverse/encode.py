@@ -24,7 +24,7 @@ from ddx.diffusion.estimate.denoiser import Denoiser, check_denoiser
 from ddx.diffusion.estimate.prediction import WeightsFn, reading
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.protocol import Solver
-from ddx.diffusion.reverse.rows import Row, check_times, num_rows, upward, visited
+from ddx.diffusion.reverse.rows import Plan, check_times, num_rows, upward, visited
 from ddx.diffusion.reverse.solvers import make_solver
 from ddx.diffusion.reverse.walk import advance, no_noise, start
 
@@ -161,7 +161,7 @@ def _first(process: Process, times: Trajectory) -> float:
     return 0.0 if process.level(0).sigma > _LEAST else min(1.0, times[-2])
 
 
-def encoding_plan(process: Process, times: Trajectory, solver: Solver) -> Row:
+def encoding_plan(process: Process, times: Trajectory, solver: Solver) -> Plan:
     """The steps of `encode`.
 
     Args:

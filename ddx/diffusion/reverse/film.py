@@ -10,7 +10,7 @@ from ddx.diffusion.estimate.denoiser import Denoised, Denoiser, check_denoiser
 from ddx.diffusion.reverse.protocol import Memory, Solver
 from ddx.diffusion.reverse.rows import Step, visited
 from ddx.diffusion.reverse.variance import VarianceFn
-from ddx.diffusion.reverse.walk import opening, walked
+from ddx.diffusion.reverse.walk import advance, opening, start
 
 
 class Film(NamedTuple):
@@ -79,6 +79,8 @@ def progressive(
         raise ValueError(f"frames must be different times, at least one; got {frames}")
     if missing:
         raise ValueError(f"frames {missing} are not among the visited times {times[0]}..{times[-2]}")
-    rows, chosen, draws = opening(denoise, key, x_T, times, eta, variance, noise, solver)
-    x_0, (_, film) = walked(denoise, rows, x_T, filmed(chosen, frames), *draws)
-    return x_0, Film(*(denoise.process.basis.synthesis(u).astype(x_T.dtype) for u in film))
+    rows, chosen, entries, draw = opening(denoise, key, x_T, times, eta, variance, noise, solver)
+    filming, basis = filmed(chosen, frames), denoise.process.basis
+    state = advance(denoise, start(filming, basis.analysis(x_T)), rows, entries, filming, draw)
+    x_0, x_t, x_0_then = (basis.synthesis(u).astype(x_T.dtype) for u in (state.u_t, *state.memory[1]))
+    return x_0, Film(x_t, x_0_then)

@@ -14,7 +14,7 @@ from ddx.diffusion.arrays import Array, Coordinates
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.protocol import Memory, Solver, agreeing, move
-from ddx.diffusion.reverse.rows import Row, Step, num_rows
+from ddx.diffusion.reverse.rows import Plan, Step, num_rows
 
 
 def deis(order: int = 3) -> Solver:
@@ -28,7 +28,7 @@ def deis(order: int = 3) -> Solver:
     """
     name = f"deis_{order}"
 
-    def prepare(process: Process, rows: Row) -> Array:
+    def prepare(process: Process, rows: Plan) -> Array:
         lengths = _lengths(process, rows, order, "deis")
         return np.stack([_mean_weights(h, past, -1.0, order) for h, past in lengths])
 
@@ -60,7 +60,7 @@ def unipc(order: int = 2) -> Solver:
     """
     name = f"unipc_{order}"
 
-    def prepare(process: Process, rows: Row) -> tuple[Array, Array]:
+    def prepare(process: Process, rows: Plan) -> tuple[Array, Array]:
         lengths = list(_lengths(process, rows, order, name))
         predictor = [_mean_weights(h, past, 1.0, order) for h, past in lengths]
         # The corrector of the step to a row's level: the first row has none.
@@ -85,7 +85,7 @@ def unipc(order: int = 2) -> Solver:
     return Solver(init, step, name, prepare, any_eta=False)
 
 
-def _lengths(process: Process, rows: Row, order: int, solver: str) -> Any:
+def _lengths(process: Process, rows: Plan, order: int, solver: str) -> Any:
     """For every row the h of its step, and the h of each step before it that a multistep solver looks back at."""
     if process.blur is not None:
         raise ValueError(f"solver {solver!r} is for processes without a blur; use 'heun' or 'dpmpp_2m'")

@@ -32,7 +32,7 @@ from ddx.diffusion.arrays import Coordinates, Trajectory
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
 from ddx.diffusion.forward.gaussian import root
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.reverse.rows import Row, Step
+from ddx.diffusion.reverse.rows import Plan, Step
 
 Memory = Any
 """Any pytree of arrays."""
@@ -56,7 +56,7 @@ class Solver(NamedTuple):
     init: Callable[[Coordinates], Memory]
     step: Callable[[Denoiser, Coordinates, Memory, Step, Any], tuple[Coordinates, Memory, Denoised]]
     name: str = "this solver"
-    prepare: Callable[[Process, Row], Any] | None = None
+    prepare: Callable[[Process, Plan], Any] | None = None
     any_eta: bool = True
     needs_noise: bool = False
     all_times: bool = False
@@ -66,11 +66,11 @@ class Solver(NamedTuple):
         if self.all_times and any(s != t - 1 for t, s in pairwise(times)):
             raise ValueError("this sampler goes through all times, one after the other; leave times out")
 
-    def prepared(self, process: Process, rows: Row) -> Row:
+    def prepared(self, process: Process, rows: Plan) -> Plan:
         """The rows, with what the solver computes of them on the host."""
         return rows if self.prepare is None else rows._replace(extra={self.name: self.prepare(process, rows)})
 
-    def check_plan(self, plan: Row) -> None:
+    def check_plan(self, plan: Plan) -> None:
         """Refuse, with a ValueError, a plan that was made for another solver."""
         if set(plan.extra) != (set() if self.prepare is None else {self.name}):
             made_for = ", ".join(plan.extra) or "a solver that computes nothing beforehand"

@@ -9,7 +9,7 @@ steps at 256 x 256 that would be gigabytes.
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from ddx.diffusion.times import is_host
 
 
 class Row(NamedTuple):
-    """A step from time t to time s, or, with a leading axis on every array, a table of them."""
+    """A step from time t to time s; with a leading axis on every array, a `Plan` of several."""
 
     level: Level  # of t, not spread
     target: Level  # of s, not spread
@@ -72,14 +72,18 @@ class Step(NamedTuple):
     extra: dict[str, Any]
 
 
-def num_rows(rows: Row) -> int:
-    """How many steps a table has."""
+Plan: TypeAlias = Row
+"""The steps of a walk: a `Row` whose arrays have a leading axis, one entry a step."""
+
+
+def num_rows(rows: Plan) -> int:
+    """How many steps a plan has."""
     return len(rows.adds_noise)
 
 
 def downward(
     process: Process, times: Trajectory, eta: float = 1.0, shape: Shape | None = None, noisy_end: bool = False
-) -> Row:
+) -> Plan:
     """The steps down a trajectory, len(times) - 1 rows.
 
     Args:
@@ -106,7 +110,7 @@ def downward(
     return rows._replace(decoder=np.broadcast_to(decoder, rows.last.shape))
 
 
-def upward(process: Process, times: Trajectory) -> Row:
+def upward(process: Process, times: Trajectory) -> Plan:
     """The steps of DDIM (eta = 0) up through strictly increasing times, which are known on the host.
 
     Raises:
@@ -117,12 +121,12 @@ def upward(process: Process, times: Trajectory) -> Row:
     return rows_between(process, s, t, 0.0)
 
 
-def to_previous(process: Process, t: Times) -> Row:
+def to_previous(process: Process, t: Times) -> Plan:
     """The steps from times t (B,), which may be traced, to t - 1 at eta = 1: one an example."""
     return rows_between(process, t - 1, t, 1.0)._replace(decoder=_shortest_decoder(process))
 
 
-def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Row:
+def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Plan:
     """The steps at eta = 1 from times t to times s < t, (N,) each on the host: any pairs, not one trajectory.
 
     On a step to noise-free data `decoder` is what it would be in the shortest trajectory that has the step: the forward
@@ -133,7 +137,7 @@ def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Row:
     return rows._replace(decoder=np.where(from_one, _shortest_decoder(process), rows.level.sigma**2))
 
 
-def rows_between(process: Process, s: Times, t: Times, eta: Numbers) -> Row:
+def rows_between(process: Process, s: Times, t: Times, eta: Numbers) -> Plan:
     """The steps from times t to times s, (N,) each; a step to the data adds no noise."""
     level, target = process.level(t), process.level(s)
     zeros = (np if isinstance(level.sigma, np.ndarray) else jnp).zeros_like(level.sigma)

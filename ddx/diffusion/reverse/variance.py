@@ -35,6 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from ddx.diffusion.arrays import Array, Coefficient, Coordinates, Numbers
+from ddx.diffusion.catalogue import DDPM_VARIANCES
 from ddx.diffusion.estimate.denoiser import Denoised
 from ddx.diffusion.reverse.rows import Step
 
@@ -198,8 +199,9 @@ VARIANCES: dict[str, VarianceFn] = {
     "range": learned_range,
     "sn": sn(),
     "npr": npr(),
+    "heuristic": heuristic(),
+    "heuristic_averaged": heuristic(averaged=True),
 }
-_OF_DDPM = ("large", "learned", "range")
 
 
 def variance_fn(variance: str | VarianceFn, eta: float = 1.0) -> VarianceFn:
@@ -219,7 +221,7 @@ def variance_fn(variance: str | VarianceFn, eta: float = 1.0) -> VarianceFn:
         return variance
     if variance not in VARIANCES:
         raise ValueError(f"variance {variance!r} is unknown; choose one of: {', '.join(VARIANCES)}")
-    if variance in _OF_DDPM and eta != 1.0:
+    if variance in DDPM_VARIANCES and eta != 1.0:
         raise ValueError(f"variance {variance!r} belongs to eta = 1, not {eta}; set eta=1.0 or variance='small'")
     return VARIANCES[variance]
 

@@ -22,7 +22,7 @@ from ddx.diffusion.forward.gaussian import host_eta
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.random import batch_keys, fold_in, given_noise, white_noise
 from ddx.diffusion.reverse.protocol import Memory, Solver
-from ddx.diffusion.reverse.rows import Row, downward, num_rows, visited
+from ddx.diffusion.reverse.rows import Plan, Row, downward, num_rows, visited
 from ddx.diffusion.reverse.solvers import make_solver
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.diffusion.times import is_host
@@ -38,7 +38,7 @@ def plan(
     shape: Shape | None = None,
     solver: str | Solver = "euler",
     noisy_end: bool = False,
-) -> Row:
+) -> Plan:
     """The steps of a sampler as data: a pytree of float64 NumPy arrays, one row a step, for `walk`.
 
     Args:
@@ -50,7 +50,7 @@ def plan(
       noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
 
     Returns:
-      A `ddx.Row` whose arrays have len(times) - 1 entries. It may be walked in pieces; but the weights of "deis" and
+      A `ddx.Plan` of len(times) - 1 rows. It may be walked in pieces; but the weights of "deis" and
       "unipc" look back, so a walk of them starts at the first row.
 
     Raises:
@@ -67,7 +67,7 @@ def plan(
 
 def walk(
     denoise: Denoiser,
-    plan: Row,
+    plan: Plan,
     x_T: Images,
     key: Key | None = None,
     solver: str | Solver = "euler",
@@ -104,13 +104,16 @@ def walk(
     if known:
         _check_plan(denoise.process, plan)
         chosen.check((*np.asarray(plan.level.t).tolist(), np.asarray(plan.target.t)[-1].item()))
-    elif key is None and noise is None and variance == "small" and not chosen.needs_noise:
+    if not known and key is None and noise is None and variance == "small" and not chosen.needs_noise:
         # Where the host would ask for a key, the noise of the graph is NaN.
-        return walked(denoise, plan, x_T, chosen, jnp.where(plan.adds_noise * plan.eta > 0, jnp.nan, 0.0), given_noise)[
-            0
-        ]
-    silent = known and _is_silent(eta, solver, variance, key, noise)
-    return walked(denoise, plan, x_T, chosen, *_draws(silent, key, noise, x_T, num_rows(plan)))[0]
+        draws: tuple[Any, DrawFn] = (jnp.where(plan.adds_noise * plan.eta > 0, jnp.nan, 0.0), given_noise)
+    else:
+        silent = known and _is_silent(eta, solver, variance, key, noise)
+        draws = _draws(silent, key, noise, x_T, num_rows(plan))
+    entries, draw = draws
+    basis = denoise.process.basis
+    state = advance(denoise, start(chosen, basis.analysis(x_T)), plan, entries, chosen, draw)
+    return basis.synthesis(state.u_t).astype(x_T.dtype)
 
 
 def sample(
@@ -137,8 +140,8 @@ def sample(
         a head; or a function (d, step) -> variance per basis coordinate, such as `ddx.analytic` returns.
       noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis; drawn from `key` if
         None.
-      solver: "euler" (DDPM and DDIM); "heun", "dpmpp_3m", "deis", "unipc_2", "unipc_3" (eta = 0); "dpmpp_2m" (at
-        eta = 1 SDE-DPM-Solver++); or a `ddx.Solver`.
+      solver: "euler" (DDPM and DDIM); another name of `ddx.diffusion.catalogue.SOLVERS`, such as "dpmpp_2m" (at eta = 1
+        SDE-DPM-Solver++) or "unipc_3", most of which need eta = 0; or a `ddx.Solver`.
       noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
 
     Returns:
@@ -149,8 +152,10 @@ def sample(
       ValueError: times, eta, variance or solver are invalid or do not go together, x_T or noise are not floating-point
         numbers, or noise has not one draw a step.
     """
-    rows, chosen, draws = opening(denoise, key, x_T, times, eta, variance, noise, solver, noisy_end)
-    return walked(denoise, rows, x_T, chosen, *draws)[0]
+    rows, chosen, entries, draw = opening(denoise, key, x_T, times, eta, variance, noise, solver, noisy_end)
+    basis = denoise.process.basis
+    state = advance(denoise, start(chosen, basis.analysis(x_T)), rows, entries, chosen, draw)
+    return basis.synthesis(state.u_t).astype(x_T.dtype)
 
 
 class State(NamedTuple):
@@ -166,7 +171,7 @@ def start(solver: Solver, u_T: Coordinates) -> State:
     return State(u_T, solver.init(u_T))
 
 
-def advance(denoise: Denoiser, state: State, rows: Row, entries: Any, solver: Solver, draw: DrawFn) -> State:
+def advance(denoise: Denoiser, state: State, rows: Plan, entries: Any, solver: Solver, draw: DrawFn) -> State:
     """Take the steps of some rows of a plan, in coordinates: the scan under every sampler.
 
     A long walk may be cut into several calls, each with its rows and entries, without changing a bit of the result.
@@ -198,18 +203,18 @@ def opening(
     noise: Coordinates | None,
     solver: str | Solver,
     noisy_end: bool = False,
-) -> tuple[Row, Solver, tuple[Any, DrawFn]]:
-    """The rows, the solver and the draws of a sampler, all checked."""
+) -> tuple[Plan, Solver, Any, DrawFn]:
+    """The rows, the solver, the entries and the draws of a sampler, all checked."""
     check_denoiser(denoise)
     check_floats(x_T=x_T)
     eta = host_eta(eta)
     chosen = make_solver(solver, eta, variance)
     rows = plan(denoise.process, times, eta, x_T.shape[-3:-1], chosen, noisy_end)
     silent = _is_silent(eta, solver, variance, key, noise)
-    return rows, chosen, _draws(silent, key, noise, x_T, num_rows(rows))
+    return rows, chosen, *_draws(silent, key, noise, x_T, num_rows(rows))
 
 
-def _check_plan(process: Process, plan: Row) -> None:
+def _check_plan(process: Process, plan: Plan) -> None:
     """Refuse, with a ValueError, a plan of other levels than the process has at its times."""
     told = "the plan belongs to another process; make it with ddx.plan(denoise.process, ...)"
     t, named = np.asarray(plan.level.t), (plan.level.tau is None) == (process.blur is None)
@@ -234,8 +239,8 @@ def _is_silent(
     noise: Coordinates | None,
 ) -> bool:
     """Whether a walk draws no noise. A user's own solver, which may add noise at eta = 0, does without if it can."""
-    nothinggiven_noise = key is None and noise is None
-    can_do_without = nothinggiven_noise and not solver.needs_noise if isinstance(solver, Solver) else True
+    nothing_given = key is None and noise is None
+    can_do_without = nothing_given and not solver.needs_noise if isinstance(solver, Solver) else True
     return eta == 0.0 and variance == "small" and can_do_without
 
 
@@ -250,15 +255,6 @@ def _draws(silent: bool, key: Key | None, noise: Coordinates | None, x_T: Images
     if silent:
         return entries, no_noise
     return (entries, noise_from(key, x_T)) if noise is None else (noise, given_noise)
-
-
-def walked(
-    denoise: Denoiser, rows: Row, x_T: Images, solver: Solver, entries: Any, draw: DrawFn
-) -> tuple[Images, Memory]:
-    """x_0 like x_T, and the solver's memory."""
-    basis = denoise.process.basis
-    state = advance(denoise, start(solver, basis.analysis(x_T)), rows, entries, solver, draw)
-    return basis.synthesis(state.u_t).astype(x_T.dtype), state.memory
 
 
 def initial_noise(process: Process, keys: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Images:

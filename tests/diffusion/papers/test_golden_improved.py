@@ -11,7 +11,7 @@ import ddx
 from ddx.diffusion.bound import decoder, terms
 from ddx.diffusion.objective import losses, time_samplers
 from tests import golden
-from tests.diffusion.test_golden import NAMES, PREDICTION, entries, states
+from tests.diffusion.papers.test_golden import NAMES, PREDICTION, entries, states
 
 
 def rescaled_process(schedule):

@@ -23,7 +23,7 @@ paper's printed algorithm adds noise in the last step too; ddx takes that step's
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 BLURS = ("0", "1", "10", "20")
 SCHEDULES = ("sin2", "sin")

@@ -23,7 +23,7 @@ mean.
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 BLURS = ("0", "1", "10", "20")
 SCHEDULES = ("sin2", "sin")

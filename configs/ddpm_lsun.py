@@ -13,7 +13,7 @@ Batch 64 on a TPU v3-8, 2.2 steps a second. The paper samples with all 1,000 ste
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 RUNS = {
     "bedroom": ("lsun/bedroom", 2_400_000, 128, False),

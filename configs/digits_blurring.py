@@ -7,7 +7,7 @@ learned variance of each frequency besides). The blur of 4 pixels, half an image
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 OBJECTIVES = ("simple", "v", "hybrid")
 

@@ -7,7 +7,7 @@ configs/digits_iddpm.py:OBJECTIVE with simple, hybrid (the default) or vlb.
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 OBJECTIVES = {"simple": "simple", "hybrid": "hybrid", "vlb": "rescaled_kl"}
 

@@ -11,7 +11,7 @@ everywhere, sn simple on CIFAR-10 and CelebA and complex on ImageNet 64 and LSUN
 """
 
 from ddx.config import head_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 
 def get_config(arg=""):

@@ -21,7 +21,7 @@ its times by the second moment of their losses.
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 OBJECTIVES = {"simple": "simple", "hybrid": "hybrid", "vlb": "rescaled_kl"}
 

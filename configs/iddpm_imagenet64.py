@@ -18,7 +18,7 @@
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 RUNS = ("uncond", "uncond_vlb", "class", "upsampler")
 

@@ -19,7 +19,7 @@ It saves memory by computing attention twice, ddx by computing every block twice
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 RUNS = ("256", "64")
 

@@ -19,7 +19,7 @@ memory by computing attention twice, ddx by computing every block twice: --confi
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 RUNS = {"256": (3, (64, 32, 16), 0.3, 2e-5), "128": (2, (32, 16, 8), 0.1, 2e-4)}
 

@@ -18,7 +18,7 @@ starts without noise but where it computes scores: --config.loss.last_level=Fals
 """
 
 from ddx.config import default_config
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 RUNS = {"mnist": (128, (1, 2, 2), 100), "small": (64, (1, 1, 1), 50)}
 

@@ -68,19 +68,22 @@ _HOME = {
     "interpolate_heat": "ddx.diffusion.papers.ihdm",
     "kde_centres": "ddx.diffusion.papers.ihdm_bound",
 }
-_MODULES = ("build", "config", "config_files", "data", "diffusion", "evaluation", "models", "parallel", "training")
+_MODULES = (
+    *("config", "data", "diffusion", "evaluation", "models", "runs", "runtime", "sampling", "system", "training"),
+)
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
-    from ddx import build as build
     from ddx import config as config
-    from ddx import config_files as config_files
     from ddx import data as data
     from ddx import diffusion as diffusion
     from ddx import evaluation as evaluation
     from ddx import models as models
-    from ddx import parallel as parallel
+    from ddx import runs as runs
+    from ddx import runtime as runtime
+    from ddx import sampling as sampling
+    from ddx import system as system
     from ddx import training as training
     from ddx.diffusion.bound.analytic import analytic as analytic
     from ddx.diffusion.bound.optimal import bound_costs as bound_costs

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx import arguments
 from ddx import config as config_lib
 from ddx.data import augment
-from ddx.errors import ConfigError
 from ddx.evaluation import compare, evaluate
-from ddx.training import sample
+from ddx.runtime import arguments
+from ddx.runtime.errors import ConfigError
+from ddx.sampling import sample
 
 
 def test_one_name_is_that_name_not_its_letters():

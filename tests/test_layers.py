@@ -11,43 +11,21 @@ ROOT = pathlib.Path(__file__).parents[1]
 SOURCES = sorted([*(ROOT / "ddx").rglob("*.py"), *(ROOT / "launch").glob("*.py"), *(ROOT / "configs").glob("*.py")])
 
 # Each part may import itself, the parts of its set, and nothing else of ddx.
-UTILITIES = {
-    "catalogue",
-    "errors",
-    "files",
-    "pictures",
-    "progress",
-    "config",
-    "config_files",
-    "consistency",
-    "keys",
-    "arguments",
-}
 MAY_IMPORT = {
-    "errors": set(),
-    "arguments": {"errors"},
-    "files": {"errors"},
-    "pictures": {"files"},
-    "progress": set(),
     "catalogue": set(),
-    "keys": {"catalogue", "diffusion"},
-    "consistency": {"catalogue", "errors", "keys", "diffusion"},
-    "config": {"catalogue", "errors", "files", "keys", "consistency"},
-    "config_files": {"errors", "config"},
-    "accelerator": set(),
-    "faults": {"errors", "accelerator"},
     "diffusion": {"catalogue"},
     "models": set(),
-    "data": {"errors", "files", "progress"},
-    "parallel": {"errors", "accelerator", "faults"},
-    "build": UTILITIES | {"models", "data", "parallel", "diffusion"},
-    "forward": UTILITIES | {"data", "parallel", "diffusion"},
-    "generation": UTILITIES | {"build", "data", "parallel", "diffusion"},
-    "training": UTILITIES | {"generation", "build", "models", "data", "parallel", "diffusion"},
-    "evaluation": UTILITIES | {"training", "generation", "build", "data", "parallel", "diffusion"},
-    "cli": UTILITIES | {"faults", "training", "evaluation", "build", "forward"},
+    "runtime": set(),
+    "config": {"catalogue", "diffusion", "runtime"},
+    "data": {"runtime"},
+    "system": {"catalogue", "diffusion", "models", "runtime", "config", "data"},
+    "runs": {"runtime", "config", "data", "system"},
+    "sampling": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs"},
+    "training": {"diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
+    "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
+    "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation"},
     "launch": set(),
-    "configs": {"config", "errors"},
+    "configs": {"config", "runtime"},
 }
 
 # Within ddx/diffusion each room, a folder or a file, may import itself and the rooms before it.
@@ -139,7 +117,7 @@ def test_files_are_one_idea(path):
     [
         ("import ddx", ("jax", "flax", "tensorflow_datasets")),
         (
-            "import ddx.cli.command; ddx.config.default_config(); ddx.config_files.load('digits')",
+            "import ddx.cli.command; ddx.config.default_config(); ddx.config.files.load('digits')",
             ("jax", "flax", "tensorflow_datasets", "orbax"),
         ),
         ("import ddx.evaluation", ("matplotlib",)),
@@ -154,7 +132,7 @@ def test_imports_are_cheap(statement, unwanted):
 
 def test_importing_and_building_touches_no_device():
     code = (
-        "import jax, ddx.build, ddx.config, ddx.training\n"
+        "import jax, ddx.system, ddx.config, ddx.training\n"
         "from jax._src import xla_bridge\n"
         "ddx.config.validate(ddx.config.default_config()); ddx.ddpm(); ddx.trajectory(1000, 50)\n"
         "print(xla_bridge.backends_are_initialized())"

@@ -4,7 +4,7 @@ import configparser
 import pathlib
 import re
 
-from ddx import keys
+from ddx.config import keys
 
 README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
 

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from ddx import config_files, faults
-from ddx.config import check_key, validate, wrong_type
-from ddx.errors import ConfigError, DdxError, printable, telling_line
-from ddx.files import local_path, optional_path
+from ddx.config import files
+from ddx.config.values import check_key, validate, wrong_type
+from ddx.runtime import faults
+from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
+from ddx.runtime.files import local_path, optional_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
@@ -26,7 +27,7 @@ class _ConfigFile(flags.ArgumentParser):
     """Reads the value of --config; ml_collections' own way of it knows no shipped configs and hides what fails."""
 
     def parse(self, argument: str) -> ConfigDict:
-        return config_files.load(argument)
+        return files.load(argument)
 
 
 def define_config() -> flags.FlagHolder:

@@ -16,7 +16,7 @@ from absl import flags
 
 from ddx.cli import command
 from ddx.diffusion.catalogue import VARIANCES
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 METRICS = flags.DEFINE_list(
     "metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion; or statistics; or comparison (of variances)."

@@ -8,7 +8,7 @@ It needs no network. Without --images it shows one of the digits that ship with 
 from absl import flags
 
 from ddx.cli import command
-from ddx.errors import ConfigError
+from ddx.runtime.errors import ConfigError
 
 IMAGES = flags.DEFINE_string("images", None, "A picture, or a folder of them, of which the first few are shown.")
 OUT = flags.DEFINE_string("out", "forward.png", "The PNG file to write.")
@@ -22,7 +22,7 @@ def main() -> int:
     """Draw the picture, say where it is."""
     if command.WORKDIR.present:
         raise ConfigError("--workdir is a folder of a run; this command needs none. Name the file to write with --out")
-    from ddx.forward import forward
+    from ddx.sampling.forward import forward
 
     print(
         forward(

@@ -14,9 +14,9 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
+from ddx.config.keys import SAMPLERS, SAMPLING_PRESETS
 from ddx.diffusion.catalogue import SOLVERS, VARIANCES
-from ddx.errors import ConfigError
-from ddx.keys import SAMPLERS, SAMPLING_PRESETS
+from ddx.runtime.errors import ConfigError
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
 SAMPLER = flags.DEFINE_enum("sampler", None, SAMPLERS, "How to draw; by default as the run's config says.")
@@ -54,7 +54,7 @@ def main() -> int:
     """Sample, say what was written."""
     _check_together()
     workdir = command.workdir()
-    from ddx import training
+    from ddx import sampling
 
     settings: dict[str, Any] = {
         "sampler": SAMPLER.value,
@@ -74,14 +74,14 @@ def main() -> int:
         "out": OUT.value,
     }
     if RECONSTRUCT.value:
-        message = training.reconstruct(workdir, RECONSTRUCT.value, **settings)
+        message = sampling.reconstruct(workdir, RECONSTRUCT.value, **settings)
     elif INTERPOLATE.value:
         rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         settings["data_dir"] = DATA_DIR.value
-        message = training.interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
+        message = sampling.interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
-        message = training.sample(
+        message = sampling.sample(
             workdir,
             count,
             seed=SEED.value,

@@ -19,8 +19,8 @@ flags.declare_key_flag("config")
 def main() -> int:
     """Validate, train, say what was written."""
     config, workdir = command.given_config(CONFIG), command.workdir()
+    from ddx.runtime.preemption import EXIT_CODE
     from ddx.training import train
-    from ddx.training.preemption import EXIT_CODE
 
     outcome = train(config, workdir)
     print(outcome.message, file=sys.stdout if outcome.finished else sys.stderr)

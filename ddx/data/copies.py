@@ -32,9 +32,9 @@ import numpy as np
 
 from ddx.data.decode import Conversion
 from ddx.data.fingerprint import Fingerprint
-from ddx.errors import ConfigError, DdxError
-from ddx.files import digest, local_path, make_directory, sha256, write_json
-from ddx.progress import Progress
+from ddx.runtime.errors import ConfigError, DdxError
+from ddx.runtime.files import digest, local_path, make_directory, sha256, write_json
+from ddx.runtime.progress import Progress
 
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

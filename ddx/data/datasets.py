@@ -19,8 +19,8 @@ from ddx.data.decode import Conversion, CropError
 from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
-from ddx.errors import ConfigError, DataError
-from ddx.files import local_path
+from ddx.runtime.errors import ConfigError, DataError
+from ddx.runtime.files import local_path
 
 Shape = tuple[int, int, int]
 _THREADS = min(16, os.cpu_count() or 1)

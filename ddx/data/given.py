@@ -13,8 +13,8 @@ from PIL import Image
 from ddx.data.datasets import Shape, decode
 from ddx.data.decode import CropError, file_size, one_line, read_image
 from ddx.data.sources import folder
-from ddx.errors import DataError
-from ddx.files import local_path
+from ddx.runtime.errors import DataError
+from ddx.runtime.files import local_path
 
 MAX_BYTES = 2**31  # of pixels: they are all in memory, also as floats
 _HEADER = 2**16  # bytes in which the header of an array must end

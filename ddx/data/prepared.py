@@ -17,8 +17,8 @@ from PIL import Image
 from ddx.data.decode import one_line, open_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.data.sources import Source
-from ddx.errors import DataError
-from ddx.files import local_path
+from ddx.runtime.errors import DataError
+from ddx.runtime.files import local_path
 
 _NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

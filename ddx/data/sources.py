@@ -13,8 +13,8 @@ from PIL import Image
 
 from ddx.data.decode import file_size, read_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
-from ddx.errors import ConfigError, DataError
-from ddx.files import local_path
+from ddx.runtime.errors import ConfigError, DataError
+from ddx.runtime.files import local_path
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,33 @@
-"""What is chosen by name, and what goes together: known without JAX, so that a command refuses a wrong choice at once.
+"""The names to choose from, and which choices go together. No JAX is imported, so a command can refuse at once.
 
 The functions behind the names stand in tables with the same names: `SOLVERS` in `ddx.diffusion.reverse.solvers`,
-`VARIANCES` in `ddx.diffusion.reverse.variance`, `PREDICTIONS` in `ddx.diffusion.estimate.prediction`. A new solver,
-variance or prediction is a function in its table and its name here; configs and commands then know it.
+`VARIANCES` in `ddx.diffusion.reverse.variance`, `PREDICTIONS` in `ddx.diffusion.estimate.prediction`. To add a
+solver, variance or prediction, put a function in its table and its name here; configs and commands then know it.
 """
 
 from typing import NamedTuple
 
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2", "unipc_3")
-STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 alone
+STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 only
 
 # Reverse variances, by what they are computed from.
 FIXED_VARIANCES = ("small", "large")  # the process alone
 LEARNED_VARIANCES = ("learned", "range")  # further outputs of a network that the bound has trained
-HEAD_VARIANCES = ("sn", "npr")  # further outputs that say what the squares of a prediction, or of its errors, are
-HEURISTIC_VARIANCES = ("heuristic", "heuristic_averaged")  # the estimate of x_0
+HEAD_VARIANCES = ("sn", "npr")  # further outputs that predict the squares of the output, or of its errors
+HEURISTIC_VARIANCES = ("heuristic", "heuristic_averaged")  # the estimate of (x_0, eps) alone
 ANALYTIC_VARIANCES = (  # statistics of a trained network
     *("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma"),
     *("analytic_paper", "analytic_paper1"),
 )
-# With the limits of the papers' code, of V and of the last noise; "paper1" for their networks with the lower one.
+# With the limits that the papers' code puts on V and on the last noise; "paper1" is for networks with the lower limit.
 PUBLISHED_VARIANCES = tuple(
     f"{name}_{paper}" for name in ("analytic", *HEAD_VARIANCES, *HEURISTIC_VARIANCES) for paper in ("paper", "paper1")
 )
-# Optimal for what is known of a trained network, with any sampler.
+# Optimal given what is known of a trained network, with any sampler.
 OPTIMAL_VARIANCES = tuple(
     dict.fromkeys((*ANALYTIC_VARIANCES, *HEAD_VARIANCES, *HEURISTIC_VARIANCES, *PUBLISHED_VARIANCES))
 )
-DDPM_VARIANCES = ("large", *LEARNED_VARIANCES)  # of steps of eta = 1 alone
+DDPM_VARIANCES = ("large", *LEARNED_VARIANCES)  # for steps of eta = 1 only
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 
 
@@ -36,7 +36,7 @@ class Needs(NamedTuple):
 
     signal: bool = False  # some of x_0 must be left in every coordinate at T
     previous: bool = False  # it is about the image at t - 1, so times must be integers
-    blur: bool | None = None  # a blur, no blur, or either
+    blur: bool | None = None  # True: a blur; False: no blur; None: either
 
 
 PREDICTIONS = {
@@ -47,17 +47,17 @@ PREDICTIONS = {
     "residual": Needs(previous=True, blur=True),
     "velocity": Needs(),
 }
-# Predictions whose errors are errors of x_0: what the optimal variances need.
+# Predictions whose errors are errors of x_0, as the optimal variances need.
 X_0_PREDICTIONS = tuple(name for name, needs in PREDICTIONS.items() if not needs.previous)
 
 
 def why_not(prediction: str, *, continuous: bool, blurs: bool, forgets: bool) -> str:
-    """Why a prediction does not go with a process, to follow its name in a message; empty if it does.
+    """Why a prediction does not go with a process, worded to follow its name in a message; empty if they go together.
 
     Args:
       prediction: a name of `PREDICTIONS`.
       continuous: whether the process has real times.
-      blurs: whether it has a blur.
+      blurs: whether the process has a blur.
       forgets: whether nothing is left of some coordinates of x_0 at T.
     """
     needs = PREDICTIONS[prediction]

@@ -81,7 +81,7 @@ def batch_keys(key: Key | None, batch_size: int) -> Key:
       Keys of shape (B,).
 
     Raises:
-      ValueError: there is no key, it is not a key, or there are several but not B of them.
+      ValueError: `key` is None, it is not a key, or several keys are given but not B of them.
     """
     if key is None:
         raise ValueError("sampling needs a key, or all its noise as noise=")
@@ -130,7 +130,7 @@ def white_noise(keys: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.
 
 
 def given_noise(noise: Array) -> Array:
-    """The draw of an entry that is its noise: for callers that inject every draw."""
+    """A draw function whose entries are the noise itself: for callers that supply every draw."""
     return noise
 
 

@@ -1,4 +1,4 @@
-"""Times, and the entries of tables at them: t = 0 is the data, t = 1 .. T are the noise levels.
+"""Times, and table entries at times: t = 0 is the data, t = 1 .. T are the noise levels.
 
 Times that are known on the host (Python numbers, NumPy arrays, concrete JAX arrays) are checked, and what is computed
 from them is float64 NumPy. What depends on traced times is computed in the graph, and is NaN where the host would raise
@@ -35,10 +35,10 @@ def checked(t: Times, num_steps: int, *others: Times) -> tuple[Any, Array]:
     Args:
       t: real times, () or (B,).
       num_steps: T.
-      others: the other times of the same computation: if one of them is traced, t goes into the graph too.
+      others: the other times of the same computation; if one of them is traced, t becomes an array of the graph too.
 
     Returns:
-      The namespace to compute in, NumPy or JAX, and t as an array of it; in the graph NaN outside [0, T].
+      The namespace to compute in, NumPy or JAX, and t as an array of that namespace; a traced t is NaN outside [0, T].
 
     Raises:
       ValueError: a time is not a number, or all are known on the host and t is outside [0, T].
@@ -54,7 +54,7 @@ def checked(t: Times, num_steps: int, *others: Times) -> tuple[Any, Array]:
 
 
 def whole(t: Times) -> Array:
-    """Times to calculate with: integers get a type that holds t - 1 and T - t, real numbers stay as they are.
+    """Times ready for arithmetic: integers get a type that holds t - 1 and T - t, real numbers stay as they are.
 
     Args:
       t: times, () or (B,).
@@ -80,7 +80,7 @@ def look_up(table: np.ndarray, t: Times) -> Array:
       t: integer times, () or (B,).
 
     Returns:
-      An array like t. For traced times outside [0, T] it is NaN, never the entry of another time.
+      An array like t. A traced time outside [0, T] gives NaN, never the entry of another time.
 
     Raises:
       ValueError: a time known on the host is not an integer in [0, T], or traced times are not of an integer type.
@@ -91,7 +91,7 @@ def look_up(table: np.ndarray, t: Times) -> Array:
 
 
 def change(table: np.ndarray, s: Times, t: Times) -> Array:
-    """The difference of two entries of a table, table[t] - table[s], without rounding them first.
+    """The difference of two entries of a table, table[t] - table[s], without rounding the entries first.
 
     Args:
       table: (T + 1,) float64, one entry for each of the times 0..T.
@@ -99,7 +99,7 @@ def change(table: np.ndarray, s: Times, t: Times) -> Array:
       t: integer times, () or (B,).
 
     Returns:
-      An array like s and t, in the graph NaN for times outside [0, T].
+      An array like s and t; NaN for traced times outside [0, T].
 
     Raises:
       ValueError: a time known on the host is not an integer in [0, T], or traced times are not of an integer type.
@@ -130,7 +130,7 @@ def _index(t: Times, num_steps: int) -> np.ndarray:
 
 
 def _numbers(t: Times) -> Any:
-    """The times, refused unless they are numbers: a bool would index a table as a mask does."""
+    """Return the times, and refuse any that are not numbers: a bool would index a table like a mask."""
     dtype = getattr(t, "dtype", None) or np.asarray(t).dtype
     if not (jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)):
         raise ValueError(f"times must be numbers; got {t!r}")

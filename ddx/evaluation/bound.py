@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx import parallel
-from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion.arrays import cast, mean_over_image
 from ddx.diffusion.bound.terms import (
@@ -28,8 +26,10 @@ from ddx.diffusion.papers import ihdm_bound
 from ddx.diffusion.random import example_keys, fold_in, seed_key
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
-from ddx.generation import in_pieces
-from ddx.progress import Progress
+from ddx.runtime import parallel
+from ddx.runtime.progress import Progress
+from ddx.sampling.generator import in_pieces
+from ddx.system import System
 
 
 class Part(NamedTuple):

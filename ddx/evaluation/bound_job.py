@@ -14,15 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ddx import parallel
-from ddx.arguments import names
 from ddx.diffusion.bound.terms import rate_distortion
-from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
-from ddx.files import digest, local_path, optional_path, replacing, sha256, write_text
-from ddx.training import measured, trained
-from ddx.training.job import Job, working
+from ddx.runs import trained
+from ddx.runs.data import fingerprint_of, open_examples, training_images
+from ddx.runs.job import Job, working
+from ddx.runtime import parallel
+from ddx.runtime.arguments import names
+from ddx.runtime.errors import ConfigError, NonFiniteError
+from ddx.runtime.files import digest, local_path, optional_path, replacing, sha256, write_text
+from ddx.sampling import measured
 
 METRICS = ("bpd", "rate_distortion")
 CURVES = ("rate_distortion.csv", "rate_distortion.png")
@@ -83,7 +85,7 @@ def evaluate(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: a bound is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
@@ -98,7 +100,7 @@ def evaluate(
     how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, eta, rate_distortion=curves)
     times, spacing = how["times"], how["trajectory"]
     system, chosen = measured.variance(source, workdir, how["variance"], how["clip"])
-    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    data, examples = open_examples(source, split, data_dir, max_examples, seed)
     count = len(examples)
     name = (
         f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
@@ -108,7 +110,7 @@ def evaluate(
     out = out or workdir / "evaluated" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),
-        "images": trained.fingerprint(data, examples),
+        "images": fingerprint_of(data, examples),
         "times": digest(list(times)),
         "protocol": {
             "data": data.name,
@@ -123,9 +125,9 @@ def evaluate(
         },
     }
     record |= measured.origin(source, workdir, how["variance"], how["clip"])
-    training = trained.training_images(source, data_dir) if "delta" in how else None
+    training = training_images(source, data_dir) if "delta" in how else None
     if training is not None:
-        record["prior"] = trained.fingerprint(training, np.arange(training.num_examples))
+        record["prior"] = fingerprint_of(training, np.arange(training.num_examples))
     with working(out):
         job = Job(out, "bpd", record, count, min(batch_size or config.sample.batch_size, count))
         result = job.result("bpd.npz")

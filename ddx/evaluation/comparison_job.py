@@ -14,19 +14,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddx import parallel
-from ddx.arguments import integers
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
-from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import check_counts, settings
 from ddx.evaluation.statistics_job import measure_trained
-from ddx.files import local_path, optional_path, replacing, sha256, write_text
-from ddx.training import measured, trained
-from ddx.training.job import Job, working
+from ddx.runs import trained
+from ddx.runs.data import fingerprint_of, open_examples
+from ddx.runs.job import Job, working
+from ddx.runtime import parallel
+from ddx.runtime.arguments import integers
+from ddx.runtime.errors import ConfigError, NonFiniteError
+from ddx.runtime.files import local_path, optional_path, replacing, sha256, write_text
+from ddx.sampling import measured
 
 NUM_STEPS = (10, 25, 50, 100)  # and all T
 TRAJECTORIES = ("even", "optimal")
@@ -86,7 +88,7 @@ def compare(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: a bound is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
@@ -97,7 +99,7 @@ def compare(
         raise ConfigError("a comparison is of variances, and IHDM's is its delta. Use --metrics=bpd")
     steps = _numbers(num_steps, process.num_steps)
     how = settings(config, None, None, "small", clip, cdf, None)
-    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    data, examples = open_examples(source, split, data_dir, max_examples, seed)
     basis = _basis(source, workdir, how["clip"], data_dir)
     variances = _variances(source, workdir, basis, how["clip"])
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
@@ -107,7 +109,7 @@ def compare(
     out = out or workdir / "compared" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),
-        "images": trained.fingerprint(data, examples),
+        "images": fingerprint_of(data, examples),
         **measured.origin(source, workdir, "analytic", how["clip"]),
         "coordinates": measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"])["statistics"],
         "protocol": {

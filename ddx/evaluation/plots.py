@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ddx.files import replacing
+from ddx.runtime.files import replacing
 
 
 def rate_distortion_png(

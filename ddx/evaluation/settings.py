@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-from ddx.build import System
-from ddx.config import flatten
-from ddx.consistency import tells_x_0
+from ddx.config.rules import tells_x_0
+from ddx.config.values import flatten
 from ddx.data import Dataset
 from ddx.diffusion.bound.decoder import CDFS
 from ddx.diffusion.catalogue import (
@@ -17,8 +16,9 @@ from ddx.diffusion.catalogue import (
 )
 from ddx.diffusion.reverse import trajectory as trajectories
 from ddx.diffusion.reverse.variance import VarianceFn
-from ddx.errors import ConfigError
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
+from ddx.runtime.errors import ConfigError
+from ddx.system import System
 
 __all__ = ["CDFS", "check_counts", "default_clip", "default_variance", "protocol", "settings"]
 

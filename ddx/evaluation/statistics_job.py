@@ -12,20 +12,22 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ddx import parallel
-from ddx.build import System
 from ddx.data import Dataset
 from ddx.diffusion.bound import statistics as stats
 from ddx.diffusion.bound.terms import bound_rows, noise_at
 from ddx.diffusion.random import example_keys, seed_key
 from ddx.diffusion.reverse.rows import num_rows
-from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation.settings import check_counts, default_clip
-from ddx.files import local_path, optional_path, replacing, sha256
-from ddx.generation import in_pieces
-from ddx.progress import Progress
-from ddx.training import measured, trained
-from ddx.training.job import Job, working
+from ddx.runs import trained
+from ddx.runs.data import fingerprint_of, open_examples
+from ddx.runs.job import Job, working
+from ddx.runtime import parallel
+from ddx.runtime.errors import ConfigError, NonFiniteError
+from ddx.runtime.files import local_path, optional_path, replacing, sha256
+from ddx.runtime.progress import Progress
+from ddx.sampling import measured
+from ddx.sampling.generator import in_pieces
+from ddx.system import System
 
 PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
 _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
@@ -69,7 +71,7 @@ def measure(
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: an error is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
@@ -98,13 +100,13 @@ def measure_trained(
         )
     clip = default_clip(config, clip)
     system = measured.in_basis(source.system, basis)
-    data, examples = trained.examples(source, split, data_dir, max_examples, seed)
+    data, examples = open_examples(source, split, data_dir, max_examples, seed)
     split, count = split or config.data.split, len(examples)
     name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
     out = out or workdir / measured.FOLDER / name
     record = {
         **trained.identity(source, workdir),
-        "images": trained.fingerprint(data, examples),
+        "images": fingerprint_of(data, examples),
         "process": config.process.to_dict(),
         "prediction": config.loss.prediction,
         "protocol": {

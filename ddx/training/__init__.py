@@ -1,8 +1,4 @@
-"""Training runs (state, step, loop, checkpoints), and what is done with their folders: sampling jobs above all."""
+"""Training: the state, the step and the loop."""
 
-from ddx.training.latent_job import interpolate, reconstruct
-from ddx.training.loop import Outcome, train
-from ddx.training.measured import load_statistics
-from ddx.training.sampling_job import sample
-
-__all__ = ["Outcome", "interpolate", "load_statistics", "reconstruct", "sample", "train"]
+from ddx.training.loop import Outcome as Outcome
+from ddx.training.loop import train as train

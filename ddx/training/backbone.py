@@ -5,13 +5,13 @@ from typing import Any
 
 import jax
 
-from ddx.build import System
-from ddx.config import flatten
+from ddx.config.values import flatten
 from ddx.data import Dataset
-from ddx.errors import ConfigError
 from ddx.models import of_head
+from ddx.runs.same_data import check_same_classes
+from ddx.runtime.errors import ConfigError
+from ddx.system import System
 from ddx.training import origin
-from ddx.training.same_data import check_same_classes
 
 # Of the two configs: what decides which function of images and times the backbone's weights are.
 _SAME = ("data.low", "process.", "model.", "loss.prediction")

@@ -14,23 +14,26 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx import build, parallel
 from ddx.diffusion.random import seed_key
-from ddx.errors import NonFiniteError
-from ddx.files import local_path, make_directory
-from ddx.generation import Generator
-from ddx.pictures import grid, save_png
-from ddx.progress import Progress
+from ddx.runs.checkpoint import Checkpoints
+from ddx.runs.data import open_dataset
+from ddx.runs.folder import forget_later, lock, run_config, save_config
+from ddx.runs.same_data import check_same_data, described
+from ddx.runtime import parallel
+from ddx.runtime.errors import NonFiniteError
+from ddx.runtime.files import local_path, make_directory
+from ddx.runtime.pictures import grid, save_png
+from ddx.runtime.preemption import Preemption
+from ddx.runtime.progress import Progress
+from ddx.sampling.generator import Generator
+from ddx.sampling.sampler import make_sampler
+from ddx.system import joined, make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
-from ddx.training.checkpoint import Checkpoints
 from ddx.training.metrics import MetricsWriter, join, summarise
-from ddx.training.pace import Pace
-from ddx.training.preemption import Preemption
+from ddx.training.pace import Pace, steps_per_call
 from ddx.training.remedies import smaller_step
-from ddx.training.same_data import check_same_data, described
-from ddx.training.state import TrainState, init_state, joined, make_optimizer
-from ddx.training.step import make_step, many_steps
-from ddx.training.workdir import forget_later, lock, run_config, save_config
+from ddx.training.state import TrainState, init_state, make_optimizer
+from ddx.training.step import make_step, many_steps, stacked
 
 
 class Outcome(NamedTuple):
@@ -46,7 +49,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
 
     Args:
       config: `ddx.config.default_config` with changes; None for the config of the run in the folder.
-      workdir: folder of the run, see `ddx.training.workdir`; created if need be.
+      workdir: folder of the run, see `ddx.runs.folder`; created if need be.
 
     Returns:
       The step reached, and whether that is the end. A finished run is left as it is.
@@ -56,7 +59,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
       CheckpointError: all checkpoints are damaged, or one cannot be saved.
       DataError: the data set cannot be read.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
-      AcceleratorError, OutOfMemoryError: as `ddx.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     workdir = local_path(workdir, "--workdir")
     run_config(workdir, config)  # tells a mistake before the folder is made
@@ -69,7 +72,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
             return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
-        data = build.dataset(config, write_copy=True, check=_is_same(step, workdir, start.meta) if step else None)
+        data = open_dataset(config, write_copy=True, check=_is_same(step, workdir, start.meta) if step else None)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
@@ -108,8 +111,8 @@ class _Run:
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
-        self.system = build.system(config, data.image_shape, data.num_classes)
-        self.times = build.time_sampler(config)
+        self.system = make_system(config, data.image_shape, data.num_classes)
+        self.times = make_time_sampler(config)
         t = config.train
         self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
         self.step_fn = make_step(
@@ -127,7 +130,7 @@ class _Run:
         self.call = parallel.data_parallel(many_steps(self.step_fn))
         shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
         told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
-        self.generator = Generator(self.system, build.sampler(config, self.system), told=told, images=data)
+        self.generator = Generator(self.system, make_sampler(config, self.system), told=told, images=data)
 
     def initial(self, key: Any) -> TrainState:
         params, frozen = self.system.split(self.system.init(key))
@@ -174,7 +177,7 @@ class _Run:
     def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
         """Train from step `start`; `pending` are the metrics since the last logged step."""
         config, total = self.config.train, self.config.train.num_steps
-        per_call = build.steps_per_call(self.config, self.data.image_shape)
+        per_call = steps_per_call(self.config, self.data.image_shape)
         every = (config.log_every, config.checkpoint_every, config.sample_every)
         state = parallel.replicate(state)
         metrics: list[dict[str, Any]] = [pending] if pending else []
@@ -198,7 +201,7 @@ class _Run:
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
-                work = n, parallel.split_batch(_stack([next(stream)[1] for _ in range(n)], per_call), axis=1)
+                work = n, parallel.split_batch(stacked([next(stream)[1] for _ in range(n)], per_call), axis=1)
                 state, new = self.call(state, self.key, work)
                 metrics += pace.queue(n, new)
                 if step == start:
@@ -286,13 +289,3 @@ class _Run:
         self.checkpoints.save(step, resume.items(state), meta)
         progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - before:.1f} s")
         return step
-
-
-def _stack(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """Batches of up to `length` steps, padded to it, with the examples' places in the global batch."""
-    stacked = {name: np.zeros((length, *x.shape), x.dtype) for name, x in batches[0].items()}
-    for i, batch in enumerate(batches):
-        for name, x in batch.items():
-            stacked[name][i] = x
-    shape = stacked["label"].shape
-    return stacked | {"example": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
-from ddx.files import write_text
+from ddx.runtime.files import write_text
 
 
 class MetricsWriter:

@@ -12,11 +12,11 @@ from typing import Any
 
 import jax
 
-from ddx.build import System
-from ddx.config import flatten, named_run
-from ddx.errors import CheckpointError, ConfigError
-from ddx.files import write_json
-from ddx.training import manifest, trained
+from ddx.config.values import flatten, named_run
+from ddx.runs import manifest, trained
+from ddx.runtime.errors import CheckpointError, ConfigError
+from ddx.runtime.files import write_json
+from ddx.system import System
 
 BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
 # What decides which function of an image a network's weights are, and is not seen in their shapes.

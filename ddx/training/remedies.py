@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ddx import parallel
+from ddx.runtime import parallel
 
 
 def smaller_step(config: ConfigDict | None) -> str:

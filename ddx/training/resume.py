@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx import config as config_lib
-from ddx.errors import ConfigError
-from ddx.training.checkpoint import Checkpoints
+from ddx.config import values as config_lib
+from ddx.runs.checkpoint import Checkpoints
+from ddx.runs.folder import load_config
+from ddx.runtime.errors import ConfigError
 from ddx.training.state import TrainState, counted
-from ddx.training.workdir import load_config
 
 History = list[dict[str, Any]]
 """Such as [{"step": 500, "changes": {"train.learning_rate": [0.002, 0.001]}}]."""

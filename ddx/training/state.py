@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ddx.system import joined
+
 
 class TrainState(NamedTuple):
     """Everything that training carries from step to step."""
@@ -22,11 +24,6 @@ class TrainState(NamedTuple):
     def averaged(self) -> Any:
         """All weights to draw samples with."""
         return joined(self.frozen, self.ema)
-
-
-def joined(frozen: Any, params: Any) -> Any:
-    """All weights of a network, of those that are trained and those that are not."""
-    return {**frozen, **params} if frozen else params
 
 
 def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:

@@ -10,14 +10,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ddx import parallel
-from ddx.build import LossFn
 from ddx.data import augment
 from ddx.diffusion.objective.time_samplers import TimeSampler
 from ddx.diffusion.random import example_keys, white_noise
-from ddx.training.state import TrainState, joined, update_ema
+from ddx.runtime import parallel
+from ddx.system import LossFn, joined
+from ddx.training.state import TrainState, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -155,3 +156,13 @@ def many_steps(step: Step) -> Callable[[TrainState, Any, Any], tuple[TrainState,
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return call
+
+
+def stacked(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
+    """Batches of up to `length` steps, padded to it, with the examples' places in the global batch."""
+    padded = {name: np.zeros((length, *x.shape), x.dtype) for name, x in batches[0].items()}
+    for i, batch in enumerate(batches):
+        for name, x in batch.items():
+            padded[name][i] = x
+    shape = padded["label"].shape
+    return padded | {"example": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)}

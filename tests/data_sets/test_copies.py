@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from ddx.data import Storage, copies, datasets, load
-from ddx.errors import ConfigError, DataError
+from ddx.runtime.errors import ConfigError, DataError
 
 N, SHAPE = 60, (6, 4, 3)
 

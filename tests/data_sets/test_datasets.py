@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ddx.data import Storage, load
-from ddx.errors import ConfigError, DataError
+from ddx.runtime.errors import ConfigError, DataError
 
 ON_DEMAND = Storage(memory_mib=0)  # decodes whatever is read
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddx.data import load
 from ddx.data.decode import MAX_PIXELS, open_image, to_array
-from ddx.errors import ConfigError, DataError
+from ddx.runtime.errors import ConfigError, DataError
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 # 4 columns by 2 rows; blocks of 2x2 so that JPEG's colour subsampling loses nothing.

@@ -11,7 +11,7 @@ from PIL import Image
 from ddx.data import Storage, fingerprint, load
 from ddx.data.fingerprint import differences
 from ddx.data.sources import folder
-from ddx.errors import DataError
+from ddx.runtime.errors import DataError
 from tests.data_sets.prepared_set import digits_like, image_feature, label_feature, write
 
 FEATURES = {"image": image_feature((6, 6, 3)), "label": label_feature(3)}

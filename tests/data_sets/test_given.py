@@ -11,7 +11,7 @@ from PIL import Image
 
 from ddx.data import Conversion, given, given_images, load
 from ddx.data.decode import to_array
-from ddx.errors import DataError
+from ddx.runtime.errors import DataError
 
 RNG = np.random.default_rng(0)
 

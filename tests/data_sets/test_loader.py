@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddx.data import Dataset, batch_indices, batches, load
-from ddx.errors import DataError
+from ddx.runtime.errors import DataError
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddx.data import Storage, load
-from ddx.errors import DataError
+from ddx.runtime.errors import DataError
 from tests.data_sets.prepared_set import digits_like, encode, image_feature, label_feature, text_feature, write
 
 FEATURES = {"image": image_feature((6, 6, 3)), "label": label_feature(3)}

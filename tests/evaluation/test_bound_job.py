@@ -16,9 +16,9 @@ from PIL import Image
 
 import ddx
 from ddx.data import order
-from ddx.errors import ConfigError, DataError, NonFiniteError
 from ddx.evaluation import bound_job, evaluate
-from ddx.training import job, trained
+from ddx.runs import job, trained
+from ddx.runtime.errors import ConfigError, DataError, NonFiniteError
 
 ROOT = pathlib.Path(__file__).parents[2]
 FEW = {"max_examples": 10, "batch_size": 4}
@@ -261,7 +261,7 @@ def test_a_rerun_may_have_another_batch_size(improved, few, tmp_path, monkeypatc
 def test_data_with_other_classes_are_refused(improved, monkeypatch):
     data = ddx.data.load("digits", split="test")
     seven = dataclasses.replace(data, classes=tuple("abcdefg"))
-    monkeypatch.setattr("ddx.build.dataset", lambda config, check: check(seven))
+    monkeypatch.setattr("ddx.runs.data.open_dataset", lambda config, check: check(seven))
     with pytest.raises(ConfigError, match="has 7 classes, and the network knows 10"):
         evaluate(improved)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddx.errors import ConfigError
 from ddx.evaluation import bound, compare, comparison_job, evaluate
-from ddx.training import measured, trained
+from ddx.runs import trained
+from ddx.runtime.errors import ConfigError
+from ddx.sampling import measured
 
 FEW = {"max_examples": 6, "batch_size": 4}
 

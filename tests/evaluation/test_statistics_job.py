@@ -14,9 +14,10 @@ from ddx.diffusion import random
 from ddx.diffusion.bound import analytic, optimal, statistics, terms
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse.rows import downward
-from ddx.errors import ConfigError, NonFiniteError
 from ddx.evaluation import evaluate, measure, statistics_job
-from ddx.training import job, load_statistics, measured, sample, trained
+from ddx.runs import job, trained
+from ddx.runtime.errors import ConfigError, NonFiniteError
+from ddx.sampling import load_statistics, measured, sample
 from tests.conftest import BLURRING, HEAT
 
 FEW = {"max_examples": 40, "batch_size": 16}
@@ -139,7 +140,7 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
 @pytest.fixture
 def large(tiny_config, monkeypatch):
     """A system whose sums take 22 MB; what its network does is not computed."""
-    system = ddx.build.system(tiny_config(process__num_steps=400), (48, 48, 3))
+    system = ddx.system.system(tiny_config(process__num_steps=400), (48, 48, 3))
 
     def over_batch(function, shared, split):
         def errors(params, rows, keys, images, label, weight):
@@ -273,13 +274,13 @@ def test_mistakes_are_named(job, message, run, whole):
 
 @pytest.mark.parametrize("name", ["analytic_gamma", "analytic_paper", "analytic_pixel"])
 def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, tiny_config, tmp_path):
-    source = trained.Trained(12, "", ddx.build.system(tiny_config(**BLURRING), (8, 8, 1)), None)
+    source = trained.Trained(12, "", ddx.system.system(tiny_config(**BLURRING), (8, 8, 1)), None)
     with pytest.raises(ConfigError, match=r"says nothing under a blur|statistics of frequencies, not of pixels"):
         measured.variance(source, tmp_path, name, False)
 
 
 def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp_path):
-    source = trained.Trained(12, "", ddx.build.system(tiny_config(**HEAT), (8, 8, 1)), None)
+    source = trained.Trained(12, "", ddx.system.system(tiny_config(**HEAT), (8, 8, 1)), None)
     with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
         measured.variance(source, tmp_path, "heuristic", False)
     with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):

@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx import build
 from ddx.diffusion.reverse.walk import advance, noise_from, start
+from ddx.sampling.sampler import make_sampler
+from ddx.system import make_system, make_time_sampler
 from ddx.training.state import init_state, make_optimizer
 from ddx.training.step import make_step, many_steps
-from tests.test_config import shipped
+from tests.config.test_config import shipped
 
 # One of each network, with each objective and each thing that a network is told: images, parameters.
 DISTINCT = {
@@ -35,10 +36,10 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     name, *args = run.split(":")
     config = shipped(pathlib.Path(f"configs/{name}.py"), *args)
     config.model.dtype = "bfloat16"
-    system = build.system(config, shape, 1000 if config.model.class_conditional else 1)
+    system = make_system(config, shape, 1000 if config.model.class_conditional else 1)
     t = config.train
     optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
-    times = build.time_sampler(config)
+    times = make_time_sampler(config)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: init_state(system.init(key), optimizer, times.init()), key)
     sizes = [np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(state.params)]
@@ -65,7 +66,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     program = exported(state, key, (np.int32(2), batch)).mlir_module()
     assert "f64" not in program and "bf16" in program
 
-    sampler = build.sampler(config, system)
+    sampler = make_sampler(config, system)
 
     def walk(params, steps, draws, u_t):
         denoise = system.denoiser(params, sampler.clip, system.told(u_t, jnp.zeros(2, jnp.int32)))

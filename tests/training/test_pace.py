@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 
-from ddx import build, parallel
+from ddx.runtime import parallel
+from ddx.runtime.preemption import Preemption, one_line
 from ddx.training import pace, train
 from ddx.training.loop import _Run
-from ddx.training.pace import Pace
-from ddx.training.preemption import Preemption, one_line
+from ddx.training.pace import Pace, steps_per_call
 from tests.training.test_run import assert_same_bits, steps_logged
 
 
@@ -233,5 +233,5 @@ def test_padded_batches_that_are_copied_for_nothing_are_small(tiny_config, monke
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     sizes = {(32, 128): 50, (64, 128): 50, (256, 64): 10, (256, 2048): 1}
     for (size, batch), most in sizes.items():
-        assert build.steps_per_call(tiny_config(train__batch_size=batch), (size, size, 3)) == most
-    assert build.steps_per_call(tiny_config(train__steps_per_call=70), (256, 256, 3)) == 70
+        assert steps_per_call(tiny_config(train__batch_size=batch), (size, size, 3)) == most
+    assert steps_per_call(tiny_config(train__steps_per_call=70), (256, 256, 3)) == 70

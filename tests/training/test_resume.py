@@ -10,9 +10,10 @@ import pytest
 
 import ddx
 from ddx import config as config_lib
-from ddx.errors import CheckpointError, ConfigError, NonFiniteError
-from ddx.training import loop, origin, resume, train, trained
-from ddx.training.checkpoint import Checkpoints
+from ddx.runs import trained
+from ddx.runs.checkpoint import Checkpoints
+from ddx.runtime.errors import CheckpointError, ConfigError, NonFiniteError
+from ddx.training import loop, origin, resume, train
 from ddx.training.state import TrainState, counted, make_optimizer
 from tests.training.test_run import arrays, assert_same_bits, steps_logged
 
@@ -189,7 +190,7 @@ def test_a_run_from_another_resumes_without_it_and_is_bound_to_it(whole, tiny_co
 
 
 def system(config, num_classes=1):
-    return ddx.build.system(config, (8, 8, 1), num_classes)
+    return ddx.system.system(config, (8, 8, 1), num_classes)
 
 
 def test_a_run_that_begins_again_starts_from_the_same_weights(whole, tiny_config, tmp_path):

@@ -17,9 +17,11 @@ import pytest
 from PIL import Image
 
 from ddx import config as config_lib
-from ddx.errors import CheckpointError, ConfigError, NonFiniteError
-from ddx.training import checkpoint, sample, train
-from ddx.training.checkpoint import Checkpoints
+from ddx.runs import checkpoint
+from ddx.runs.checkpoint import Checkpoints
+from ddx.runtime.errors import CheckpointError, ConfigError, NonFiniteError
+from ddx.sampling import sample
+from ddx.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -163,8 +165,8 @@ def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, 
 
 
 def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tiny_config, tmp_path, monkeypatch):
-    monkeypatch.setattr("ddx.training.preemption.Preemption.requested", True, raising=False)
-    monkeypatch.setattr("ddx.training.preemption.Preemption.__init__", lambda self: setattr(self, "_previous", {}))
+    monkeypatch.setattr("ddx.runtime.preemption.Preemption.requested", True, raising=False)
+    monkeypatch.setattr("ddx.runtime.preemption.Preemption.__init__", lambda self: setattr(self, "_previous", {}))
     outcome = train(tiny_config(), tmp_path)
     assert outcome.step == 0 and not outcome.finished and "saved" not in outcome.message
     assert Checkpoints(tmp_path / "checkpoints").newest(set_aside=False) is None
@@ -279,7 +281,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tiny
 
 
 def test_two_runs_cannot_share_a_folder(tiny_config, tmp_path):
-    from ddx.training.workdir import lock
+    from ddx.runs.folder import lock
 
     with lock(tmp_path), pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}"):
         train(tiny_config(), tmp_path)

@@ -1,1 +1,1 @@
-"""What a model is worth: bits per dimension, and the statistics and trajectories that follow from its errors."""
+"""How good a model is: bits per dimension, and the statistics and trajectories that follow from its errors."""

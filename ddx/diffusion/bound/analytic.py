@@ -31,12 +31,12 @@ def analytic(
     """Variances that are the same for all images, from a table of statistics that is interpolated in log-SNR.
 
     Args:
-      statistics: of the network, in the basis of the process that is sampled. For a variance of each frequency, put a
+      statistics: the network's, in the basis of the process that is sampled. For a variance of each frequency, put a
         process without blur in the DCT basis first (`ddx.in_dct_basis`).
       source: "mse", or "gamma" for Analytic-DPM's own V, which is not defined under a blur.
       per_coordinate: a variance for each coordinate (only "mse"), instead of one for all.
       limit: V is clipped to [0, limit]; None takes the variance of the data, which V does not exceed on average.
-        Analytic-DPM's code has 1. For a network that is worse than none, np.inf gives the tighter bound.
+        Analytic-DPM's code uses 1. For a network that is worse than none, np.inf gives the tighter bound.
 
     Returns:
       A `VarianceFn`. It raises a ValueError where "gamma" meets a blur.

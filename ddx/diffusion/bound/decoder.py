@@ -11,8 +11,8 @@ b = |z| + h and the upper tail Q(y) = exp(-y^2 / 2) erfcx(y / sqrt 2) / 2,
 
     log P = log(Q(a) - Q(b)) = log Q(a) + log(1 - exp(-2 h |z|) erfcx(b / sqrt 2) / erfcx(a / sqrt 2))           (2)
 
-since b^2 - a^2 = 4 h |z|. For a narrow interval, h (1 + |z|) << 1, they are nearly equal wherever it lies. Its
-probability follows from the density at its middle and the density's curvature:
+since b^2 - a^2 = 4 h |z|. For a narrow interval, h (1 + |z|) << 1, the two numbers are nearly equal everywhere.
+Its probability follows from the density at its middle and the density's curvature:
 
     log P = log(2 h phi(z)) + log(1 + h^2 (z^2 - 1) / 6)                                                         (3)
 

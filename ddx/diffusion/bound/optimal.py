@@ -30,7 +30,7 @@ class Paths(NamedTuple):
     """The cheapest paths of 0 .. K steps from the first node to every node, as `dynamic_program` finds them."""
 
     cost: np.ndarray  # (K + 1, N): of the path of k steps to a node; inf where there is none
-    before: np.ndarray  # (K + 1, N): the last node but one of that path
+    before: np.ndarray  # (K + 1, N): the last node but one of the same path
 
     def to_last(self, num_steps: int) -> np.ndarray:
         """The nodes of the cheapest path to the last node.
@@ -58,7 +58,7 @@ def dynamic_program(cost: np.ndarray, num_steps: int) -> Paths:
     If several paths cost the same, the path with the earliest nodes is taken.
 
     Args:
-      cost: (N, N), the cost of the step between nodes i < j at [i, j]; the other entries are not looked at.
+      cost: (N, N), the cost of the step between nodes i < j at [i, j]; the other entries are not used.
       num_steps: the largest number of steps K, 1..N - 1.
 
     Returns:
@@ -98,7 +98,7 @@ def step_costs(
     Args:
       process: the process.
       mse: (T + 1,) or (T + 1, H, W, C), the mean squared error of the estimate of x_0 at each time, in the process's
-        basis; the entry of time 0 is not looked at.
+        basis; the entry of time 0 is not used.
       shape: (H, W), for processes whose coefficients differ between coordinates.
       variance: "analytic" for the optimal variance of equation (1), "small" for lambda2, "large" for the forward
         variance.
@@ -150,8 +150,8 @@ def bound_costs(
 ) -> np.ndarray:
     """What steps add to the bound with any variance, for all pairs of times, steps to the data included.
 
-    Costs are means of the terms of `ddx.bits_per_dim` over images and coordinates. At each time the network is asked
-    once and the variance T times (Watson et al. 2021).
+    Costs are means of the terms of `ddx.bits_per_dim` over images and coordinates. At each time the network is
+    evaluated once and the variance T times (Watson et al. 2021).
 
     Args:
       denoise: a `ddx.denoiser`.

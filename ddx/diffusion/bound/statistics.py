@@ -1,8 +1,8 @@
-"""How wrong an estimate of x_0 is at every time: what the optimal variances and trajectories need to know.
+"""The errors of an estimate of x_0 at every time, from which optimal variances and trajectories are computed.
 
-The optimal reverse variance is the variance of q(u_s | u_t, u_0) plus gamma^2 times what the network does not know of
-u_0 (equation 6 of `ddx.diffusion.forward.gaussian`). On average over images, what it does not know is the mean squared
-error of its estimate,
+The optimal reverse variance is the variance of q(u_s | u_t, u_0) plus gamma^2 times the network's uncertainty about
+u_0 (equation 6 of `ddx.diffusion.forward.gaussian`). On average over images, this uncertainty is the mean squared error
+of the network's estimate,
 
     V_t = E (u_0 - E[u_0 | u_t])^2                                                                              (1)
 
@@ -14,7 +14,7 @@ for every coordinate or as a mean over coordinates. It is the optimal choice eve
 which is the same for a network without error. For other networks, or few images, it is far off where there is more
 noise than signal.
 
-Both are functions of the log-SNR alone if the network is one, so a table of one schedule serves other schedules.
+If the network depends on the log-SNR alone, so do both, and a table from one schedule serves other schedules.
 """
 
 from collections.abc import Callable
@@ -147,7 +147,7 @@ def statistics(process: Process, sums: Sums, moments: tuple[Array, Array], times
     """
     first, second = (np.asarray(x, np.float64) / num_images for x in moments)
     most = np.broadcast_to(largest_variance(process.basis, first.shape[:2], process.low), first.shape)
-    # One image tells nothing of the variance: what is left is the limit that the range of the data sets.
+    # One image gives no estimate of the variance: what is left is the limit set by the range of the data.
     unbiased = num_images / (num_images - 1) if num_images > 1 else np.inf
     with np.errstate(invalid="ignore"):
         spectrum = np.fmin(unbiased * np.maximum(second - first**2, 0.0), most)
@@ -169,9 +169,9 @@ def noise_logsnr(process: Process, times: Times) -> np.ndarray:
       times: (N,).
 
     Returns:
-      (N,) float64. A blur has no part in it.
+      (N,) float64, without the effect of a blur.
 
     Raises:
-      ValueError: a time is none of the process.
+      ValueError: a time is not one of the process.
     """
     return np.asarray(process.schedule.at(np.asarray(times)).logsnr)

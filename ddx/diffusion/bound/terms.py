@@ -87,7 +87,7 @@ def bits_per_dim(
     cdf: str = "exact",
     eta: float = 1.0,
 ) -> BitsPerDim:
-    """A bound on the bits per dimension of images, one draw of noise per term (DDPM table 1, Improved DDPM table 2).
+    """A bound on bits per dimension, equation (1), one draw of noise per term (DDPM table 1, Improved DDPM table 2).
 
     Args:
       denoise: a `ddx.denoiser`, which should clip.
@@ -95,7 +95,7 @@ def bits_per_dim(
       key: one key (example i of the batch then uses fold_in(key, i)), or keys of shape (B,), one for each example; the
         noise of a term depends on its time, not on the other visited times. May be None when `noise` is given.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None for all T, the bound that papers report. The
-        prior is taken at the first time, which makes the prior of a trajectory that leaves out T larger.
+        prior is taken at the first time, so it is larger for a trajectory that leaves out T.
       variance: of the reverse steps: "small", "large", "learned", "range", "sn", "npr", or a function (d, step) ->
         variance.
       noise: (K, B, H, W, C), in the coordinates of the basis; noise[j] belongs to terms[:, j]; None draws it from
@@ -109,7 +109,7 @@ def bits_per_dim(
       `BitsPerDim`: totals, prior, and terms by ascending time.
 
     Raises:
-      ValueError: times, variance, eta or cdf are invalid, there is not one draw of noise per term, or x_0 or noise are
+      ValueError: times, variance, eta or cdf are invalid, noise does not have one draw per term, or x_0 or noise are
         not floating-point numbers.
     """
     process = check_denoiser(denoise).process
@@ -175,7 +175,7 @@ class Seen(NamedTuple):
 
 
 def look(denoise: Denoiser, u_0: Coordinates, row: Row, z: Coordinates) -> Seen:
-    """Diffuse data u_0, (B, H, W, C), to the level of one row with noise z like u_0, and ask the network."""
+    """Diffuse data u_0, (B, H, W, C), to the level of one row with noise z like u_0, and evaluate the network."""
     step = row.expand(u_0.shape[-3:-1])
     u_t = step.level.alpha * u_0 + step.level.sigma * z
     return Seen(step, u_t, z, denoise.at(u_t, step.level))
@@ -232,7 +232,7 @@ def bound_term(
 ) -> jax.Array:
     """The bits/dim of one step for the estimate d of the data from u_t (equations 1 and 2).
 
-    A coordinate that the step does not change, as heat does not change an image's mean, costs nothing. The decoder
+    A coordinate that the step does not change costs nothing, such as an image's mean under heat. The decoder
     treats pixels as independent. Where the coordinates are not pixels, the decoder gets the mean of the variance over
     coordinates, which is the mean variance of the pixels.
 
@@ -278,9 +278,9 @@ def prior_bits(process: Process, x_0: Images, t: Times) -> PerExample:
 
 
 def noise_at(key: Key | None, x_0: Images) -> Callable[[Any], Coordinates]:
-    """draw(t) -> white noise like x_0 at one time; each example's is drawn from its key with t folded in.
+    """draw(t) -> white noise like x_0 at one time; each example's noise is drawn from its key with t folded in.
 
-    For a real t its bits are folded in. `key` is one key, or keys of shape (B,).
+    For a real t, the bits of its float32 are folded in. `key` is one key, or keys of shape (B,).
 
     Raises:
       ValueError: there is no key, or not one for each example.

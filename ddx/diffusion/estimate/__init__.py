@@ -1,1 +1,1 @@
-"""What a network's output says of the data: predictions, and denoisers made of them."""
+"""How x_0 and eps follow from a network's output: predictions, and the denoisers built on them."""

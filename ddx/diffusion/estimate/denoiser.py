@@ -1,11 +1,11 @@
-"""A denoiser: an estimate of (x_0, eps) at every level of one process, which it carries.
+"""A denoiser: an estimator of (x_0, eps) at every level of one process, which it carries.
 
-Most are a network, read by its prediction (`denoiser`). Clipping limits x_0 to the range of the data in pixels, after
-which eps is derived anew, so that the two agree with u_t; or eps stays as the network says it, and a step then takes
-both as they are (DDIM eq. 12).
+Most denoisers read a network's output by its prediction (`denoiser`). Clipping limits x_0 to the range of the data in
+pixels. Then eps is either computed again from x_0 and u_t, so that the two agree, or left as the network gives it, and
+a step uses both (DDIM eq. 12).
 
-What changes an estimate, guidance for example, is a denoiser around others. Written on `at`, in coordinates, it costs
-no further change of basis. For networks of eps that do not clip:
+Whatever changes an estimate, such as guidance, is a denoiser that wraps others. Written for `at`, in coordinates, it
+needs no further change of basis. For networks that predict eps, without clipping:
 
     def at(u_t, level):
         d, other = conditional.at(u_t, level), unconditional.at(u_t, level)
@@ -37,22 +37,22 @@ class Denoised(NamedTuple):
 
     x_0: Images | Coordinates
     eps: Images | Coordinates
-    extra: Array | None = None  # the raw channels C.. of the network (learned variances)
+    extra: Array | None = None  # the network's raw channels from C on (learned variances)
     output: Images | Coordinates | None = None  # the network's first C channels; no clipping changes it
-    gain: Coefficient | None = None  # how much an error of the output is one of x_0, -sigma / D
-    most: Coefficient | None = None  # the variance that no x_0 in the range of the data exceeds, of each coordinate
-    own_eps: Images | Coordinates | None = None  # of clip="x0": the network's eps, with which x_0 does not agree
+    gain: Coefficient | None = None  # d x_0 / d output, -sigma / D: what an error of the output does to x_0
+    most: Coefficient | None = None  # per coordinate, the largest variance of data in its range
+    own_eps: Images | Coordinates | None = None  # only for clip="x0": the network's eps, with which x_0 does not agree
 
 
 @dataclass(frozen=True, eq=False)
 class Denoiser:
-    """An estimator of (x_0, eps). Made by `denoiser` of a network, by `from_pixels` of any function.
+    """An estimator of (x_0, eps): `denoiser` makes one from a network, `from_pixels` from any function.
 
     Attributes:
-      process: whose levels it estimates at.
-      at: at(u_t, level) -> `Denoised` in coordinates of the basis, for a level that is spread: what walks and bounds
-        call.
-      prediction: what the network outputs; None where there is no one network.
+      process: the process at whose levels it estimates.
+      at: at(u_t, level) -> `Denoised` in coordinates of the basis, for a level after `Level.spread`; walks and bounds
+        call it.
+      prediction: what the network outputs; None if the denoiser is not made from one network.
     """
 
     process: Process
@@ -64,14 +64,13 @@ class Denoiser:
 
         Args:
           x_t: (B, H, W, C).
-          t: times, () or (B,), at which there is a network: 1..T, or [0, T] where times are continuous.
+          t: times that the network knows, () or (B,): 1..T, or [0, T] where times are continuous.
 
         Returns:
-          `Denoised`, x_0 and eps like x_t; NaN for traced times that are none.
+          `Denoised`, x_0 and eps like x_t; NaN for traced times that the network does not know.
 
         Raises:
-          ValueError: x_t are not floating-point numbers, or a time known on the host is none at which there is a
-            network.
+          ValueError: x_t are not floating-point numbers, or a time known on the host is not one that the network knows.
         """
         check_floats(x_t=x_t)
         basis, t = self.process.basis, network_times(self.process, t)
@@ -90,16 +89,16 @@ def denoiser(
       model_fn: model_fn(x_t, model_time) -> raw output, (B, H, W, C) or (B, H, W, 2 C) when variances are learned.
       prediction: what the first C channels mean: "eps", "x0", "v", "velocity", "mean" (of x_{t-1}), "residual" (IHDM),
         or a function (process, level) -> (p, q) for y = p x_0 + q eps (`ddx.diffusion.estimate.prediction`).
-      clip: limit x_0 to the range of the data and derive eps anew. Off for encoding, for eps under blur, and where the
-        reference never clips (DDIM's own code). "x0" limits x_0 and leaves eps as the network says it, so that a step
-        of solver "euler" goes to alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in Analytic-DPM's
-        code. Bounds have the step k x_t + gamma x_0 all the same.
+      clip: True limits x_0 to the range of the data and computes eps again from it. False is for encoding, for eps
+        under a blur, and to follow code that never clips (DDIM's own). "x0" limits x_0 and keeps the network's eps, so
+        a step of solver "euler" goes to alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in
+        Analytic-DPM's code. Bounds use the mean k x_t + gamma x_0 even then.
 
     Returns:
       A `Denoiser`: denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
 
     Raises:
-      ValueError: the prediction is unknown, or it does not tell x_0: "eps" where the process ends without signal
+      ValueError: the prediction is unknown, or it does not determine x_0: "eps" where the process ends without signal
         (alpha_T = 0), "mean" where a coordinate does not change, "residual" where nothing blurs, "mean" and "residual"
         where times are continuous. Or clip is neither True, False nor "x0".
     """
@@ -117,11 +116,14 @@ def denoiser(
 
 
 def from_pixels(process: Process, function: Callable[[Images, Times], Denoised]) -> Denoiser:
-    """A denoiser of any function (x_t, t) -> `Denoised` in pixels, at the cost of a change of basis for each field.
+    """A denoiser made from any function of pixels, at the cost of a change of basis for each field of `Denoised`.
 
     Args:
-      process: whose x_t the function takes.
-      function: function(x_t, t): (B, H, W, C) and times, () or (B,).
+      process: the process whose x_t the function takes.
+      function: function(x_t, t) -> `Denoised` in pixels, for x_t (B, H, W, C) and times t, () or (B,).
+
+    Returns:
+      A `Denoiser` without a prediction.
     """
 
     def at(u_t: Coordinates, level: Level) -> Denoised:
@@ -145,8 +147,8 @@ def read(
       prediction: what the first C channels are.
       output: (B, H, W, C) or (B, H, W, 2 C), raw.
       u_t: what the network saw, in coordinates.
-      level: of u_t, spread.
-      clip: as in `denoiser`.
+      level: the level of u_t, after `Level.spread`.
+      clip: whether to clip x_0 and compute eps again (True), neither (False), or to clip x_0 alone ("x0").
 
     Raises:
       ValueError: the network has neither C nor 2 C output channels.
@@ -164,7 +166,7 @@ def read(
 
 
 def clipped(process: Process, u_t: Coordinates, level: Level, d: Denoised) -> Denoised:
-    """An estimate in coordinates, its x_0 limited to the range of the data in pixels and its eps derived anew."""
+    """Limit the x_0 of an estimate in coordinates to the range of the data in pixels, and compute eps again from it."""
     basis = process.basis
     u_0 = basis.analysis(jnp.clip(basis.synthesis(d.x_0), process.low, 1.0))
     noisy = level.sigma > 0
@@ -173,7 +175,7 @@ def clipped(process: Process, u_t: Coordinates, level: Level, d: Denoised) -> De
 
 
 def to_pixels(basis: Basis, d: Denoised) -> Denoised:
-    """An estimate in coordinates as one in pixels; what belongs to variances stays in coordinates."""
+    """Turn an estimate in coordinates into one in pixels; the fields for variances stay in coordinates."""
     return _changed(d, basis.synthesis)
 
 
@@ -191,7 +193,7 @@ _IMAGES = ("x_0", "eps", "output", "own_eps")
 
 
 def check_denoiser(denoise: Any) -> Denoiser:
-    """What was given, which must be a `Denoiser`.
+    """Return the argument, which must be a `Denoiser`.
 
     Raises:
       ValueError: it is another object, such as a process or a function.
@@ -206,12 +208,12 @@ def check_denoiser(denoise: Any) -> Denoiser:
 
 
 def network_times(process: Process, t: Times) -> Array:
-    """Times t at which there is a network: 1..T, or [0, T] where they are continuous.
+    """Return times t, which must be times that networks know: 1..T, or [0, T] where times are continuous.
 
-    Those in the graph that are none become T + 1, of which everything is NaN.
+    A traced time that networks do not know becomes T + 1, at which everything is NaN.
 
     Raises:
-      ValueError: a time known on the host is none of them.
+      ValueError: a time known on the host is not one that networks know.
     """
     time = whole(t)
     if process.continuous:
@@ -224,7 +226,7 @@ def network_times(process: Process, t: Times) -> Array:
 
 
 def known(process: Process, t: Times, x: Any) -> Any:
-    """Images or numbers of examples, NaN where a time in the graph is none of the process."""
+    """Return x, images or one number per example, with NaN where a traced time is not one of the process."""
     if is_host(t):
         return x
     sigma = process.level(t).sigma

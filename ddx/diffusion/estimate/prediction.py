@@ -1,7 +1,7 @@
-"""What a network's output says of the data: one table of numbers for all predictions.
+"""Predictions: how x_0 and eps follow from a network's output, in one table for all.
 
-Per basis coordinate u_t = alpha u_0 + sigma eps. A network outputs y = p u_0 + q eps, with two numbers p and q a level,
-so once u_t is known y determines u_0 and eps. With D = q alpha - p sigma:
+Per basis coordinate u_t = alpha u_0 + sigma eps. A network outputs y = p u_0 + q eps with two numbers p and q per
+level, so u_t and y determine u_0 and eps. With D = q alpha - p sigma:
 
     u_0 = (q u_t - sigma y) / D        eps = (alpha y - p u_t) / D        d u_0 / d y = -sigma / D               (1)
 
@@ -14,12 +14,13 @@ so once u_t is known y determines u_0 and eps. With D = q alpha - p sigma:
 | residual | alpha_{t-1} u_0 - u_t | alpha_{t-1} - alpha | -sigma | -sigma alpha_{t-1} | Rissanen et al. 2022 |
 | velocity | eps - u_0 | -1 | 1 | alpha + sigma | Lipman et al. 2022 |
 
-a is the part of alpha that no blur makes, so a network of "v" need not know of frequencies, and its D is never small.
-The D of "eps" is alpha, which a blur makes as small as 1e-5: its x_0 is then of use as part of a step, which multiplies
-by as small a number, and not to be clipped. "residual" says what the next image is; x_0 is read from it where there is
-more signal than noise.
+a is the schedule's factor of alpha, without the blur's, so "v" has the same p and q at every frequency, and its D is
+never small. The D of "eps" is alpha, which a blur makes as small as 1e-5. Its x_0 is then useful only inside a step,
+which multiplies it by an equally small number, and must not be clipped. "residual" predicts the next image; x_0 is
+computed from it only where there is more signal than noise.
 
-Where D = 0 the output says nothing of u_0, which is then taken for 0; where sigma = 0 too, u_t says it all.
+Where D = 0 the output does not determine u_0, which is then taken to be 0; where sigma = 0 too, u_t alone determines
+u_0.
 """
 
 from collections.abc import Callable
@@ -45,7 +46,7 @@ class Weights(NamedTuple):
 
 
 WeightsFn = Callable[[Process, Level], Weights | tuple[Any, Any]]
-"""weights(process, level) -> `Weights`, or (p, q): numbers that broadcast to coordinates; the level is spread."""
+"""weights(process, level) -> `Weights` or (p, q), which broadcast to coordinates; the level is one after `spread`."""
 
 
 def _eps(process: Process, level: Level) -> Weights:
@@ -101,15 +102,15 @@ class Reading(NamedTuple):
 
     @property
     def gain(self) -> Coefficient:
-        """How much an error of y is one of u_0."""
+        """What an error of y does to u_0: d u_0 / d y."""
         return self.g / self.D
 
     def x_0(self, u_t: Coordinates, y: Coordinates) -> Coordinates:
-        """The data that the output y says, in coordinates."""
+        """The estimate of the data from the output y, in coordinates."""
         return (self.q * u_t + self.g * y) / self.D
 
     def eps(self, u_t: Coordinates, y: Coordinates) -> Coordinates:
-        """The noise that the output y says, in coordinates."""
+        """The estimate of the noise from the output y, in coordinates."""
         return (self.p * u_t + self.a * y) / self.E
 
 
@@ -119,7 +120,7 @@ def reading(process: Process, prediction: str | WeightsFn, level: Level) -> Read
     Args:
       process: the process.
       prediction: a name of `PREDICTIONS`, or a `WeightsFn`.
-      level: of u_t, spread.
+      level: the level of u_t, after `Level.spread`.
     """
     weights = Weights(*weights_fn(prediction)(process, level))
     alpha, sigma = level.alpha, level.sigma
@@ -151,20 +152,20 @@ def target(process: Process, prediction: str | WeightsFn, x_0: Images, t: Times,
       (B, H, W, C).
 
     Raises:
-      ValueError: the prediction does not tell x_0 of this process, x_0 or noise are not floating-point numbers, or a
-        time is none of the process.
+      ValueError: the prediction does not determine x_0 for this process, x_0 or noise are not floating-point numbers,
+        or a time is not one of the process.
     """
     check_prediction(process, prediction)
     check_floats(x_0=x_0, noise=noise)
     level, basis = process.level(whole(t), x_0.shape[-3:-1]), process.basis
     p, q = weights_fn(prediction)(process, level)[:2]
     if max(jnp.ndim(p), jnp.ndim(q)) < 3 or jnp.shape(p)[-3:-1] == jnp.shape(q)[-3:-1] == (1, 1):
-        return p * x_0 + q * noise  # the same for all coordinates
+        return p * x_0 + q * noise  # p and q are the same for all coordinates
     return basis.synthesis(p * basis.analysis(x_0) + q * basis.analysis(noise))
 
 
 def weights_fn(prediction: str | WeightsFn) -> WeightsFn:
-    """The weights of a name, or the function itself.
+    """The `WeightsFn` of a name, or the given function itself.
 
     Raises:
       ValueError: there is no such name.

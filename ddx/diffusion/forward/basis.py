@@ -76,8 +76,8 @@ def laplacian(shape: Shape) -> np.ndarray:
 def largest_variance(basis: "Basis", shape: Shape, low: float = -1.0) -> np.ndarray:
     """The largest variance that each coordinate of data in [low, 1] can have.
 
-    For a pixel it is ((1 - low) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12). A coordinate is the product of the
-    pixels with a basis vector v, and its largest variance is the pixel's times (sum of abs(v))^2.
+    For a pixel it is ((1 - low) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12). A coordinate is the inner product of
+    the pixels with a basis vector v, and its largest variance is the pixel's times (sum of abs(v))^2.
 
     Args:
       basis: the basis of the coordinates.

@@ -1,4 +1,4 @@
-"""The T betas of a discrete process by the name of their schedule, in float64 on the host.
+"""Named schedules of betas: the T betas of a discrete process, in float64 on the host.
 
 `betas[t - 1]` is the paper's beta_t of q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t), t = 1..T.
 
@@ -111,7 +111,7 @@ def check_betas(betas: np.ndarray) -> None:
 
 
 def check_num_steps(num_steps: object) -> int:
-    """T as an int.
+    """Check T, and return it as an int.
 
     Args:
       num_steps: one number.
@@ -132,7 +132,7 @@ def betas(schedule: str, num_steps: int) -> np.ndarray:
     """The betas of a named schedule.
 
     Args:
-      schedule: a name of the module's table.
+      schedule: a name from the module's table.
       num_steps: T.
 
     Returns:

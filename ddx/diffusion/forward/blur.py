@@ -1,4 +1,4 @@
-"""Blur: how much of each frequency of an image is left at a time.
+"""Blur: how much of each frequency of an image is left at time t.
 
 A process that blurs scales frequency (i, j) by alpha = a d, where a is the schedule's alpha (Hoogeboom & Salimans 2023)
 and
@@ -7,13 +7,12 @@ and
 
 with the Laplacian's eigenvalue lam and the dissipation time tau = sigma_B^2 / 2 of a Gaussian blur of sigma_B pixels;
 d_min = 0 is the heat equation itself. The log-SNR of the frequency is the schedule's logsnr plus 2 log d. A step needs
-log(d_t / d_s), which at nearby times is a difference of nearly equal numbers. With e = (1 - d_min) exp(-lam tau_s) it
-is
+log(d_t / d_s), which at nearby times is a difference of nearly equal numbers. With e = (1 - d_min) exp(-lam tau_s),
 
     log(d_t / d_s) = log1p(e expm1(-lam (tau_t - tau_s)) / (e + d_min))                                         (2)
 
-which is precise in float32 until the argument of log1p nears -1. There d_t / d_s is small, and the logarithm of the
-ratio is precise.
+which is precise in float32 until the argument of log1p nears -1. There d_t / d_s is small, and the logarithm of
+the ratio is precise.
 """
 
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ def log_remaining(tau: Array, d_min: Numbers, shape: Shape) -> tuple[Coefficient
 
     Args:
       tau: dissipation times, () or (B, 1, 1, 1).
-      d_min: what a blur leaves of every frequency.
+      d_min: the fraction of a frequency that even the strongest blur leaves.
       shape: (H, W) of the images.
 
     Returns:
@@ -110,15 +109,15 @@ def log_remaining_change(tau_s: Array, tau_t: Array, tau_change: Array, d_min: N
     Args:
       tau_s: dissipation times at s, () or (B, 1, 1, 1).
       tau_t: dissipation times at t, like tau_s.
-      tau_change: tau_t - tau_s, not rounded first.
-      d_min: what a blur leaves of every frequency.
+      tau_change: tau_t - tau_s, found without rounding the two first.
+      d_min: the fraction of a frequency that even the strongest blur leaves.
       shape: (H, W) of the images.
 
     Returns:
       (H, W, 1) or (B, H, W, 1).
     """
     xp, lam = _in_kind(tau_change, shape)
-    # A step up uses the fraction of the same step down, with the other sign: its own fraction would overflow.
+    # A step up uses the step down between the same times, with the opposite sign: its own fraction would overflow.
     first, last = lam * xp.minimum(tau_s, tau_t), lam * xp.maximum(tau_s, tau_t)
     further = lam * xp.abs(tau_change)
     d_first, d_last = _remaining(xp, first, d_min), _remaining(xp, last, d_min)
@@ -134,7 +133,7 @@ def _remaining(xp: Any, exponent: Array, d_min: Numbers) -> Array:
 
 
 def _in_kind(x: Array, shape: Shape) -> tuple[Any, Array]:
-    """The namespace of x, NumPy or JAX, and the eigenvalues as an array of it."""
+    """The namespace of x, NumPy or JAX, and the eigenvalues as an array of that namespace."""
     lam = laplacian(shape)
     host = isinstance(x, np.ndarray | np.generic | float)
     return (np, lam) if host else (jnp, jnp.asarray(lam, x.dtype))

@@ -5,8 +5,8 @@ r = SNR_t / SNR_s = exp(logsnr_t - logsnr_s). The forward transition is
 
     q(u_t | u_s) = N((alpha_t / alpha_s) u_s, sigma_t^2 (1 - r))                                                (1)
 
-since sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - r). The joint law of (u_s, u_t) given u_0 is free up
-to one number: every Gaussian q(u_s | u_t, u_0) = N(k u_t + gamma u_0, lambda2) with
+since sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2 = sigma_t^2 (1 - r). The joint law of (u_s, u_t) given u_0 leaves
+one number free: every Gaussian q(u_s | u_t, u_0) = N(k u_t + gamma u_0, lambda2) with
 
     k alpha_t + gamma = alpha_s        k^2 sigma_t^2 + lambda2 = sigma_s^2                                      (2)
 
@@ -24,7 +24,7 @@ The right-hand side of (5) has no cancellation, nothing in a step divides by alp
 difference. An eta above 1 has the right marginals too, as long as b^2 >= 0. At eta = 0 the step is one of an ordinary
 differential equation and runs both ways: (4) and (5) hold for s > t too, where r > 1, which is how images are encoded.
 
-A model replaces u_0 by its expectation, and what it does not know of u_0 adds to the variance:
+A model replaces u_0 by its expectation, and its uncertainty about u_0 adds to the variance:
 
     E[u_s | u_t] = k u_t + gamma E[u_0 | u_t]        Cov[u_s | u_t] = lambda2 + gamma^2 Cov[u_0 | u_t]        (6)
 """
@@ -59,8 +59,8 @@ def step_coefficients(
       process: the process.
       s: times to go to, () or (B,), 0 <= s < t; at eta = 0 also s > t.
       t: times to start from, () or (B,).
-      eta: stochasticity, 0 is DDIM, 1 is DDPM; more than 1 only where b^2 >= 0 and all is known on the host. In the
-        graph it may be (B,), one an example.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; more than 1 only where b^2 >= 0 and s, t and eta are known on the host.
+        In the graph it may be (B,), one per example.
       shape: (H, W), for processes whose coefficients differ between coordinates.
 
     Returns:
@@ -68,8 +68,8 @@ def step_coefficients(
       graph they are NaN where a time or eta is impossible.
 
     Raises:
-      ValueError: eta is negative or too large for these steps, not s < t, or a step up starts at noise-free data (where
-        they are known on the host).
+      ValueError: a time, where known on the host, is out of range; eta, where known, is negative, too large for these
+        steps, or above 1 while a time is traced; s >= t (s = t at eta = 0); or a step up starts at noise-free data.
     """
     host = is_host(s, t, eta)
     if is_host(eta):
@@ -98,7 +98,7 @@ def host_eta(eta: Any) -> float:
     """A stochasticity that is known on the host, as a number.
 
     Raises:
-      ValueError: it is traced, no single number, negative or not finite.
+      ValueError: eta is traced, not a single number, negative or not finite.
     """
     if not is_host(eta):
         raise ValueError(
@@ -126,7 +126,7 @@ def solve(m_s: Marginal | Level, m_t: Marginal | Level, log_r: Coefficient, eta:
     if host and np.any(np.greater(eta, 1.0)):
         b2 = _check_eta(float(np.max(eta)), b2, one_minus_r, np.asarray(m_s.sigma))
     elif not host:
-        # What the host refuses is no number in the graph. Of the largest eta b^2 may be rounded to below 0.
+        # What the host refuses is NaN in the graph. At the largest eta, b^2 may be rounded to below 0.
         possible = (eta >= 0) & ((b2 > -_ROUNDING) | (m_s.sigma == 0))
         b2 = jnp.where(possible, b2, jnp.nan)
     b = root(xp.maximum(b2, 0.0))
@@ -141,15 +141,15 @@ _ROUNDING = 1e-4  # of b^2 in float32
 
 
 def root(x: Any) -> Any:
-    """The square root, whose gradient is 0 at 0, where it would be infinite."""
+    """The square root, with the gradient 0 at 0, where the true gradient is infinite."""
     if isinstance(x, int | float):
-        return math.sqrt(x)  # it takes the type of what it is multiplied with
+        return math.sqrt(x)  # a Python float takes the type of the array it multiplies
     xp: Any = jnp if isinstance(x, jax.Array) else np
     return xp.where(x == 0, 0.0, xp.sqrt(xp.where(x == 0, 1.0, x)))
 
 
 def _check_eta(eta: float, b2: np.ndarray, one_minus_r: np.ndarray, sigma_s: np.ndarray) -> np.ndarray:
-    """b^2, 0 on steps to noise-free data, where it multiplies sigma_s = 0; refuse an eta that makes others negative."""
+    """Refuse an eta that makes b^2 negative, and set b^2 to 0 on steps to noise-free data, where sigma_s is 0 too."""
     noisy = np.broadcast_to(sigma_s > 0, b2.shape)
     if np.any(b2[noisy] < 0):
         largest = float(np.max(one_minus_r[noisy])) ** -0.5
@@ -173,7 +173,7 @@ def q_sample(process: Process, x_0: Images, t: Times, noise: Images) -> Images:
       x_t in pixels, like x_0; NaN for a traced time out of range.
 
     Raises:
-      ValueError: x_0 or noise are not floating-point numbers, or a time is none of the process.
+      ValueError: x_0 or noise are not floating-point numbers, or a time is not one of the process.
     """
     check_floats(x_0=x_0, noise=noise)
     m = process.marginal(t, x_0.shape[-3:-1])
@@ -182,10 +182,20 @@ def q_sample(process: Process, x_0: Images, t: Times, noise: Images) -> Images:
 
 
 def q_transition(process: Process, x_s: Images, s: Times, t: Times) -> tuple[Images, Coefficient]:
-    """Mean (pixels, like x_s) and variance (per basis coordinate) of q(x_t | x_s) for s < t, equation (1).
+    """Mean and variance of the forward transition q(x_t | x_s), equation (1) (DDPM eq. 2 for s = t - 1).
+
+    Args:
+      process: the process.
+      x_s: (B, H, W, C) images at s.
+      s: times, () or (B,), below t.
+      t: times, () or (B,).
+
+    Returns:
+      The mean in pixels, like x_s, and the variance per basis coordinate, which broadcasts to (B, H, W, C). Both are
+      NaN for traced times that are out of range or not s < t.
 
     Raises:
-      ValueError: x_s are not floating-point numbers, or not s < t are times of the process.
+      ValueError: x_s are not floating-point numbers, or times known on the host are out of range or not s < t.
     """
     check_floats(x_s=x_s)
     shape = x_s.shape[-3:-1]
@@ -203,12 +213,24 @@ def q_transition(process: Process, x_s: Images, s: Times, t: Times) -> tuple[Ima
 def q_posterior(
     process: Process, x_0: Images, x_t: Images, s: Times, t: Times, eta: Numbers = 1.0
 ) -> tuple[Images, Coefficient]:
-    """Mean (pixels, like x_t) and variance (per basis coordinate) of q(x_s | x_t, x_0), equations (3) to (5).
+    """Mean k x_t + gamma x_0 and variance lambda2 of q(x_s | x_t, x_0), equations (3) to (5).
 
-    eta = 1 and s = t - 1 are DDPM's posterior (eq. 6 and 7); any s < t and eta in [0, 1] are DDIM's family (eq. 12).
+    eta = 1 and s = t - 1 give DDPM's posterior (eq. 6 and 7); any s < t and eta in [0, 1] give DDIM's family (eq. 7).
+
+    Args:
+      process: the process.
+      x_0: (B, H, W, C) images.
+      x_t: like x_0.
+      s: times to go to, () or (B,), below t; at eta = 0 also above t.
+      t: times to start from, () or (B,).
+      eta: stochasticity, 0 is DDIM, 1 is DDPM.
+
+    Returns:
+      The mean in pixels, like x_t, and the variance per basis coordinate, which broadcasts to (B, H, W, C). Both are
+      NaN where a traced time or eta is impossible.
 
     Raises:
-      ValueError: x_0 or x_t are not floating-point numbers; or as `step_coefficients`.
+      ValueError: x_0 or x_t are not floating-point numbers, or s, t and eta are known on the host and impossible.
     """
     check_floats(x_0=x_0, x_t=x_t)
     c = step_coefficients(process, s, t, eta, x_0.shape[-3:-1])
@@ -217,9 +239,18 @@ def q_posterior(
 
 
 def gaussian_kl(mean_1: Numbers, variance_1: Numbers, mean_2: Numbers, variance_2: Numbers) -> jax.Array:
-    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats.
+    """KL(N(mean_1, variance_1) || N(mean_2, variance_2)) per coordinate, in nats, for arguments that broadcast.
 
-    Integers are promoted.
+    With r = variance_1 / variance_2 it is (r - 1 - log r + (mean_1 - mean_2)^2 / variance_2) / 2.
+
+    Args:
+      mean_1: of the first Gaussian, of any shape.
+      variance_1: of the first Gaussian, above 0.
+      mean_2: of the second Gaussian.
+      variance_2: of the second Gaussian, above 0.
+
+    Returns:
+      An array of the common shape; integers are promoted to floating-point numbers.
     """
     mean_1, variance_1, mean_2, variance_2 = (1.0 * jnp.asarray(x) for x in (mean_1, variance_1, mean_2, variance_2))
     log_ratio = jnp.log(variance_1) - jnp.log(variance_2)
@@ -230,7 +261,7 @@ def prior_kl(process: Process, x_0: Images, t: Times | None = None) -> Coordinat
     """KL(q(u_t | u_0) || p(u_T)) per basis coordinate, in nats (the L_T of DDPM eq. 5).
 
     The prior is p(u_T) = N(0, process.prior_sigma^2). A KL of zero up to rounding means that sampling may start from
-    it. Bits per dimension are the mean over coordinates, over log 2.
+    it. Bits per dimension are the mean over coordinates, divided by log 2.
 
     Args:
       process: the process.
@@ -241,15 +272,15 @@ def prior_kl(process: Process, x_0: Images, t: Times | None = None) -> Coordinat
       (B, H, W, C), in the process's basis.
 
     Raises:
-      ValueError: x_0 are not floating-point numbers, or t is no time of the process.
+      ValueError: x_0 are not floating-point numbers, or a time is not one of the process.
     """
     check_floats(x_0=x_0)
     m = process.marginal(process.num_steps if t is None else t, x_0.shape[-3:-1])
     u_0, alpha, sigma = process.basis.analysis(x_0), m.alpha / process.prior_sigma, m.sigma / process.prior_sigma
     xp: Any = jnp if isinstance(sigma, jax.Array) else np
     # sigma^2 - 1 - log sigma^2 through log1p: both terms are about alpha^2, tiny, and their difference tinier. Where
-    # there is little noise it is the logarithm of sigma that is precise.
+    # there is little noise, 2 log sigma is the precise form.
     excess = sigma**2 - 1.0
-    with np.errstate(divide="ignore"):  # of noise-free data it is infinite
+    with np.errstate(divide="ignore"):  # for noise-free data the KL is infinite
         log_sigma2 = xp.where(excess > -0.5, xp.log1p(xp.maximum(excess, -0.5)), 2.0 * xp.log(sigma))
     return 0.5 * (jnp.square(alpha * u_0) + (excess - log_sigma2))

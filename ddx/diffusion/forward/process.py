@@ -26,7 +26,7 @@ from ddx.diffusion.times import is_host, whole
 
 
 class Level(NamedTuple):
-    """A time of a process and its marginal: what a network's output is read with.
+    """A time of a process, its marginal, and the network's input for it: what a network's output is read with.
 
     Before `spread`, as in the rows of a plan, alpha and logsnr are what all coordinates would share without a blur.
     """
@@ -36,11 +36,11 @@ class Level(NamedTuple):
     alpha: Coefficient
     sigma: Coefficient
     logsnr: Coefficient
-    a: Array  # the factor of alpha that no blur makes
+    a: Array  # the schedule's factor of alpha, without the blur's
     tau: Array | None  # the dissipation time; None for a process that does not blur
 
     def spread(self, d_min: Any, shape: Shape | None) -> "Level":
-        """The same with the alpha and logsnr of each frequency of images of shape (H, W); itself without a blur.
+        """This level with the alpha and logsnr of each frequency of images of shape (H, W); unchanged without a blur.
 
         Raises:
           ValueError: the process blurs, and there is no shape.
@@ -52,14 +52,17 @@ class Level(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The values at t less the values at s, none of which is rounded first; before `spread` as in `Level`."""
+    """The values at t minus the values at s, which are not rounded first.
+
+    Before `spread`, log_alpha and logsnr are what all coordinates would share without a blur.
+    """
 
     log_alpha: Coefficient
     logsnr: Coefficient
     tau: Array | None
 
     def spread(self, s: Level, t: Level, d_min: Any, shape: Shape | None) -> "Change":
-        """The same for each frequency of images of shape (H, W); itself without a blur.
+        """These changes for each frequency of images of shape (H, W); unchanged without a blur.
 
         Raises:
           ValueError: the process blurs, and there is no shape.
@@ -77,10 +80,11 @@ class Process:
     Attributes:
       basis: the coordinates in which the process is diagonal.
       schedule: how signal and noise evolve; its times are integers, or any real numbers in [0, T].
-      blur: how the image is blurred besides; None for a process that treats all coordinates alike.
-      d_min: what a blur leaves of every frequency.
+      blur: how the image is blurred as well; None for a process that treats all coordinates alike.
+      d_min: the fraction of a frequency that even the strongest blur leaves.
       low: the lowest value of the data; the highest is 1.
-      prior_sigma: of the prior p(u_T) = N(0, prior_sigma^2). (IHDM's prior is another: `ddx.diffusion.papers.ihdm`.)
+      prior_sigma: standard deviation of the prior p(u_T) = N(0, prior_sigma^2). IHDM has another prior:
+        `ddx.diffusion.papers.ihdm`.
       time_offset: the network's input for time t is t - time_offset.
       rescale_time: scale the network's input as if T were 1000 (Improved DDPM's code with rescale_timesteps).
     """
@@ -111,7 +115,7 @@ class Process:
 
     @property
     def forgets(self) -> bool:
-        """Whether nothing is left of some coordinates at T: they cannot be found from u_T and its noise."""
+        """Whether nothing is left of some coordinates of x_0 at T, so that u_T and its noise do not determine them."""
         last = self.schedule.at(self.num_steps)
         blurs = self.blur is not None and self.blur.tau(self.num_steps) > 0
         return bool(last.logsnr == -np.inf or (blurs and last.alpha * self.d_min < _LEAST))
@@ -127,16 +131,24 @@ class Process:
           alpha, sigma and logsnr. In the graph they are NaN for times out of range.
 
         Raises:
-          ValueError: a time known on the host is out of range, or no integer where it must be; or there is no shape.
+          ValueError: a time known on the host is out of range, or not an integer where times are integers; or the
+            process blurs and there is no shape.
         """
         level = self.level(t).spread(self.d_min, shape)
         return Marginal(level.alpha, level.sigma, level.logsnr)
 
     def level(self, t: Times, shape: Shape | None = None) -> Level:
-        """The `Level` of times t, () or (B,), in [0, T]; spread if there is a shape (H, W).
+        """The `Level` of times t.
+
+        Args:
+          t: () or (B,), in [0, T].
+          shape: (H, W) of the images, for each frequency's own values; None gives what all coordinates share.
+
+        Returns:
+          A `Level`; in the graph NaN for times out of range.
 
         Raises:
-          ValueError: as `marginal`.
+          ValueError: a time known on the host is out of range, or not an integer where times are integers.
         """
         time = whole(np.asarray(t) if is_host(t) else t)
         alpha, sigma, logsnr = map(_to_images, self.schedule.at(time))
@@ -145,10 +157,18 @@ class Process:
         return level if shape is None else level.spread(self.d_min, shape)
 
     def change(self, s: Times, t: Times, shape: Shape | None = None) -> Change:
-        """The `Change` from times s to times t, () or (B,) each; spread if there is a shape (H, W).
+        """The `Change` from times s to times t.
+
+        Args:
+          s: () or (B,), in [0, T].
+          t: like s.
+          shape: (H, W) of the images, for each frequency's own values; None gives what all coordinates share.
+
+        Returns:
+          A `Change`; in the graph NaN for times out of range.
 
         Raises:
-          ValueError: as `marginal`.
+          ValueError: a time known on the host is out of range, or not an integer where times are integers.
         """
         tau = None if self.blur is None else _to_images(self.blur.tau_change(s, t))
         log_alpha, logsnr = self.schedule.log_alpha_change(s, t), self.schedule.logsnr_change(s, t)
@@ -156,10 +176,10 @@ class Process:
         return change if shape is None else change.spread(self.level(s), self.level(t), self.d_min, shape)
 
     def model_time(self, t: Times) -> Array:
-        """The network's input for time t, as in the original codes.
+        """The network's input for times t, () or (B,), as in the papers' code.
 
-        The 0-based index t - 1 for DDPM and its successors, t for IHDM, and for Blurring Diffusion, whose paper does
-        not say, 1000 t / T.
+        It is the 0-based index t - 1 for DDPM and its successors, t for IHDM, and 1000 t / T for Blurring Diffusion,
+        whose paper does not specify it.
         """
         told = whole(t) - self.time_offset
         return told * (1000.0 / self.num_steps) if self.rescale_time else told
@@ -184,7 +204,7 @@ def process_from_betas(betas: Any, rescale_time: bool = False) -> Process:
 
     Args:
       betas: (T,) host array; 0 < beta < 1, and the last may be 1 (then x_T is pure noise).
-      rescale_time: tell the network times as if T were 1000.
+      rescale_time: give the network times as if T were 1000.
 
     Returns:
       A process in pixels with the integer times 0..T.
@@ -203,15 +223,18 @@ def process_from_betas(betas: Any, rescale_time: bool = False) -> Process:
 
 
 def in_dct_basis(process: Process) -> Process:
-    """The same process, its state held in cosines: for a reverse variance of each frequency.
+    """The process with its state in the DCT basis, which allows a reverse variance for each frequency.
 
-    Noise is white in either basis, so nothing else changes but what `noise=` arguments are coordinates of.
+    Noise is white in either basis, so nothing else changes but the coordinates of `noise=` arguments.
 
     Args:
-      process: one in pixels.
+      process: a process in pixels.
+
+    Returns:
+      A process in the DCT basis.
 
     Raises:
-      ValueError: the process has other coordinates than pixels already.
+      ValueError: the process is not in pixels.
     """
     if process.basis is not PIXEL:
         raise ValueError(f"this process is in the {process.basis.name} basis already")

@@ -1,1 +1,1 @@
-"""What training minimises: losses, and the times that they are asked at."""
+"""What training minimises: losses, and the times at which they are evaluated."""

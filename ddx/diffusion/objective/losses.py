@@ -1,6 +1,6 @@
 """Training objectives, one value per example; nothing is reduced over the batch.
 
-Times are the noise levels 1..T that a network knows. Any other time, such as a 0-based index, is refused where it is
+Times are the noise levels 1..T that networks know. Any other time, such as a 0-based index, is refused where it is
 known on the host; in the graph it makes the loss of its example NaN.
 """
 
@@ -54,7 +54,7 @@ def simple_loss(
       (B,) mean squared errors. DDIM's and IHDM's code sum over pixels instead: multiply by H * W * C.
 
     Raises:
-      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is no noise level, or the
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is not a noise level, or the
         prediction is unknown or impossible for this process.
     """
     t, x_t = _diffused(process, x_0, t, noise)
@@ -92,7 +92,7 @@ def head_loss(
 
     Raises:
       ValueError: the head is unknown or the network has none, x_0 or noise are not floating-point numbers or differ in
-        shape, a time is no noise level, or the prediction is unknown or impossible for this process.
+        shape, a time is not a noise level, or the prediction is unknown or impossible for this process.
     """
     if head not in ("sn", "npr"):
         raise ValueError(f"head {head!r} is unknown; choose sn or npr")
@@ -137,7 +137,7 @@ def kl_loss(
       (B,) bits/dim.
 
     Raises:
-      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is no noise level, or
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is not a noise level, or
         prediction, variance or cdf are unknown or impossible for this process or network.
     """
     t, x_t = _diffused(process, x_0, t, noise)
@@ -178,7 +178,7 @@ def hybrid_loss(
       The loss and its parts, (B,) each.
 
     Raises:
-      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is no noise level, or
+      ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is not a noise level, or
         prediction, variance or cdf are unknown or impossible for this process or network.
     """
     t, x_t = _diffused(process, x_0, t, noise)

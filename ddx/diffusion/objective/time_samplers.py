@@ -1,4 +1,4 @@
-"""The times that training draws.
+"""Samplers of the times that training draws.
 
 A time sampler is a triple of functions, so that a sampler that learns from the losses can keep what it has learned in
 the training state:
@@ -100,7 +100,7 @@ def loss_second_moment(num_steps: int, history: int = 10, uniform_share: float =
 
     Args:
       num_steps: T.
-      history: how many of the newest losses of a time the mean is over.
+      history: how many of the newest losses of a time enter the mean.
       uniform_share: the share of the probability that stays uniform, in [0, 1].
 
     Returns:
@@ -167,7 +167,7 @@ def continuous(times: TimeSampler) -> TimeSampler:
     return TimeSampler(times.init, draw, update)
 
 
-_WITHIN = 2**31 - 1  # a stream of its own, which no example has: they are counted from 0
+_WITHIN = 2**31 - 1  # a stream of its own: no example has this number
 
 
 TIME_SAMPLERS: dict[str, Callable[[int], TimeSampler]] = {

@@ -1,1 +1,1 @@
-"""One page a paper: its presets, what only it has, and where its equations and algorithms are."""
+"""One page per paper: its presets, what only that paper has, and where to find its equations and algorithms."""

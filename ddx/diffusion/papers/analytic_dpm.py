@@ -1,6 +1,6 @@
 """Analytic-DPM (Bao, Li, Zhu & Zhang, ICLR 2022) and Extended Analytic-DPM (Bao et al., ICML 2022: SN, NPR).
 
-Gamma_t of the papers is the mean square of eps, `ms_eps` here; sigma_n^2 of a step is lambda2 + gamma^2 V.
+The papers' Gamma_t is the mean square of eps, `ms_eps` here; their sigma_n^2 of a step is lambda2 + gamma^2 V.
 
 | in the papers | here |
 | --- | --- |
@@ -10,9 +10,9 @@ Gamma_t of the papers is the mean square of eps, `ms_eps` here; sigma_n^2 of a s
 | section 4 and algorithm 1, optimal trajectories | `ddx.optimal_trajectories`; by Gamma `gamma_trajectory`, below |
 | appendix F.2, the last step's noise in grey levels | `clip_last`, below |
 | Extended, SN and NPR heads and their losses | `ddx.head_loss`; variances "sn" and "npr" |
-| their code's A-DDPM step of a clipped x_0 | `published_ddpm`, below |
+| their code's A-DDPM step with a clipped x_0 | `published_ddpm`, below |
 
-What only the papers' own numbers need is on this page.
+The functions on this page are needed only to reproduce the papers' own numbers.
 """
 
 import math
@@ -35,14 +35,17 @@ from ddx.diffusion.reverse.variance import VarianceFn
 def clip_last(variance: VarianceFn, times: Trajectory, y: float = 2.0, count: int = 1, low: float = -1.0) -> VarianceFn:
     """Limit the noise of the steps into the last `count` noisy times to y grey levels (Bao et al. 2022, F.2).
 
-    E abs(sigma z) = sigma sqrt(2 / pi) is at most y levels. It acts on samples; no published bound has it.
+    E abs(sigma z) = sigma sqrt(2 / pi) is then at most y levels. It is for sampling: no published bound uses it.
 
     Args:
       variance: any variance.
       times: the sampler's times, strictly decreasing and ending in 0.
-      y: grey levels of 0..255; the papers have 2 for most DDPMs and 1 for DDIMs.
-      count: times it is for; 0 for none.
+      y: grey levels of 0..255; the papers use 2 for most DDPMs and 1 for DDIMs.
+      count: how many times are limited; 0 for none.
       low: the lowest value of the data.
+
+    Returns:
+      A `VarianceFn`.
     """
     most = (y * (1.0 - low) / 255.0) ** 2 * math.pi / 2
     last = times[-1 - count] if count else 0
@@ -55,12 +58,12 @@ def clip_last(variance: VarianceFn, times: Trajectory, y: float = 2.0, count: in
 
 
 def published_ddpm(variance: VarianceFn) -> Solver:
-    """The step of A-, SN- and NPR-DDPM's code: the posterior's mean k u_t + gamma x_0 of a clipped x_0.
+    """The step of A-, SN- and NPR-DDPM's code: the posterior mean k u_t + gamma x_0 with a clipped x_0.
 
-    It differs from "euler" for a denoiser with clip="x0", whose unclipped eps is then for the variance alone.
+    It differs from "euler" only for a denoiser with clip="x0", whose unclipped eps then enters the variance alone.
 
     Args:
-      variance: of the steps.
+      variance: the variance of the steps.
     """
 
     def step(
@@ -76,7 +79,7 @@ def gamma_costs(process: Process, ms_eps: np.ndarray) -> np.ndarray:
     """The costs of Analytic-DPM's code, log(1 - (1 - abar_t / abar_s) ms_eps_t / bbar_t): (T + 1, T + 1) at [s, t].
 
     NaN where the estimate of the mean square of eps, ms_eps (T + 1,), is too large for a variance. They differ from
-    twice `step_costs` by what depends on one end alone and cancels along a path.
+    twice `step_costs` by terms that depend on one end of the step alone, and these cancel along a path.
     """
     log_alpha = process.schedule.log_alpha_change
     times = np.arange(process.num_steps + 1)
@@ -91,10 +94,10 @@ def gamma_costs(process: Process, ms_eps: np.ndarray) -> np.ndarray:
 
 
 def gamma_trajectory(process: Process, ms_eps: np.ndarray, num_visits: int) -> Trajectory:
-    """The trajectory of Analytic-DPM's code: by `gamma_costs` as far as they go, evenly spaced in the noisy tail.
+    """The trajectory of Analytic-DPM's code: by `gamma_costs` where they are defined, evenly spaced in the noisy tail.
 
     Raises:
-      ValueError: the number of visits is out of 2..T, or of 3..T where ms_eps exceeds 1 somewhere; or it exceeds 1 at
+      ValueError: num_visits is not in 2..T, or not in 3..T although ms_eps exceeds 1 somewhere; or ms_eps exceeds 1 at
         half of the times or more.
     """
     num_steps = process.num_steps

@@ -8,8 +8,8 @@
 | its loss, the squared error of eps in pixels | `ddx.simple_loss` |
 | its sampling algorithm | `ddx.sample(denoise, key, x_T, eta=1.0, solver=printed_step(), noisy_end=True)` |
 
-Here the posterior follows from differences of log-SNRs and needs no limits, any eta has a step, and the bound is the
-one of all processes.
+Here the posterior follows from differences of log-SNRs and needs no limits, every eta has a step, and the bound is
+`ddx.bits_per_dim`, as for every process.
 """
 
 from typing import Any
@@ -38,16 +38,19 @@ def blurring(
 ) -> Process:
     """Blurring Diffusion (Hoogeboom & Salimans 2023): cosine noise and a growing blur, in the DCT basis.
 
-    Times are real, in [0, T]; at t = 0 there is no blur and noise of a log-SNR of logsnr_max. Without blur it is
-    variance-preserving cosine diffusion.
+    Times are real, in [0, T]; at t = 0 there is no blur, and noise at the log-SNR logsnr_max. Without blur the
+    process is variance-preserving cosine diffusion.
 
     Args:
       num_steps: T, the steps of the sampler and of the bound; the process itself depends on t / T alone.
-      sigma_blur_max: standard deviation of the blur at T, in pixels; 20 is the paper's for CIFAR-10.
+      sigma_blur_max: standard deviation of the blur at T, in pixels; 20 in the paper for CIFAR-10.
       blur_schedule: "sin2", sigma_blur_max sin^2(pi t / 2 T), or "sin" without the square.
-      d_min: what is left of every frequency, so that the network's eps tells x_0 at all times.
+      d_min: the fraction of a frequency that even the strongest blur leaves; it lets eps determine x_0 at all times.
       logsnr_min: log-SNR of the noise at T.
       logsnr_max: log-SNR of the noise at 0.
+
+    Returns:
+      A process in the DCT basis with real times in [0, T].
 
     Raises:
       ValueError: a number is out of its range, or the schedule is unknown.
@@ -78,10 +81,10 @@ def printed_coefficients(m_s: Marginal | Level, m_t: Marginal | Level, delta: fl
     Args:
       m_s: the marginal at s, per frequency.
       m_t: the marginal at t > s.
-      delta: below which no variance is divided by. At T = 1000 its 1e-8 changes the mean by up to 4e-4.
+      delta: the least variance to divide by. At T = 1000 the value 1e-8 changes the mean by up to 4e-4.
 
     Returns:
-      k, gamma and the variance; there is only eta = 1.
+      k, gamma and the variance, at eta = 1; the paper has no other.
     """
     alpha_ts = m_t.alpha / m_s.alpha
 
@@ -95,10 +98,10 @@ def printed_coefficients(m_s: Marginal | Level, m_t: Marginal | Level, delta: fl
 
 
 def printed_step(delta: float = 1e-8) -> Solver:
-    """The step of the printed sampling algorithm, for plans of eta = 1; "euler" takes the exact one.
+    """The step of the printed sampling algorithm, for plans of eta = 1; "euler" takes the exact step.
 
     Args:
-      delta: the limit in the algorithm.
+      delta: the least variance that the algorithm divides by.
     """
 
     def step(

@@ -1,14 +1,14 @@
 """DDIM: Song, Meng & Ermon, Denoising Diffusion Implicit Models, ICLR 2021.
 
-The paper's alpha_t is DDPM's abar_t, so its sqrt(alpha_t) is `alpha` here and its sqrt(1 - alpha_t) is `sigma`. Its
-sigma_t is the standard deviation of a step's noise, sqrt(lambda2) here. Equation 12, in the paper's own form, is `step`
-below; what `ddx.sample` runs is the same step as k u_t + gamma x_0, and tests hold the two together.
+The paper's alpha_t is DDPM's abar_t, so its sqrt(alpha_t) is `alpha` here and its sqrt(1 - alpha_t) is `sigma`. The
+paper's sigma_t is the standard deviation of a step's noise, sqrt(lambda2) here. `step` below is equation 12 as printed;
+`ddx.sample` runs the same step as k u_t + gamma x_0 + sqrt(lambda2) z, and tests check that the two agree.
 
 | in the paper | here |
 | --- | --- |
 | eq. 7, q_sigma(x_{t-1} given x_t, x_0), and lemma 1 | `ddx.q_posterior(process, x_0, x_t, s, t, eta)` |
 | eq. 9, x_0 from eps | prediction "eps" |
-| eq. 12, a step | `step`; in walks `ddx.diffusion.reverse.solvers.euler` |
+| eq. 12, a step | `step`; in walks `ddx.diffusion.reverse.solvers.euler`, k and gamma `ddx.step_coefficients` |
 | eq. 16, sigma by eta | `ddx.step_coefficients(process, s, t, eta).lambda2` |
 | sigma-hat, the noise of DDPM's "large" variance | `ddx.sample(..., eta=1.0, variance="large")` |
 | section 4.2, subsequences of times, and appendix D.2 | `ddx.trajectory(T, K, "uniform")` or "quad" |
@@ -27,12 +27,12 @@ from ddx.diffusion.forward.process import Process
 def step(
     process: Process, x_t: Images, eps: Images, s: int, t: int, eta: float = 0.0, noise: Images | float = 0.0
 ) -> Images:
-    """Equation 12, from t to s < t in one step, as it is printed.
+    """Equation 12 as printed: one step from t to s < t.
 
         x_s = sqrt(abar_s) (x_t - sqrt(1 - abar_t) eps) / sqrt(abar_t) + sqrt(1 - abar_s - sigma_t^2) eps + sigma_t z
 
-    The first term is called predicted x_0, the second the direction that points to x_t, the third random noise. It
-    divides by sqrt(abar_t), as the walks of this library do not.
+    The paper calls the first term predicted x_0, the second the direction pointing to x_t, the third random noise. The
+    first divides by sqrt(abar_t), which the walks of this library avoid.
 
     Args:
       process: a variance-preserving process in pixels.
@@ -47,7 +47,7 @@ def step(
       x_s, like x_t.
 
     Raises:
-      ValueError: s and t are no times of the process, or not s < t.
+      ValueError: s or t is not a time of the process, or s >= t.
     """
     at_s, at_t = process.marginal(s), process.marginal(t)
     sigma2 = step_coefficients(process, s, t, eta).lambda2

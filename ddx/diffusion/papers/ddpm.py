@@ -5,8 +5,8 @@
 | eq. 2 and 4, q(x_t given x_0), with abar_t = alpha_t^2 and 1 - abar_t = sigma_t^2 | `ddx.q_sample` |
 | eq. 5, L_T, L_{t-1}, L_0 in bits/dim | `ddx.bits_per_dim`: `prior`, `terms`, and the first term |
 | eq. 6 and 7, the posterior q(x_{t-1} given x_t, x_0) | `ddx.q_posterior(process, x_0, x_t, t - 1, t)` |
-| section 3.2, sigma_t^2 = beta_t or the posterior's | variance "large" or "small" |
-| eq. 8 and 15, networks of the mean, of x_0, of eps | predictions "mean", "x0", "eps" |
+| section 3.2, sigma_t^2 = beta_t or the posterior variance | variance "large" or "small" |
+| eq. 8 and 15, networks that predict the mean, x_0 or eps | predictions "mean", "x0", "eps" |
 | eq. 12, L_{t-1} weighted | `ddx.kl_loss` |
 | eq. 13, the discretised decoder | `ddx.diffusion.bound.decoder` |
 | eq. 14 and algorithm 1, L_simple | `ddx.simple_loss` |
@@ -28,7 +28,7 @@ def ddpm(num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = F
     Args:
       num_steps: T.
       schedule: any name of `ddx.diffusion.forward.betas.SCHEDULES`.
-      rescale_time: tell the network times as if T were 1000.
+      rescale_time: give the network times as if T were 1000.
 
     Returns:
       A process in pixels with the integer times 0..T.

@@ -9,8 +9,8 @@
 | the bound on -log p | `ddx.heat_bits_per_dim` (`ddx.diffusion.papers.ihdm_bound`) |
 | interpolation | `ddx.interpolate_heat` |
 
-Its inference process is not a Markov chain but independent given the data, q(u_s | u_t, u_0) = q(u_s | u_0), and its
-reverse step adds noise of its own size,
+The images of its inference process are independent given the data, q(u_s | u_t, u_0) = q(u_s | u_0), and not a Markov
+chain. Its reverse step adds noise of a size of its own,
 
     p(u_s | u_t) = N(mu(u_t, t), delta^2)        s = t - 1                                                      (1)
 
@@ -87,11 +87,14 @@ def ihdm(
 
 
 def heat_sampler(delta: float = 0.0125) -> Solver:
-    """IHDM's sampler, equation (1), for all times T..0, at any eta.
+    """IHDM's sampler, equation (1), for walks through all times T..0, whatever their eta.
 
     Args:
-      delta: standard deviation of the noise of a step; a little more than the process's sigma, and
-        1.25 sigma in the released code.
+      delta: standard deviation of the noise of a step; a little more than the process's sigma, and 1.25 sigma in the
+        released code.
+
+    Returns:
+      A `Solver`, for denoisers of networks that predict the next image ("residual").
 
     Raises:
       ValueError: delta is negative or not finite.
@@ -110,7 +113,7 @@ def heat_sampler(delta: float = 0.0125) -> Solver:
 
 
 def next_mean(u_t: Coordinates, d: Denoised) -> Coordinates:
-    """Mu of equation (1), in coordinates: no clipping changes it."""
+    """The mean mu of equation (1), in coordinates, which no clipping changes."""
     assert d.output is not None
     return u_t + d.output
 
@@ -133,7 +136,7 @@ def blur(process: Process, x_0: Images, t: Times) -> Images:
       (B, H, W, C) like x_0.
 
     Raises:
-      ValueError: x_0 are not floating-point numbers, or a time is none of the process.
+      ValueError: x_0 are not floating-point numbers, or a time is not one of the process.
     """
     check_floats(x_0=x_0)
     alpha = process.marginal(t, x_0.shape[-3:-1]).alpha
@@ -141,10 +144,10 @@ def blur(process: Process, x_0: Images, t: Times) -> Images:
 
 
 def prior_images(keys: Key, num_images: int) -> jax.Array:
-    """Which images of a training set samples start from.
+    """The images of a training set that samples start from, by index.
 
     Args:
-      keys: (B,), one a sample.
+      keys: (B,), one per sample.
       num_images: the size of the training set.
 
     Returns:
@@ -158,15 +161,15 @@ def heat_prior(process: Process, keys: Key, images: Images, delta: float) -> Ima
 
     Args:
       process: the process.
-      keys: (B,), one a sample; or one key, of samples 0 .. B - 1.
-      images: `prior_images(keys, M)` of the training set, in its range.
+      keys: (B,), one per sample; or one key for samples 0 .. B - 1.
+      images: images `prior_images(keys, M)` of the training set, in the range of the data.
       delta: standard deviation of the noise; 0 for none, as in the released training and sampling code.
 
     Returns:
       (B, H, W, C) like images.
 
     Raises:
-      ValueError: images are not floating-point numbers, or the keys are not one a sample.
+      ValueError: images are not floating-point numbers, or there is not one key per sample.
     """
     keys = batch_keys(keys, len(images))
     return blur(process, images, process.num_steps) + delta * initial_noise(
@@ -183,7 +186,7 @@ def interpolate_heat(
     delta: float = 0.0125,
     noise: tuple[Coordinates, Coordinates] | None = None,
 ) -> Images:
-    """Images between two states at T: those are mixed linearly, the noise of the steps along the sphere.
+    """Images between two states at T: the states are mixed linearly, the noise of the steps along the sphere.
 
     Args:
       denoise: of a network that predicts the next image.
@@ -191,8 +194,9 @@ def interpolate_heat(
       x_a: (B, H, W, C), `heat_prior`.
       x_b: like x_a.
       weights: (W,); 0 is x_a, 1 is x_b.
-      delta: of the sampler.
-      noise: the noises of all steps for x_a and for x_b, (T, B, H, W, C) in the basis; drawn from `keys` if None.
+      delta: standard deviation of the sampler's noise.
+      noise: the noises of all steps for x_a and for x_b, (T, B, H, W, C) each, in the coordinates of the basis; drawn
+        from `keys` if None.
 
     Returns:
       (W, B, H, W, C) images, like x_a.

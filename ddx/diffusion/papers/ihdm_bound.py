@@ -1,6 +1,7 @@
 """The bound on IHDM's -log p: L_T to the prior from the training set, KL terms, and the decoder's density.
 
-It is measured as every other, by `ddx.diffusion.bound.terms`. Equations (1) and (2) are in `ddx.diffusion.papers.ihdm`.
+It is measured by `ddx.diffusion.bound.terms`, like every other bound. Equations (1) and (2) are in
+`ddx.diffusion.papers.ihdm`.
 """
 
 from collections.abc import Callable
@@ -31,9 +32,9 @@ _NEGLIGIBLE = 1e-9  # what a blur leaves of a frequency that no longer tells ima
 
 
 def kde_centres(process: Process, images: Images) -> Coordinates:
-    """The centres of the prior (2), in the frequencies that the blur leaves.
+    """The centres of the prior, equation (2), in the frequencies that the blur leaves.
 
-    After a blur of half the images' width these are some dozens, so a whole training set is no burden.
+    After a blur of half the images' width these are a few dozen, so the centres of a training set need little memory.
 
     Args:
       process: `ddx.ihdm`.
@@ -52,7 +53,7 @@ def kde_centres(process: Process, images: Images) -> Coordinates:
 
 
 def kde_kl(process: Process, centres: Coordinates, x_0: Images, delta: float) -> PerExample:
-    """An upper bound on KL(q(u_T | u_0) || p(u_T)) for the prior (2).
+    """An upper bound on KL(q(u_T | u_0) || p(u_T)) for the prior, equation (2).
 
     For any weights phi it is at most sum_i phi_i (KL_i + log phi_i + log M), where KL_i belongs to the i-th of the
     prior's Gaussians. The best weights, phi = softmax(-KL), make this -log mean_i exp(-KL_i).
@@ -76,7 +77,7 @@ def kde_kl(process: Process, centres: Coordinates, x_0: Images, delta: float) ->
     def add(total: Any, pair: tuple[Any, Any]) -> tuple[Any, None]:
         return total + jnp.square(pair[0][:, None] - pair[1][None, :]), None
 
-    # Not by the product of the two, which would cancel.
+    # Not by the product of u and the centres, which would cancel.
     distance, _ = jax.lax.scan(add, jnp.zeros((len(u), len(centres)), u.dtype), (u.T, centres.T))
     ratio = float(process.level(process.num_steps).sigma) / delta
     per_dim = 0.5 * (ratio**2 - 1.0) - np.log(ratio)
@@ -93,7 +94,7 @@ def heat_rows(process: Process, levels: Trajectory | None = None) -> Plan:
         the step from T.
 
     Raises:
-      ValueError: a level is none of 1..T.
+      ValueError: a level is not in 1..T.
     """
     levels = tuple(range(2, process.num_steps + 1)) if levels is None else visited(process, levels)
     if not all(1 <= t <= process.num_steps for t in levels):
@@ -133,7 +134,7 @@ def heat_terms(
         step, mean = seen.step, next_mean(seen.u_t, seen.d)
         known, log_delta2 = step.target.alpha * u_0, 2.0 * np.log(delta)
         kl = step_kl(step._replace(small=step.target.sigma**2), known, mean, delta**2)
-        # The row from t = 1 ends in the data, and (1) is their density.
+        # The row from t = 1 ends in the data, of which (1) is the density.
         log_prob = decoder_log_prob(x_0, basis.synthesis(mean), log_delta2, "density", process.low)
         term = mean_over_image(jnp.where(step.last > 0, -log_prob, kl)) / np.log(2.0)
         mse, eps_mse = (mean_over_image(jnp.square(x)) for x in (known - mean, seen.z - seen.d.eps))
@@ -157,14 +158,14 @@ def heat_bits_per_dim(
       x_0: (B, H, W, C) images, dequantised: (k + U) / 256 of their range, U in [0, 1).
       key: one key (example i then uses fold_in(key, i)), or keys of shape (B,).
       centres: `kde_centres` of the training set.
-      delta: of the reverse steps; the bound is tightest where delta^2 is sigma^2 and the network's squared error.
+      delta: of the reverse steps; the bound is tightest where delta^2 is sigma^2 plus the network's squared error.
       levels: of the KL terms, 2..T by default; the released code takes 1..T-1.
 
     Returns:
       `BitsPerDim`; `terms` belong to `levels`, and `mse` is of the next image.
 
     Raises:
-      ValueError: a level is none of 1..T, delta is not above 0, x_0 are not floating-point numbers, or the network does
+      ValueError: a level is not in 1..T, delta is not above 0, x_0 are not floating-point numbers, or the network does
         not predict the next image.
     """
     process = check_denoiser(denoise).process

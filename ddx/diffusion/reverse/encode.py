@@ -1,17 +1,17 @@
 """From an image to the latent from which DDIM leads back to it (Song et al. 2021, sections 4.3 and 5.4).
 
 At eta = 0 a step solves an ordinary differential equation, so it may be taken upwards. Where a network outputs eps, a
-step from t down to s turns an error of the output into one of x_s that is
+step from t down to s turns an error of the output into an error of x_s that is
 
     alpha_s (sigma_t / alpha_t - sigma_s / alpha_s)                                                             (1)
 
-times as large. On the way up the network is asked at s and on the way down at t, and what the two answers differ by
-comes back multiplied by (1). The sum of (1) over all steps is about sigma_T / alpha_T: 157 on DDPM's linear schedule,
-and 20,000 on the cosine one, most of it in its last few steps, which no number of steps refines. From there an image is
-not found again, and nothing is lost below: x_t is as good a latent as x_T.
+times as large. On the way up the network is evaluated at s and on the way down at t, and the difference of the two
+outputs is multiplied by (1). The sum of (1) over all steps is about sigma_T / alpha_T: 157 on DDPM's linear schedule,
+and 20,000 on the cosine one, most of it in its last few steps, which no number of steps refines. From there an image
+cannot be recovered, and stopping below loses nothing: x_t is as good a latent as x_T.
 
-Images are taken for x_1, whose noise is below their grey levels: networks know no time 0 where times are integers.
-Where they are continuous images are taken for x_0, if that has noise.
+Where times are integers, networks do not know time 0, and images are taken for x_1, whose noise is about one grey
+level. Where times are continuous, images are taken for x_0, if the process has noise at t = 0.
 """
 
 import warnings
@@ -28,11 +28,11 @@ from ddx.diffusion.reverse.rows import Plan, check_times, num_rows, upward, visi
 from ddx.diffusion.reverse.solvers import make_solver
 from ddx.diffusion.reverse.walk import advance, no_noise, start
 
-# sigma / alpha up to which eps tells x_0: DDPM's linear schedule, on which DDIM's table 2 is, ends at 157.
+# sigma / alpha up to which eps determines x_0: DDPM's linear schedule, used in DDIM's table 2, ends at 157.
 _MOST = 160.0
-_SIGNAL = 0.1  # alpha / sigma above which x_t is no latent but a noisy image
-_NOISY = 0.25  # sigma of x_1 in which an image is no longer seen
-_LEAST = 1e-3  # sigma of images that are taken for x_0; with less a step multiplies the rounding of float32
+_SIGNAL = 0.1  # alpha / sigma above which x_t is not a latent but a noisy image
+_NOISY = 0.25  # sigma of x_1 above which an image is no longer seen
+_LEAST = 1e-3  # sigma at 0 above which images are taken for x_0; with less, a step amplifies float32 rounding
 
 
 def encode(
@@ -43,22 +43,22 @@ def encode(
 ) -> Images:
     """The x_T from which DDIM (eta = 0) leads to x_0: the same steps, taken upwards.
 
-    The network is asked at the lower end of each step, as in Improved DDPM's code. Use a denoiser that does not clip.
-    A warning is given where times are beyond those that `encodable` keeps.
+    The network is evaluated at the lower end of each step, as in Improved DDPM's code. Use a denoiser that does not
+    clip. Times beyond those that `encodable` keeps give a warning.
 
     Args:
       denoise: a `ddx.denoiser`.
       x_0: (B, H, W, C) images.
       times: of the sampler that will decode: strictly decreasing, ending in 0; None for all T. They are walked upwards,
         from the time that images are taken for.
-      solver: a name, or a `ddx.Solver`, as in `ddx.sample`.
+      solver: "euler" for DDIM, another name of `ddx.diffusion.catalogue.SOLVERS`, or a `ddx.Solver`.
 
     Returns:
       x at times[0], (B, H, W, C) like x_0.
 
     Raises:
-      ValueError: the times are invalid, or the first is 1: then there is no step. Or x_0 are not floating-point
-        numbers.
+      ValueError: the times are invalid or begin at 1, which leaves no step; the solver is unknown or adds noise; or x_0
+        are not floating-point numbers.
     """
     process = check_denoiser(denoise).process
     check_floats(x_0=x_0)
@@ -88,10 +88,10 @@ def _warn(process: Process, prediction: str | WeightsFn, times: Trajectory, shap
 
 
 def encodable(denoise: Denoiser, times: Trajectory | None = None, shape: Shape | None = None) -> Trajectory:
-    """Those of a sampler's times through which an image is encoded and found again.
+    """The times of a sampler from which an encoded image can be recovered.
 
-    They are all of them where the network outputs x_0 or v. Where it outputs eps or the mean, times with a
-    sigma / alpha above 160 are left out: see the module.
+    If the network outputs x_0 or v, these are all times. If it outputs eps or the mean, times with a sigma / alpha
+    above 160 are left out, where equation (1) makes errors too large.
 
     Args:
       denoise: a `ddx.denoiser` of a network.
@@ -102,9 +102,9 @@ def encodable(denoise: Denoiser, times: Trajectory | None = None, shape: Shape |
       The times that are kept, from the highest to 0.
 
     Raises:
-      ValueError: the times are invalid, no time beyond 1 is left, or the process is none from whose latents an image is
-        found again: one whose blur leaves nothing of some frequencies, or a network that predicts eps under a blur, or
-        one whose first level is very noisy.
+      ValueError: the times are invalid, no time beyond 1 is left, or no image can be recovered: the blur of the process
+        leaves nothing of some frequencies, the network predicts eps under a blur, or the first noise level is very
+        noisy.
     """
     if not isinstance(denoise, Denoiser) or denoise.prediction is None:
         raise ValueError("which times can be encoded depends on what the network outputs; pass a ddx.denoiser")
@@ -114,7 +114,7 @@ def encodable(denoise: Denoiser, times: Trajectory | None = None, shape: Shape |
 def encodable_times(
     process: Process, prediction: str | WeightsFn, times: Trajectory, shape: Shape | None
 ) -> Trajectory:
-    """`encodable`, for what a network of this process outputs."""
+    """The times that `encodable` keeps, for a process and the prediction of its network."""
     check_times(times)
     process.level(np.asarray(times))  # refuses times out of range
     if process.blur is not None and process.forgets:
@@ -146,12 +146,12 @@ def encodable_times(
 
 def _kept(process: Process, prediction: str | WeightsFn, times: Trajectory, shape: Shape | None) -> Trajectory:
     t = np.asarray(times[:-1])
-    # A network of the mean errs as one of eps does, however small the step that its output is of.
+    # A network of the mean errs as a network of eps does, however small its step.
     level = process.level(t).spread(process.d_min, shape)
     found = np.abs(reading(process, "eps" if prediction == "mean" else prediction, level).gain)
     told = np.where(found > 0, found, np.inf)
     most = np.broadcast_to(told, (len(t), *np.shape(told)[1:])).max((1, 2, 3))
-    return times[int(np.sum(most > _MOST)) :]  # they go down, and what an error of the output does with them
+    return times[int(np.sum(most > _MOST)) :]  # times decrease, and with them the effect of an error
 
 
 def _first(process: Process, times: Trajectory) -> float:
@@ -167,10 +167,10 @@ def encoding_plan(process: Process, times: Trajectory, solver: Solver) -> Plan:
     Args:
       process: the process.
       times: of the sampler that will decode, which go down and end in 0; known on the host.
-      solver: the one that will walk.
+      solver: the solver that will walk.
 
     Raises:
-      ValueError: no time is beyond 1: then there is no step.
+      ValueError: no time is beyond 1, which leaves no step, or the solver adds noise.
     """
     check_times(times)
     if solver.needs_noise or solver.all_times:

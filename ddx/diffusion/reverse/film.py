@@ -1,4 +1,4 @@
-"""A walk that keeps what it sees on its way (DDPM section 4.3)."""
+"""A walk that keeps x_t and the estimate of x_0 at some times (DDPM section 4.3)."""
 
 from typing import Any, NamedTuple
 
@@ -17,11 +17,11 @@ class Film(NamedTuple):
     """What a walk passed through at some times: (frames, B, H, W, C) each."""
 
     x_t: Array
-    x_0: Array  # the network's estimate, seen from x_t
+    x_0: Array  # the network's estimate from x_t
 
 
 def filmed(solver: Solver, frames: Trajectory) -> Solver:
-    """The same solver with the memory (its own, film): a `Film` of u_t, and of x_0 seen from it, at times `frames`."""
+    """The solver with the memory (its own, film): a `Film` of u_t, and of the estimate of x_0, at times `frames`."""
 
     def init(u_T: Coordinates) -> Memory:
         empty = jnp.zeros((len(frames), *u_T.shape), u_T.dtype)
@@ -51,7 +51,7 @@ def progressive(
     noise: Coordinates | None = None,
     solver: str | Solver = "euler",
 ) -> tuple[Images, Film]:
-    """`sample` that also keeps what it sees at some times, and nothing of the others (DDPM section 4.3, figure 6).
+    """Sample, and keep x_t and the estimate of x_0 at some of the visited times (DDPM section 4.3, figure 6).
 
     Args:
       denoise: a `ddx.denoiser`.
@@ -60,8 +60,8 @@ def progressive(
       frames: visited times t > 0 to keep.
       times: strictly decreasing, ending in 0; None visits all T times.
       eta: stochasticity, 0 is DDIM, 1 is DDPM.
-      variance: of the reverse steps, a name or a function.
-      noise: (K, B, H, W, C), every random draw in visiting order, in the basis.
+      variance: of the reverse steps, a name such as "small", or a function (d, step) -> variance.
+      noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis.
       solver: a name, or a `ddx.Solver`.
 
     Returns:
@@ -69,7 +69,8 @@ def progressive(
       order of `frames`.
 
     Raises:
-      ValueError: a frame is not visited; or an argument is invalid.
+      ValueError: a frame is not visited, frames are empty or repeat, times, eta, variance or solver are invalid or do
+        not go together, x_T or noise are not floating-point numbers, or noise does not have one draw per step.
     """
     check_denoiser(denoise)
     times = visited(denoise.process, times)

@@ -38,7 +38,7 @@ def rates(process: Process, t: Times, shape: Shape | None = None) -> Rates:
       `Rates`, which broadcast to (B, H, W, C); NaN for traced times out of range.
 
     Raises:
-      ValueError: the process has integer times, or a time known on the host is out of range or has no noise.
+      ValueError: the process has integer times, or a time known on the host is out of range or has no noise or signal.
     """
     if not process.continuous:
         raise ValueError("this process has integer times, so there is no rate; use one with continuous times")
@@ -68,7 +68,7 @@ def probability_flow(denoise: Denoiser, x_t: Images, t: Times) -> Images:
 
     Raises:
       ValueError: the process has integer times, x_t are not floating-point numbers, or a time known on the host is out
-        of range or has no noise.
+        of range or has no noise or signal.
     """
     check_floats(x_t=x_t)
     process = check_denoiser(denoise).process

@@ -1,4 +1,4 @@
-"""Images between images, along the sphere of latents (DDIM) or diffused (DDPM), and many images of one latent."""
+"""Images between two images, on the sphere of latents (DDIM) or diffused (DDPM), and many images from one latent."""
 
 from typing import Any
 
@@ -99,15 +99,15 @@ def interpolate_diffused(
     """Images between two images: both are diffused to time t, mixed linearly and denoised (DDPM section 4.4).
 
     The larger t, the coarser the features that are interpolated: at T the result no longer depends on the images (DDPM
-    fig. 9). As in the paper all weights share the noise of both diffusing and denoising, so that only the mix differs.
+    fig. 9). As in the paper, all weights share the noise of diffusing and of denoising, so that only the mix differs.
 
     Args:
       denoise: a `ddx.denoiser`.
-      key: one key, or keys of shape (B,), one for each example; not looked at when `noise` is given.
+      key: one key, or keys of shape (B,), one for each example; not used when `noise` is given.
       x_a: (B, H, W, C) images.
       x_b: like x_a.
       weights: (W,); 0 is the end of x_a, 1 the end of x_b.
-      t: the time at which to mix, 0..T; at 0 the images themselves are mixed. The paper's figure 8 has 500.
+      t: the time at which to mix, 0..T; at 0 the images themselves are mixed. The paper's figure 8 uses 500.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None for all T. The walk starts at t and then visits
         the times below t.
       eta: stochasticity, 0 is DDIM, 1 is DDPM.
@@ -121,8 +121,8 @@ def interpolate_diffused(
       (W, B, H, W, C) images, like x_a.
 
     Raises:
-      ValueError: t is no time of the process, noise has other shapes, times, eta or variance are invalid or do not go
-        together, x_a or x_b are not floating-point numbers, or there is neither a key nor noise.
+      ValueError: t is not a time of the process, noise has other shapes, times, eta or variance are invalid or do not
+        go together, x_a or x_b are not floating-point numbers, or there is neither a key nor noise.
     """
     process = check_denoiser(denoise).process
     check_floats(x_a=x_a, x_b=x_b)
@@ -158,7 +158,7 @@ def coarse_to_fine(
     levels: tuple[int, ...],
     **settings: Any,
 ) -> Images:
-    """Interpolate by `interpolate_diffused` at several t: the rows of DDPM's figure 9 (0, 125, ..., 1000).
+    """Interpolate by `interpolate_diffused` at several times t: the rows of DDPM's figure 9 (0, 125, ..., 1000).
 
     Args:
       denoise: a `ddx.denoiser`.
@@ -173,7 +173,8 @@ def coarse_to_fine(
       (L, W, B, H, W, C) images, like x_a.
 
     Raises:
-      ValueError: `interpolate_diffused` refuses an argument.
+      ValueError: a level is not a time of the process, settings are invalid or do not go together, x_a or x_b are not
+        floating-point numbers, or there is neither a key nor noise.
     """
     rows = [interpolate_diffused(denoise, key, x_a, x_b, weights, t, **settings) for t in levels]
     return jnp.stack(rows)

@@ -1,7 +1,7 @@
 """Multistep solvers whose weights are computed with the plan, on the host in float64: DEIS and UniPC.
 
 Each replaces a mean over the step, equation (2) or (3) of `ddx.diffusion.reverse.protocol`, by the mean of a polynomial
-through values that are known. The weights depend on the log-SNRs of the rows alone, so a row carries them.
+through known values. The weights depend on the log-SNRs of the rows alone, so a row carries them.
 """
 
 import functools
@@ -18,13 +18,13 @@ from ddx.diffusion.reverse.rows import Plan, Step, num_rows
 
 
 def deis(order: int = 3) -> Solver:
-    """DEIS: the polynomial through the last eps, in half log-SNR, integrated as equation (3) says. eta = 0.
+    """DEIS: the polynomial through the last eps, in half log-SNR, integrated by equation (3). eta = 0.
 
     Zhang & Chen 2023, in the form whose weights have no quadrature error; the first steps have a lower order. For
     processes without a blur.
 
     Args:
-      order: how many eps a step looks at.
+      order: how many eps a step uses.
     """
     name = f"deis_{order}"
 
@@ -49,14 +49,14 @@ def deis(order: int = 3) -> Solver:
 
 
 def unipc(order: int = 2) -> Solver:
-    """UniPC: a multistep predictor, and a corrector that asks the network no further question. eta = 0.
+    """UniPC: a multistep predictor, and a corrector that needs no further call of the network. eta = 0.
 
-    Zhao et al. 2023, with the exact weights of equation (2). The x_0 that a step starts from also tells how good the
-    step to it was: that step is taken again with it, before the next. For processes without a blur.
+    Zhao et al. 2023, with the exact weights of equation (2). The x_0 at the start of a step also improves the
+    step that led there: that step is taken again with it, before the next. For processes without a blur.
 
     Args:
-      order: of the predictor, which looks at as many x_0; the corrector looks at one more, so the whole is of an order
-        higher by one.
+      order: the order of the predictor, which uses that many x_0; the corrector uses one more, so the solver is of
+        order + 1.
     """
     name = f"unipc_{order}"
 
@@ -86,7 +86,7 @@ def unipc(order: int = 2) -> Solver:
 
 
 def _lengths(process: Process, rows: Plan, order: int, solver: str) -> Any:
-    """For every row the h of its step, and the h of each step before it that a multistep solver looks back at."""
+    """For every row, the h of its step and the h of the earlier steps that a multistep solver uses."""
     if process.blur is not None:
         raise ValueError(f"solver {solver!r} is for processes without a blur; use 'heun' or 'dpmpp_2m'")
     h = np.asarray(rows.expand().h, np.float64).reshape(num_rows(rows))
@@ -100,8 +100,8 @@ def _lengths(process: Process, rows: Plan, order: int, solver: str) -> Any:
 def _mean_weights(h: float, past: list[float], sign: float, size: int, with_end: bool = False) -> np.ndarray:
     """The weights, (size,), of values at the end (if `with_end`), the start and earlier times in the mean over a step.
 
-    The polynomial through the values is averaged with the density e^(sign x). A step whose h is 0, which stands
-    for an infinite one, looks at its start alone, and has no corrector: all weights are 0.
+    The polynomial through the values is averaged with the density e^(sign x). A step with h = 0, which stands for an
+    infinite step, uses the value at its start alone, and has no corrector: the corrector's weights are all 0.
     """
     weights = np.zeros(size)
     if h == 0:

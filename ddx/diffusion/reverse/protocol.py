@@ -1,11 +1,11 @@
 """What a solver is: how a walk moves at one row of its plan.
 
-Every solver here moves by the one step of `ddx.diffusion.forward.gaussian`, equation (6),
+Every solver here moves by the step of `ddx.diffusion.forward.gaussian`, equation (6),
 
     u_s = k u_t + gamma D + sqrt(variance) z                                                                     (1)
 
-and differs in D, its estimate of the data during the step. At eta = 0 and with D = x_0(u_t, t) this is DDIM, which is
-Euler's method for the probability-flow equation d(u / sigma) = x_0(u, t) d(alpha / sigma), or, what is the same,
+and solvers differ in D, the estimate of the data during the step. At eta = 0 and with D = x_0(u_t, t) this is DDIM,
+which is Euler's method for the probability-flow equation d(u / sigma) = x_0(u, t) d(alpha / sigma), or, equivalently,
 d(u / alpha) = eps(u, t) d(sigma / alpha) (Song et al. 2021, eq. 14). In half log-SNR, l = log(alpha / sigma), its exact
 solution over a step of length h = l_s - l_t is
 
@@ -16,12 +16,12 @@ mean of eps it is
 
     D = x_0(l_t) - (sigma_t / alpha_t) (E - eps(l_t))        E = int_0^h e^(-x) eps(l_t + x) dx / int_0^h e^(-x) dx  (3)
 
-A denoiser may clip x_0 and leave eps as the network says it. There is then no one D, and a first-order step is written
-with both (Song et al. 2021, eq. 12),
+A denoiser may clip x_0 and leave eps as the network gives it. Then no single D exists, and a first-order step uses both
+(Song et al. 2021, eq. 12),
 
     u_s = alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps + sqrt(variance) z                                         (4)
 
-of which the root is k sigma_t.
+where the root sqrt(sigma_s^2 - lambda2) equals k sigma_t.
 """
 
 from collections.abc import Callable
@@ -44,13 +44,13 @@ class Solver(NamedTuple):
     Attributes:
       init: init(u_T) -> memory.
       step: step(denoise, u_t, memory, row, z) -> (u_s, memory, d): takes the `Step` of a row with the noise z; d is the
-        `Denoised` of u_t. The network is asked by denoise.at.
-      name: what messages call it, and the entry of `Row.extra` that is its own.
-      prepare: prepare(process, rows) -> what it needs to know of those rows, computed on the host in float64: one entry
-        a row in every array. A step finds it in row.extra[name].
-      any_eta: it takes steps of any eta; otherwise of eta = 0 alone.
-      needs_noise: it adds noise whatever eta is, so there must be a key or noise.
-      all_times: it goes from t to t - 1 and no further.
+        `Denoised` of u_t. It calls the network by denoise.at.
+      name: its name in messages, and its key in `Row.extra`.
+      prepare: prepare(process, rows) -> what the steps need besides the rows, computed on the host in float64: arrays
+        with one entry per row, which a step finds in row.extra[name].
+      any_eta: whether it takes steps of any eta; if not, of eta = 0 only.
+      needs_noise: whether it adds noise whatever eta is, so that there must be a key or noise.
+      all_times: whether it takes steps from t to t - 1 only.
     """
 
     init: Callable[[Coordinates], Memory]
@@ -62,12 +62,12 @@ class Solver(NamedTuple):
     all_times: bool = False
 
     def check(self, times: Trajectory) -> None:
-        """Refuse, with a ValueError, times between which it cannot go."""
+        """Refuse, with a ValueError, times between which the solver takes no step."""
         if self.all_times and any(s != t - 1 for t, s in pairwise(times)):
             raise ValueError("this sampler goes through all times, one after the other; leave times out")
 
     def prepared(self, process: Process, rows: Plan) -> Plan:
-        """The rows, with what the solver computes of them on the host."""
+        """The rows, with what the solver computes from them on the host."""
         return rows if self.prepare is None else rows._replace(extra={self.name: self.prepare(process, rows)})
 
     def check_plan(self, plan: Plan) -> None:
@@ -91,7 +91,7 @@ def move(row: Step, u_t: Coordinates, data: Coordinates, z: Any) -> Coordinates:
 
 
 def agreeing(d: Denoised, solver: str) -> Denoised:
-    """The estimate, whose eps must follow from its x_0: a solver of higher order has one curve to follow."""
+    """Return the estimate, whose eps must follow from its x_0: a solver of higher order integrates one of the two."""
     if d.own_eps is not None:
         raise ValueError(f"clip='x0' belongs to solver 'euler'; use clip=True or False with {solver!r}")
     return d

@@ -33,7 +33,7 @@ class Row(NamedTuple):
     decoder: Array  # the reverse variance of a step to noise-free data, where lambda2 is 0
     adds_noise: Array  # 1; 0 where the step ends in its mean
     last: Array  # 1 where the step leads to the data
-    extra: dict[str, Any] = {}  # noqa: RUF012 - by solver, what it computed on the host: weights, inner levels
+    extra: dict[str, Any] = {}  # noqa: RUF012 - by solver name: what the solver computed on the host
 
     def expand(self, shape: Shape | None = None) -> "Step":
         """The coefficients of the step: for all coordinates, or for each frequency of images of shape (H, W).
@@ -45,7 +45,7 @@ class Row(NamedTuple):
         log_r = self.change.spread(self.target, self.level, self.d_min, shape).logsnr
         k, gamma, lambda2 = solve(target, level, log_r, self.eta)
         xp: Any = jnp if isinstance(lambda2, jax.Array) else np
-        forward = level.sigma**2 * -xp.expm1(xp.minimum(log_r, 0.0))  # of no use upwards
+        forward = level.sigma**2 * -xp.expm1(xp.minimum(log_r, 0.0))  # not used upwards
         small = xp.where(target.sigma == 0, self.decoder, lambda2)
         h = xp.where(xp.isfinite(log_r), -0.5 * log_r, 0.0)
         return Step(level, target, k, gamma, lambda2, small, forward, h, self.adds_noise, self.last, self.extra)
@@ -54,7 +54,7 @@ class Row(NamedTuple):
 class Step(NamedTuple):
     """The coefficients of a `Row`: q(u_s | u_t, u_0) = N(k u_t + gamma u_0, lambda2), per coordinate.
 
-    `small` and `upper` limit the reverse variances that are of use (DDPM section 3.2): lambda2 and the forward variance
+    `small` and `upper` are the limits of useful reverse variances (DDPM section 3.2): lambda2 and the forward variance
     (`ddx.diffusion.forward.gaussian`, equations 3 and 1). On a step to noise-free data lambda2 is 0; there `small` is
     the lambda2 of the step before, which Improved DDPM's decoder uses.
     """
@@ -66,14 +66,14 @@ class Step(NamedTuple):
     lambda2: Coefficient
     small: Coefficient
     upper: Coefficient
-    h: Coefficient  # the half log-SNR that the step gains, its natural length; 0 stands for an infinite one
+    h: Coefficient  # the step's length in half log-SNR; 0 stands for an infinite length
     adds_noise: Array
     last: Array
     extra: dict[str, Any]
 
 
 Plan: TypeAlias = Row
-"""The steps of a walk: a `Row` whose arrays have a leading axis, one entry a step."""
+"""The steps of a walk: a `Row` whose arrays have a leading axis, one entry per step."""
 
 
 def num_rows(rows: Plan) -> int:
@@ -89,7 +89,7 @@ def downward(
     Args:
       process: the process.
       times: strictly decreasing, ending in 0; known on the host.
-      eta: stochasticity, see `step_coefficients`; known on the host.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; known on the host.
       shape: (H, W), for processes that blur: their eta above 1 is checked for each frequency.
       noisy_end: add the noise of the last step too.
 
@@ -99,7 +99,7 @@ def downward(
     check_times(times)
     s, t, eta = np.asarray(times[1:]), np.asarray(times[:-1]), host_eta(eta)
     if eta > 1:
-        step_coefficients(process, s, t, eta, shape)  # refuses one that is too large for these steps
+        step_coefficients(process, s, t, eta, shape)  # refuses an eta that is too large for these steps
     rows = rows_between(process, s, t, eta)
     if noisy_end:
         rows = rows._replace(adds_noise=np.ones_like(rows.last))
@@ -114,7 +114,7 @@ def upward(process: Process, times: Trajectory) -> Plan:
     """The steps of DDIM (eta = 0) up through strictly increasing times, which are known on the host.
 
     Raises:
-      ValueError: a time is none of the process, or the first is noise-free.
+      ValueError: a time is not one of the process, or the first is noise-free.
     """
     s, t = np.asarray(times[1:]), np.asarray(times[:-1])
     step_coefficients(process, s[:1], t[:1], 0.0, shape=(1, 1))  # refuses a start without noise
@@ -122,7 +122,7 @@ def upward(process: Process, times: Trajectory) -> Plan:
 
 
 def to_previous(process: Process, t: Times) -> Plan:
-    """The steps from times t (B,), which may be traced, to t - 1 at eta = 1: one an example."""
+    """The steps from times t (B,), which may be traced, to t - 1 at eta = 1: one per example."""
     return rows_between(process, t - 1, t, 1.0)._replace(decoder=_shortest_decoder(process))
 
 
@@ -130,7 +130,7 @@ def of_pairs(process: Process, s: np.ndarray, t: np.ndarray) -> Plan:
     """The steps at eta = 1 from times t to times s < t, (N,) each on the host: any pairs, not one trajectory.
 
     On a step to noise-free data `decoder` is what it would be in the shortest trajectory that has the step: the forward
-    variance, but for t = 1 the lambda2 of the step from 2 to 1.
+    variance, except for t = 1, where it is the lambda2 of the step from 2 to 1.
     """
     rows = rows_between(process, s, t, 1.0)
     from_one = (t == 1).reshape(-1, 1, 1, 1)
@@ -146,7 +146,7 @@ def rows_between(process: Process, s: Times, t: Times, eta: Numbers) -> Plan:
 
 
 def _shortest_decoder(process: Process) -> np.ndarray:
-    """lambda2 of the step from 2 to 1; of a process with one level, the variance of that."""
+    """lambda2 of the step from 2 to 1; for a process with one noise level, the variance of that level."""
     if process.ends_noisy or process.blur is not None:
         return np.zeros(())
     if process.num_steps == 1:
@@ -155,10 +155,10 @@ def _shortest_decoder(process: Process) -> np.ndarray:
 
 
 def visited(process: Process, times: Trajectory | None) -> Trajectory:
-    """The times given, as Python's numbers; or all of the process.
+    """The given times as Python numbers; for None, all times of the process.
 
     Raises:
-      ValueError: they are no sequence of numbers, or traced.
+      ValueError: the times are traced, not a sequence of numbers, or not integers where they must be.
     """
     return trajectory(process.num_steps) if times is None else _listed(process, times)
 
@@ -184,5 +184,5 @@ def check_times(times: Trajectory) -> None:
 
 
 def brief(times: Trajectory) -> str:
-    """Times as part of a message."""
+    """Times as text for a message."""
     return str(tuple(times)) if len(times) <= 8 else f"({', '.join(map(str, times[:4]))}, ..., {times[-1]})"

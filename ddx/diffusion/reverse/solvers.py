@@ -1,8 +1,8 @@
-"""Solvers by name. A new solver is a function like these, and its name in `SOLVERS`.
+"""Solvers by name. To add one, write a function like these and enter it in `SOLVERS` and `ddx.diffusion.catalogue`.
 
-Their equations are in `ddx.diffusion.reverse.protocol`. Multistep solvers extrapolate by h over the h of the step
-before. They want times about even in log-SNR, such as the trajectory "trailing"; "uniform" ends in a step from
-t = 1 + c to 1 that is many times longer than the one before.
+Their equations are in `ddx.diffusion.reverse.protocol`. Multistep solvers extrapolate by the ratio of h to the h
+of the step before. They need times roughly even in log-SNR, such as the trajectory "trailing"; "uniform" ends in a step
+from t = 1 + c to 1 that is many times longer than the step before.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from ddx.diffusion.reverse.variance import VarianceFn, small, variance_fn
 
 
 def euler(variance: VarianceFn = small) -> Solver:
-    """DDPM, DDIM and all between, by the eta of the plan: D = x_0 at the start of the step. Order 1."""
+    """DDPM, DDIM and everything between, by the eta of the plan: D = x_0 at the start of the step. Order 1."""
 
     def step(
         denoise: Denoiser, u_t: Coordinates, memory: Memory, row: Step, z: Any
@@ -31,7 +31,7 @@ def euler(variance: VarianceFn = small) -> Solver:
             mean = row.k * u_t + row.gamma * d.x_0
         else:
             mean = row.target.alpha * d.x_0 + row.k * row.level.sigma * d.eps  # equation (4)
-        # Where no noise is added a variance may be infinite, or no number.
+        # Where no noise is added a variance may be infinite or NaN.
         v = jnp.where(row.adds_noise > 0, variance(d, row), 0.0)
         return mean + row.adds_noise * root(v) * z, memory, d
 
@@ -63,8 +63,8 @@ def heun() -> Solver:
 def dpmpp_2m() -> Solver:
     """DPM-Solver++(2M): D = x_0 at mid-step, on the line through the last two x_0. Order 2 at eta = 0.
 
-    At eta = 1 it is SDE-DPM-Solver++(2M). Lu et al. 2022, algorithm 2; the first step is Euler's, as is one to
-    noise-free data, which is infinitely long.
+    At eta = 1 it is SDE-DPM-Solver++(2M). Lu et al. 2022, algorithm 2; the first step is an Euler step, and so is a
+    step to noise-free data, which is infinitely long.
     """
 
     def init(u_T: Coordinates) -> Memory:
@@ -80,14 +80,14 @@ def dpmpp_2m() -> Solver:
     return Solver(init, step, "dpmpp_2m")
 
 
-_SHORT = 0.02  # below it the means are their series: as differences they would lose their digits
+_SHORT = 0.02  # below it the means are computed by series: as differences they would lose their digits
 
 
 def dpmpp_3m() -> Solver:
-    """DPM-Solver++(3M): the parabola through the last three x_0, integrated as equation (2) says. Order 3, eta = 0.
+    """DPM-Solver++(3M): the parabola through the last three x_0, integrated by equation (2). Order 3, eta = 0.
 
-    The first step is Euler's, as is one to noise-free data, and the second follows a line. In the published code the
-    curvature enters with half its weight, which leaves order 2.
+    The first step is an Euler step, and so is a step to noise-free data; the second step follows a line. In the
+    published code the curvature enters with half its weight, which leaves order 2.
     """
 
     def init(u_T: Coordinates) -> Memory:
@@ -132,8 +132,8 @@ def make_solver(
 
     Args:
       solver: a name of `SOLVERS`, or a `Solver`.
-      eta: of the plan; None where it is not known, so that nothing is refused for it.
-      variance: of solver "euler".
+      eta: the plan's; None where it is not known, and then no eta is refused.
+      variance: a name or a function (d, step) -> variance, for solver "euler" only.
 
     Raises:
       ValueError: the solver is unknown, or does not go with this eta or variance.
@@ -154,7 +154,7 @@ def make_solver(
 
 
 def _inverse(h: Coefficient, u_t: Coordinates) -> Array:
-    """1 / h like one image, and 0 for 0: no difference is taken over a step that has no length."""
+    """1 / h in the shape of one image; 0 where h is 0, so that no difference is taken over such a step."""
     inverse = jnp.where(h == 0, 0.0, 1 / jnp.where(h == 0, 1.0, h))
     return jnp.broadcast_to(inverse, u_t.shape[1:]).astype(u_t.dtype)
 

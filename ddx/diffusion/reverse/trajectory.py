@@ -10,7 +10,7 @@ process. The papers and their code choose times in many ways, and scores depend 
 | quad | 1 + floor of the squares of K evenly spaced numbers from 0 to sqrt(0.8 T) | DDIM's code, CIFAR-10 |
 | even | K evenly spaced numbers from 1 to T, rounded half to even | Analytic-DPM's code |
 | leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: T only if K = T | diffusers |
-| trailing | T, T - T / K, ..., rounded: always T, 1 only if K = T | Lin et al. 2024 |
+| trailing | T, T - T / K, ..., T / K, rounded: always T | Lin et al. 2024 |
 | linspace | K evenly spaced numbers from 1 to T, rounded; for K = 1, T | diffusers |
 | power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)), y evenly spaced in [0, 1]: denser near 0 | Analytic-DPM's code |
 | sections | K evenly spaced numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |

@@ -10,19 +10,19 @@
 | sn | equation (1), V = (sigma / alpha)^2 (h - eps^2), h a head for E[eps^2 given u_t] | Bao et al. 2022b |
 | heuristic | equation (1), V = (sigma / alpha)^2 (1 - eps^2), eps the estimate's | Extended Analytic-DPM's code |
 
-The optimal variance adds what the estimate does not know of u_0 to the variance of q
+The optimal variance adds the estimate's uncertainty about u_0 to the variance of q
 (`ddx.diffusion.forward.gaussian`, equation 6):
 
     variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
 
 at any eta; `ddx.diffusion.bound.analytic` takes V from statistics. A head is the extra channels of a network, one for
-each coordinate. The head of a network that predicts another y = p u_0 + q eps is for that y:
+each coordinate. If a network predicts another y = p u_0 + q eps, its head is for that y:
 u_0 = (q u_t - sigma y) / D with D = q alpha - p sigma, so
 
     Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
 
 where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and unlimited for "eps". On a step to noise-free data
-every variance of equation (1) is "small", as in the bounds of those papers.
+every variance of equation (1) is "small", as in those papers' bounds.
 
 "large", "learned" and "range" belong to eta = 1. The two ends of "range" are computed for the step that is taken, so it
 works with every trajectory, and per coordinate, as v is, so it works with every process. On a step to the data the ends
@@ -48,10 +48,10 @@ _LOG_LIMIT = 36.0
 
 
 def small(d: Denoised, step: Step) -> Coefficient:
-    """lambda2 of the step; to noise-free data, lambda2 of the step before (DDPM's clipped beta tilde_1).
+    """lambda2 of the step; on a step to noise-free data, lambda2 of the step before (DDPM's clipped beta tilde_1).
 
     Args:
-      d: the estimate, which is not looked at.
+      d: the estimate, which is not used.
       step: the step.
 
     Returns:
@@ -62,10 +62,10 @@ def small(d: Denoised, step: Step) -> Coefficient:
 
 
 def large(d: Denoised, step: Step) -> Coefficient:
-    """The forward variance of the step; to noise-free data, the clipped beta tilde_1, as in Improved DDPM.
+    """The forward variance of the step; on a step to noise-free data, the clipped beta tilde_1, as in Improved DDPM.
 
     Args:
-      d: the estimate, which is not looked at.
+      d: the estimate, which is not used.
       step: the step.
 
     Returns:
@@ -80,7 +80,7 @@ def learned(d: Denoised, step: Step) -> Coefficient:
 
     Args:
       d: the estimate.
-      step: the step, which is not looked at.
+      step: the step, which is not used.
 
     Returns:
       The variance per coordinate, (B, H, W, C).
@@ -115,12 +115,12 @@ def _check(averaged: bool, limit: Numbers | str | None) -> None:
 
 
 def heuristic(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
-    """V from the size of the estimate's own eps, without any statistics.
+    """V = (sigma / alpha)^2 (1 - eps^2) of the estimate's own eps, without statistics (Extended Analytic-DPM's code).
 
     Args:
       averaged: use the mean of V over the coordinates of an image for all of them.
       limit: V is clipped to [0, limit], a number or a `Coefficient`; "range" takes the largest variance that the range
-        of the data allows, which a `ddx.denoiser` tells; None does not clip, and V may be negative.
+        of the data allows, which a `ddx.denoiser` gives; None does not clip, and V may be negative.
 
     Returns:
       A `VarianceFn`.
@@ -134,17 +134,17 @@ def heuristic(averaged: bool = False, limit: Numbers | str | None = "range") -> 
         m = step.level
         some = m.alpha > 0
         v = jnp.square(m.sigma / jnp.where(some, m.alpha, 1.0)) * (1.0 - jnp.square(d.eps))
-        # Without signal eps says nothing of x_0: V is then as large as the limit allows.
+        # Without signal, eps does not determine x_0: V is then as large as the limit allows.
         return _limited(d, step, jnp.where(some, v, jnp.inf), averaged, limit)
 
     return variance
 
 
 def sn(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
-    """V from a head that predicts y^2, trained by `ddx.head_loss`.
+    """V = (sigma / D)^2 (h - y^2), h a head that predicts y^2, trained by `ddx.head_loss` (Bao et al. 2022b).
 
     For denoisers of networks that predict eps, x0 or v and have 2 C output channels. V is exact where the network's y
-    is; where y errs V may be below 0, and is then clipped.
+    is exact; where y errs, V may be below 0, and is then clipped.
 
     Args:
       averaged: use the mean of V over the coordinates of an image for all of them.
@@ -167,7 +167,7 @@ def sn(averaged: bool = False, limit: Numbers | str | None = "range") -> Varianc
 
 
 def npr(averaged: bool = False, limit: Numbers | str | None = "range") -> VarianceFn:
-    """V from a head that predicts the squared error of y, trained by `ddx.head_loss`.
+    """V = (sigma / D)^2 g, g a head for the squared error of y, trained by `ddx.head_loss` (Bao et al. 2022b).
 
     For denoisers of networks that predict eps, x0 or v and have 2 C output channels. V is optimal for the network's
     unclipped x_0; a clipped x_0 may have a smaller error.

@@ -44,14 +44,14 @@ def plan(
     Args:
       process: the process.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None visits all T times.
-      eta: stochasticity, 0 is DDIM, 1 is DDPM; more where the variances allow it. Known on the host.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; above 1 where the variances allow it. Known on the host.
       shape: (H, W) of the images; only an eta above 1 under a blur needs it here.
-      solver: the one that will walk: some compute weights beforehand.
+      solver: the solver that will walk: some compute weights beforehand.
       noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
 
     Returns:
-      A `ddx.Plan` of len(times) - 1 rows. It may be walked in pieces; but the weights of "deis" and
-      "unipc" look back, so a walk of them starts at the first row.
+      A `ddx.Plan` of len(times) - 1 rows. It may be walked in pieces; but the weights of "deis",
+      "unipc_2" and "unipc_3" refer to earlier rows, so a walk with these solvers starts at the first row.
 
     Raises:
       ValueError: times, eta or solver are invalid or do not go together.
@@ -78,22 +78,22 @@ def walk(
 
     Args:
       denoise: a `ddx.denoiser` of the plan's process.
-      plan: of `ddx.plan`, for this solver; its arrays may be traced.
+      plan: what `ddx.plan` returned for this solver; its arrays may be traced.
       x_T: (B, H, W, C) to start from at the plan's first time.
       key: one key (example i of the batch then uses fold_in(key, i)), or keys of shape (B,), one for each example. None
         for a plan of eta = 0, or with `noise`; a traced plan of another eta then gives NaN.
-      solver: a name or a `ddx.Solver`, the one that the plan was made for.
-      variance: of solver "euler", a name or a function (d, step) -> variance. That it goes with the plan's eta is
-        checked where eta is known on the host.
+      solver: the solver that the plan was made for, a name or a `ddx.Solver`.
+      variance: for solver "euler", a name or a function (d, step) -> variance. Whether it goes with the plan's eta
+        is checked where eta is known on the host.
       noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis.
 
     Returns:
       x_0, (B, H, W, C) of x_T's type.
 
     Raises:
-      ValueError: the solver or variance are invalid, x_T or noise are not floating-point numbers, noise has not one
-        draw a row, the plan was made for another solver, or, where it is known on the host, for another process, or it
-        adds noise and there is neither key nor noise.
+      ValueError: the solver or variance are invalid, x_T or noise are not floating-point numbers, noise does not have
+        one draw per row, or the plan was made for another solver. Where the plan is known on the host: it was made for
+        another process, or it adds noise and there is neither key nor noise.
     """
     check_denoiser(denoise)
     check_floats(x_T=x_T)
@@ -127,7 +127,9 @@ def sample(
     solver: str | Solver = "euler",
     noisy_end: bool = False,
 ) -> Images:
-    """Draw x_0 by walking back from x_T: DDPM (eta = 1, algorithm 2), DDIM (eta = 0, eq. 12) and all between.
+    """Draw x_0 by walking back from x_T: DDPM (eta = 1, algorithm 2), DDIM (eta = 0, eq. 12) and everything between.
+
+    A step is equation (6) of `ddx.diffusion.forward.gaussian`, whose `solve` computes k, gamma and lambda2.
 
     Args:
       denoise: a `ddx.denoiser`, which carries its process.
@@ -135,7 +137,7 @@ def sample(
         be None when `noise` is given, or when eta is 0 and no noise is added.
       x_T: (B, H, W, C) noise to start from at times[0], `initial_noise` for example.
       times: strictly decreasing, ending in 0 (`ddx.trajectory`); None visits all T times.
-      eta: stochasticity, 0 is DDIM, 1 is DDPM; more where the variances allow it. Known on the host.
+      eta: stochasticity, 0 is DDIM, 1 is DDPM; above 1 where the variances allow it. Known on the host.
       variance: "small"; "large" (DDIM's sigma-hat), "learned" or "range", which need eta = 1; "npr" or "sn", which need
         a head; or a function (d, step) -> variance per basis coordinate, such as `ddx.analytic` returns.
       noise: (K, B, H, W, C), every random draw in visiting order, in the coordinates of the basis; drawn from `key` if
@@ -150,7 +152,7 @@ def sample(
 
     Raises:
       ValueError: times, eta, variance or solver are invalid or do not go together, x_T or noise are not floating-point
-        numbers, or noise has not one draw a step.
+        numbers, or noise does not have one draw per step.
     """
     rows, chosen, entries, draw = opening(denoise, key, x_T, times, eta, variance, noise, solver, noisy_end)
     basis = denoise.process.basis
@@ -178,9 +180,9 @@ def advance(denoise: Denoiser, state: State, rows: Plan, entries: Any, solver: S
 
     Args:
       denoise: the denoiser.
-      state: where the walk is: `start(solver, u_T)`, or what the call before returned.
-      rows: of the plan.
-      entries: one a row, given to `draw`.
+      state: where the walk is: `start(solver, u_T)`, or what the previous call returned.
+      rows: some rows of a plan.
+      entries: one per row, given to `draw`.
       solver: what to do at a row.
       draw: draw(entry) -> standard normal noise like u_t.
     """
@@ -215,7 +217,7 @@ def opening(
 
 
 def _check_plan(process: Process, plan: Plan) -> None:
-    """Refuse, with a ValueError, a plan of other levels than the process has at its times."""
+    """Refuse, with a ValueError, a plan whose levels are not those of the process at the same times."""
     told = "the plan belongs to another process; make it with ddx.plan(denoise.process, ...)"
     t, named = np.asarray(plan.level.t), (plan.level.tau is None) == (process.blur is None)
     if not named or np.max(t) > process.num_steps:
@@ -238,7 +240,7 @@ def _is_silent(
     key: Key | None,
     noise: Coordinates | None,
 ) -> bool:
-    """Whether a walk draws no noise. A user's own solver, which may add noise at eta = 0, does without if it can."""
+    """Whether a walk draws no noise. A user's own solver draws none at eta = 0 if it needs none and none is given."""
     nothing_given = key is None and noise is None
     can_do_without = nothing_given and not solver.needs_noise if isinstance(solver, Solver) else True
     return eta == 0.0 and variance == "small" and can_do_without
@@ -258,10 +260,10 @@ def _draws(silent: bool, key: Key | None, noise: Coordinates | None, x_T: Images
 
 
 def initial_noise(process: Process, keys: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Images:
-    """x_T from the prior N(0, process.prior_sigma^2), one key an example.
+    """x_T from the prior N(0, process.prior_sigma^2), one key per example.
 
     Args:
-      process: whose prior it is.
+      process: the process whose prior it is.
       keys: (B,).
       shape: (H, W, C).
       dtype: of the result.

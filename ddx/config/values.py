@@ -1,0 +1,261 @@
+"""What a run may say: configs, checked against the table of keys in `ddx.config.keys`.
+
+A config is an `ml_collections.ConfigDict` made by `default_config` and changed by a file in configs/ and by flags.
+`validate` refuses anything else before a device is touched: an unknown key, a wrong type, a value out of range, two
+values that cannot go together. This module imports neither jax nor a data library, so that mistakes are told at once.
+"""
+
+import difflib
+import json
+import os
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
+from ddx.config.rules import check_together
+from ddx.diffusion.catalogue import LEARNED_VARIANCES
+from ddx.runtime.errors import ConfigError
+from ddx.runtime.files import local_path
+
+
+def default_config() -> ConfigDict:
+    """Every key with its default, as a locked ConfigDict: assigning to an unknown key fails."""
+    return _nested(_filled({}))
+
+
+def validate(config: Any) -> ConfigDict:
+    """A checked copy of a config (a ConfigDict, a nested dict or a JSON object), in which folders are absolute paths.
+
+    Raises:
+      ConfigError: a key is unknown or missing, or a value has the wrong type, is out of range or contradicts another.
+    """
+    values = _all_keys(flatten(config))
+    checked = {key: _checked(key, values[key]) for key in KEYS}
+    check_together(checked)
+    return _nested(checked)
+
+
+def check_keys(config: Any) -> ConfigDict:
+    """A locked copy of a config, which must have all keys and no other; their values may be anything.
+
+    Raises:
+      ConfigError: a key is unknown or missing.
+    """
+    return _nested(_all_keys(flatten(config)))
+
+
+def check_key(key: str) -> None:
+    """Refuse a key that does not exist, suggesting the nearest that does."""
+    if key not in KEYS:
+        raise ConfigError(f"unknown config key {key}. {_suggestion(key)}")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """{"train.batch_size": 128, ...} of a nested config.
+
+    Raises:
+      ConfigError: it is no config: not nested as the keys are, or its names are no strings.
+    """
+    if not isinstance(config, ConfigDict | dict):
+        raise ConfigError(f"a config is needed, not a {type(config).__name__}. Start from ddx.config.default_config()")
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if not isinstance(name, str) or "." in name:
+            raise ConfigError(f"config key {prefix}{name!r} is no name. Nest keys, as config['train']['num_steps']")
+        if not isinstance(value, ConfigDict | dict):
+            flat[prefix + name] = value
+        elif prefix:
+            check_key(prefix + name)
+            raise ConfigError(f"config key {prefix}{name} holds further keys. Give it a value")
+        else:
+            flat |= flatten(value, f"{name}.")
+    return flat
+
+
+Changes = dict[str, tuple[Any, Any]]
+"""{key: (old, new)} of two configs."""
+
+
+def differences(old: Any, new: Any) -> list[str]:
+    """The keys in which two configs differ and that decide what a run's states mean, as `told`."""
+    return told({key: values for key, values in all_changes(old, new).items() if key not in ADJUSTABLE})
+
+
+def adjustments(old: Any, new: Any) -> Changes:
+    """The keys in which two configs differ and that decide only how a run's states are reached."""
+    return {key: values for key, values in all_changes(old, new).items() if key in ADJUSTABLE}
+
+
+def all_changes(old: Any, new: Any) -> Changes:
+    """The keys in which two configs differ and that decide the state of a run after N steps."""
+    old, new = ({key: tuple(v) if isinstance(v, list) else v for key, v in _filled(c).items()} for c in (old, new))
+    return {
+        key: (old.get(key), new.get(key))
+        for key in KEYS
+        if _place(key, old.get(key)) != _place(key, new.get(key))
+        and key not in CHANGEABLE
+        and not key.startswith(CHANGEABLE_GROUPS)
+    }
+
+
+def told(changes: Changes) -> list[str]:
+    """Changes for people, each as "key old -> new"."""
+    return [f"{key} {old} -> {new}" for key, (old, new) in changes.items()]
+
+
+def _place(key: str, value: Any) -> Any:
+    """A value as it is compared: two spellings of one folder are the same."""
+    if key not in PATHS or not isinstance(value, str) or not value:
+        return value
+    folder, step = named_run(value) if key == "train.init_from" else (value, None)
+    return os.path.realpath(os.path.expanduser(folder)), step
+
+
+def named_run(value: str) -> tuple[str, int | None]:
+    """The folder and the step that RUN or RUN:STEP names; None for the newest."""
+    match = re.fullmatch(r"(.+):(\d{1,10})", value, re.ASCII | re.DOTALL)
+    return (match[1], int(match[2])) if match else (value, None)
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as JSON text; `from_json` reads it back."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def completed(config: Any) -> ConfigDict:
+    """A validated config from a saved one, in which keys that are newer than it have their defaults.
+
+    A new key's default therefore means what was done before there was the key.
+    """
+    for key in flatten(config):
+        check_key(key)
+    return validate(_nested(_filled(config)))
+
+
+def from_json(text: str, where: str) -> ConfigDict:
+    """A validated config from JSON text; `where` names the file in errors.
+
+    Raises:
+      ConfigError: the text is no JSON object, or no valid config.
+    """
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is not JSON ({error}). Restore it, or start in a new workdir") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{where} holds no config. Restore it, or start in a new workdir")
+    try:
+        return completed(config)
+    except ConfigError as error:
+        raise ConfigError(f"in {where}: {error}") from None
+
+
+def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "simple") -> ConfigDict:
+    """The config of a run that trains a head on the network of the run in `workdir`, whose weights stay as they are.
+
+    All else is as in that run.
+
+    Args:
+      workdir: its folder.
+      variance: what the head is for: "sn" or "npr".
+      head: "simple" or "complex"; see `ddx.models.UNet`.
+
+    Raises:
+      ConfigError: the folder has no run, or one whose network cannot have such a head.
+    """
+    folder = local_path(workdir, "workdir")
+    path = folder / "config.json"
+    try:
+        config = from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Name the folder of a run that is trained") from None
+    config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
+    config.loss.reduction = "mean"
+    config.model.head, config.model.dropout = head, 0.0
+    config.train.backbone, config.train.init_from = str(folder), ""
+    if config.sample.variance in LEARNED_VARIANCES:
+        config.sample.variance = "small"  # it was the further channels' that the head has now
+    return validate(config)
+
+
+def _all_keys(values: dict[str, Any]) -> dict[str, Any]:
+    for key in values:
+        check_key(key)
+    missing = [key for key in KEYS if key not in values]
+    if missing:
+        raise ConfigError(f"config key {missing[0]} is missing. Start from ddx.config.default_config()")
+    return values
+
+
+def _filled(config: Any) -> dict[str, Any]:
+    return {key: spec.default for key, spec in KEYS.items()} | flatten(config)
+
+
+def _nested(values: dict[str, Any]) -> ConfigDict:
+    config = ConfigDict()
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        if group and group not in config:
+            config[group] = ConfigDict()
+        (config[group] if group else config)[name] = value
+    return config.lock()
+
+
+def _suggestion(key: str) -> str:
+    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
+    if not close:  # the right name in the wrong group
+        close = [known for known in KEYS if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    if close:
+        return f"Did you mean {close[0]}?"
+    group = key.partition(".")[0]
+    names = [known for known in KEYS if known.startswith(group + ".")]
+    return (
+        f"Keys of {group}: {', '.join(names)}"
+        if names
+        else f"Groups: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
+    )
+
+
+def _checked(key: str, value: Any) -> Any:
+    spec = KEYS[key]
+    kind = type(spec.default)
+    value = _plain(value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if kind is tuple and isinstance(value, list | tuple):
+        value = tuple(map(_plain, value))
+        bad = [v for v in value if type(v) is not int]
+        if bad:
+            raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
+    if type(value) is not kind:
+        raise wrong_type(key, value)
+    if (kind is float and value != value) or not spec.holds(value):
+        raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
+    return _absolute(key, value) if key in PATHS and value else value
+
+
+def _plain(value: Any) -> Any:
+    """Python's own number, or list of numbers, for one of NumPy or JAX."""
+    return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
+
+
+def _absolute(key: str, value: str) -> str:
+    """A folder as other commands find it too, from wherever they are run."""
+    if key != "train.init_from":
+        return os.path.abspath(local_path(value, key))
+    folder, step = named_run(value)
+    path = os.path.abspath(local_path(folder, key))
+    if step is not None:
+        return f"{path}:{step}"
+    return path if named_run(path)[1] is None else f"{path}/"  # a folder whose name ends as if in a step
+
+
+def wrong_type(key: str, value: Any) -> ConfigError:
+    """The error for a value whose type is not that of its key."""
+    default = KEYS[key].default
+    return ConfigError(f"{key}={value!r} must be {_KINDS[type(default)]}, such as {default!r}")
+
+
+_KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or False", tuple: "a tuple of ints"}

@@ -1,0 +1,215 @@
+"""Checkpoints: orbax files under checkpoints/<step>/, each sealed by a manifest (`ddx.runs.manifest`).
+
+A checkpoint without a manifest is the remains of an interrupted save. Before anything is restored, every file is
+compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong weight without a word. A
+damaged checkpoint is set aside as <step>.corrupt and the one before it is used; a run never starts afresh by itself.
+"""
+
+import contextlib
+import pathlib
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from ddx.runs import manifest
+from ddx.runs.manifest import MANIFEST
+from ddx.runtime.errors import CheckpointError
+from ddx.runtime.files import write_text
+
+_STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
+
+
+class Checkpoints:
+    """The checkpoints of one run. A checkpoint is a dict of named items, each a pytree, that can be restored alone."""
+
+    def __init__(self, directory: pathlib.Path, keep: int = 1) -> None:
+        """`directory` is created by the first save; the newest `keep` checkpoints are kept."""
+        self.directory = directory.absolute()
+        self._keep = keep
+        # Outlives the folder: a run whose checkpoints are gone must not start afresh by itself.
+        self._record = self.directory.with_suffix(".last")
+
+    def save(self, step: int, items: dict[str, Any], meta: dict[str, Any]) -> None:
+        """Write a checkpoint, with some JSON beside the items, and then remove the oldest beyond `keep`.
+
+        One that is being read stays until a later save.
+
+        Raises:
+          CheckpointError: it could not be written; the earlier ones are untouched.
+        """
+        items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
+        folder = self._folder(step)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._clear_unfinished()
+            with _files() as files:
+                args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+                files.save(folder, args=ocp.args.Composite(**args))
+            write_text(folder / MANIFEST, manifest.seal(manifest.describe(folder, step, items) | {"meta": meta}))
+            write_text(self._record, f"{step}\n")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"cannot save a checkpoint at step {step} in {self.directory}: {manifest.first_line(error)}."
+                " Mend that and run the same command again to go on from the checkpoint before"
+            ) from error
+        for old in self.steps()[: -self._keep]:
+            manifest.remove(self._folder(old))
+
+    def steps(self) -> list[int]:
+        """The steps whose save was finished, good or damaged since, ascending."""
+        if not self.directory.is_dir():
+            return []
+        names = (path.parent.name for path in self.directory.glob(f"*/{MANIFEST}"))
+        return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+    def newest(self, *, set_aside: bool) -> int | None:
+        """The newest step with an undamaged checkpoint, or None if no save was ever finished.
+
+        It warns of damaged checkpoints, and if it is not the last one that was saved.
+
+        Args:
+          set_aside: rename damaged checkpoints that are newer to <step>.corrupt. Only for the run that owns the folder.
+
+        Raises:
+          CheckpointError: a save was finished once and no usable checkpoint is left.
+        """
+        step, held = self._newest(set_aside)
+        held.close()
+        return step
+
+    @contextlib.contextmanager
+    def reading(self, step: int | None = None) -> Iterator[int | None]:
+        """The newest step with an undamaged checkpoint, or the given one, which no run removes while the block runs.
+
+        None if no save was ever finished.
+
+        Raises:
+          CheckpointError: as `newest`; or there is no undamaged checkpoint of the given step.
+        """
+        if step is None:
+            found, held = self._newest(set_aside=False)
+        else:
+            found, held = step, self._chosen(step)
+        with held:
+            yield found
+
+    def seal(self, step: int) -> str:
+        """What no other checkpoint has: the checksum of its checksums."""
+        return manifest.read(self._folder(step))["seal"]
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """The JSON that was saved beside the items of an undamaged checkpoint."""
+        return manifest.read(self._folder(step))["meta"]
+
+    def arrays(self, step: int) -> dict[str, dict[str, str]]:
+        """The arrays of each item of an undamaged checkpoint, as `manifest.arrays_of` tells them."""
+        return manifest.read(self._folder(step))["arrays"]
+
+    def restore(self, step: int, targets: dict[str, Any]) -> dict[str, Any]:
+        """Restore the items named in `targets`, each like its target (arrays or `jax.ShapeDtypeStruct`), on the host.
+
+        Raises:
+          CheckpointError: the checkpoint holds other arrays than the targets.
+        """
+        manifest.check_fit(self._folder(step), self.arrays(step), targets)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), targets)
+        with _files() as files:
+            args = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
+            restored = files.restore(self._folder(step), args=ocp.args.Composite(**args))
+        return {name: restored[name] for name in targets}
+
+    def _folder(self, step: int) -> pathlib.Path:
+        return self.directory / str(step)
+
+    def _newest(self, set_aside: bool) -> tuple[int | None, contextlib.ExitStack]:
+        """`newest`, and what keeps a run from removing it until it is closed."""
+        last = self._last()  # before the steps are listed: what is saved in the meantime is not lost
+        damaged: dict[int, str] = {}
+        while left := [step for step in self.steps() if step not in damaged]:
+            step, folder = left[-1], self._folder(left[-1])
+            held = manifest.hold(folder)
+            if held is None:
+                time.sleep(0.001)
+                continue  # the run has removed it, for a newer one
+            reason = manifest.damage(folder, step)
+            if reason is None:
+                if last is not None and last not in damaged:
+                    self._tell_if_lost(last, step)
+                return step, held
+            held.close()
+            if not manifest.exists(folder):
+                continue  # it was removed while it was read, on a file system without locks
+            damaged[step] = reason
+            aside = folder.with_name(f"{step}.corrupt")
+            then = f"; set aside as {aside.name}" if set_aside else "; using the one before" * (len(left) > 1)
+            warnings.warn(f"checkpoint {folder} is damaged ({reason}){then}", stacklevel=3)
+            if set_aside:
+                shutil.rmtree(aside, ignore_errors=True)
+                folder.rename(aside)
+        reasons = [f"{step}: {reason}" for step, reason in damaged.items()]
+        if not reasons and last is not None:
+            reasons = [f"{self._record.name} says that {f'step {last}' if last else 'one'} was saved"]
+        if reasons:
+            raise CheckpointError(
+                f"no usable checkpoint in {self.directory} ({'; '.join(reasons)})."
+                " Put one back, or use a new folder to start from step 0"
+            )
+        return None, contextlib.ExitStack()
+
+    def _chosen(self, step: int) -> contextlib.ExitStack:
+        """What keeps a run from removing the undamaged checkpoint of this step until it is closed."""
+        folder = self._folder(step)
+        held = manifest.hold(folder)
+        if held is not None:
+            reason = manifest.damage(folder, step)
+            if reason is None:
+                return held
+            held.close()
+            if manifest.exists(folder):
+                raise CheckpointError(f"checkpoint {folder} is damaged ({reason}). Use another step")
+        raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are: {self.steps()}")
+
+    def _last(self) -> int | None:
+        """The step of the last finished save by its record, 0 if that tells none; None without a record."""
+        try:
+            text = self._record.read_bytes().decode(errors="replace").strip()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return 0
+        return int(text) if _STEP.fullmatch(text) else 0
+
+    def _tell_if_lost(self, last: int, step: int) -> None:
+        """Warn if `step` is older than the last one that was saved, which nothing else tells."""
+        if not last:
+            warnings.warn(f"{self._record} names no step; using checkpoint {step}, the newest there is", stacklevel=4)
+        if last <= step:
+            return
+        folder = self._folder(last)
+        fate = f"has no {MANIFEST}" if folder.exists() else "is gone"
+        if not folder.exists() and folder.with_name(f"{last}.corrupt").exists():
+            fate = f"was damaged and set aside as {last}.corrupt"
+        warnings.warn(
+            f"{self._record} says that step {last} was saved, but {folder} {fate};"
+            f" using checkpoint {step}, the newest there is",
+            stacklevel=4,
+        )
+
+    def _clear_unfinished(self) -> None:
+        finished = {self._folder(step) for step in self.steps()}
+        for path in self.directory.iterdir():
+            unfinished = _STEP.fullmatch(path.name) and path not in finished
+            if unfinished or ".orbax-checkpoint-tmp" in path.name:
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
+
+
+def _files() -> ocp.Checkpointer:
+    # Not a CheckpointManager: that one saves nothing where a folder with a higher number lies, whosever it is.
+    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())

@@ -1,0 +1,118 @@
+"""The data of a run: the set of its config, and the examples that a job reads of it."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+import ddx.data
+from ddx.config.rules import check_image_size
+from ddx.config.values import validate
+from ddx.data import Dataset, batch_indices
+from ddx.runs.same_data import check_same_classes, check_same_data
+from ddx.runs.trained import Trained
+from ddx.runtime import parallel
+from ddx.runtime.errors import ConfigError
+from ddx.runtime.files import digest
+
+
+@parallel.job("reading the data set", "Free memory, or use a machine with more")
+def open_dataset(
+    config: ConfigDict, *, write_copy: bool = False, check: Callable[[ddx.data.Dataset], None] | None = None
+) -> ddx.data.Dataset:
+    """The data set of a config.
+
+    One that is too large for memory is read from a decoded copy on disk, which is written first if `write_copy` says
+    so: that pays for training, which reads all of it again and again. `check` is as in `ddx.data.load`.
+
+    Raises:
+      DataError: it cannot be read.
+      ConfigError: the network cannot take its images.
+    """
+    d = config.data
+
+    def fits(data: ddx.data.Dataset) -> None:
+        if check is not None:  # first: of other data it would say that the config is wrong
+            check(data)
+        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
+
+    return ddx.data.load(
+        d.name,
+        split=d.split,
+        directory=d.dir,
+        image_size=d.image_size,
+        channels=d.channels,
+        crop=d.crop,
+        storage=ddx.data.Storage(d.memory_mib, d.disk_mib, d.cache_dir, write_copy),
+        check=fits,
+    )
+
+
+def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
+    """The data set of a config, which must be one for the network.
+
+    Raises:
+      ConfigError: it has other images or classes.
+      DataError: it cannot be read, or is no longer what the network was trained on.
+    """
+    split, system = config.data.split, source.system
+    network = f"the network of step {source.step}"
+
+    def check(data: Dataset) -> None:
+        if system.model.num_classes not in (0, data.num_classes):
+            raise ConfigError(
+                f"{data.name} {split} has {data.num_classes} classes, and the network knows"
+                f" {system.model.num_classes}. Use the run's own data set"
+            )
+        if data.image_shape != system.image_shape:
+            raise ConfigError(
+                f"images of {data.name} {split} have the shape {data.image_shape}, the network's are"
+                f" {system.image_shape}. Use the run's own data set"
+            )
+        if split == system.config.data.split:
+            check_same_data(network, source.meta, data, "--data_dir")
+        elif system.model.num_classes:
+            check_same_classes(network, source.meta, data, "Name the folder of the run's own data set with --data_dir")
+
+    return open_dataset(config, check=check)
+
+
+def open_examples(
+    source: Trained, split: str | None, data_dir: str | pathlib.Path | None, max_examples: int | None, seed: int
+) -> tuple[Dataset, np.ndarray]:
+    """A split of the run's data set, and the indices of all of it, or of a random part that the seed chooses.
+
+    `split` None is the one it was trained on, `data_dir` None where the run found it, `max_examples` None all.
+
+    Raises:
+      ConfigError: the data are not the network's.
+      DataError: they cannot be read.
+    """
+    changed = source.system.config.to_dict() | {"seed": seed}
+    given = {"split": split, "dir": None if data_dir is None else str(data_dir)}
+    changed["data"] |= {name: value for name, value in given.items() if value is not None}
+    data = dataset_of(source, validate(changed))
+    count = min(max_examples or data.num_examples, data.num_examples)
+    everything = count == data.num_examples
+    return data, np.arange(count) if everything else batch_indices(seed, 0, data.num_examples, count)
+
+
+def training_images(source: Trained, data_dir: str | pathlib.Path | None = None) -> Dataset | None:
+    """The training set, for a system whose samples start from its images; None for others.
+
+    `data_dir` is where the set lies, if not where the run found it.
+
+    Raises:
+      ConfigError: these are other images than the network's.
+      DataError: the set cannot be read.
+    """
+    if not source.system.starts_from_images:
+        return None
+    return open_examples(source, None, data_dir, None, source.system.config.seed)[0]
+
+
+def fingerprint_of(data: Dataset, examples: np.ndarray) -> str:
+    """What a job's record says of some examples of a data set: with others it is another job."""
+    which = digest([data.fingerprint().checksum, examples.tolist()])
+    return f"{len(examples)} of {data.num_examples} examples, {which}"

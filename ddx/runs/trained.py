@@ -1,0 +1,72 @@
+"""From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
+
+import pathlib
+import shlex
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from ddx.config.values import completed
+from ddx.runs.checkpoint import Checkpoints
+from ddx.runs.job import read_record
+from ddx.runtime.errors import CheckpointError
+from ddx.system import System, joined, make_system
+
+
+class Trained(NamedTuple):
+    """A network at a step of its training."""
+
+    step: int
+    seal: str  # names the checkpoint
+    system: System
+    params: Any  # averaged weights
+    meta: Mapping[str, Any] = MappingProxyType({})  # what the checkpoint says of its config and data
+
+
+def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
+    """The averaged weights of a checkpoint, by default the newest, of a run that may be going on.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    while True:
+        with checkpoints.reading(step) as found:
+            if found is None:
+                config = "" if (workdir / "config.json").exists() else " --config=digits"
+                raise CheckpointError(
+                    f"{workdir} has no trained network. Train one with python -m launch.train{config}"
+                    f" --workdir={shlex.quote(str(workdir))}"
+                )
+            try:
+                return _restore(checkpoints, found)
+            except Exception:  # orbax and TensorStore each have their own kinds
+                if found in checkpoints.steps():
+                    raise
+                # The run removed it meanwhile, for a newer one, on a file system without locks.
+
+
+def load_for_job(workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str) -> Trained:
+    """`load`, where no step is that of the job of this name in the folder `out`, if there is one."""
+    begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
+    if begun is None:
+        return load(workdir, step)
+    try:
+        return load(workdir, begun)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. {out} holds a job of that step; use another --out for a new one") from None
+
+
+def identity(source: Trained, workdir: pathlib.Path) -> dict[str, Any]:
+    """What the record of every job begins with: whose weights."""
+    return {"workdir": str(workdir), "step": source.step, "weights": source.seal}
+
+
+def _restore(checkpoints: Checkpoints, step: int) -> Trained:
+    meta = checkpoints.meta(step)
+    system = make_system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
+    ema, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
+    restored = checkpoints.restore(step, {"ema": ema} | ({"frozen": frozen} if frozen else {}))
+    return Trained(step, checkpoints.seal(step), system, joined(restored.get("frozen", ()), restored["ema"]), meta)

@@ -1,0 +1,1 @@
+"""What ddx runs on: devices, files, signals, progress, pictures, errors."""

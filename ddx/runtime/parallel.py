@@ -1,0 +1,209 @@
+"""Several devices of one host: the only module that knows `jax.pmap`, axis names and shardings.
+
+A step is written for one device. Its helpers, `mean_over_devices`, `gather_over_devices` and `device_key`, are
+identities unless it runs inside a wrapper of this module, so the same function is tested under plain `jit`. What
+differs between devices is only their rows of a batch; the state goes in and comes out replicated. Average gradients,
+not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
+"""
+
+import contextlib
+import contextvars
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddx.runtime import accelerator, faults
+from ddx.runtime.errors import AcceleratorError, ConfigError, DdxError
+
+_AXIS = "devices"
+FEWER_AT_ONCE = "Use a smaller --batch_size, or a device with more memory"
+_on_devices = contextvars.ContextVar("on_devices", default=False)
+
+
+@contextlib.contextmanager
+def job(what: str, memory_remedy: str | Callable[[], str]) -> Iterator[None]:
+    """A job on the devices, as a decorator or a block; what they fail of becomes an error of ddx.
+
+    Args:
+      what: is done, such as "training".
+      memory_remedy: what to do if the memory is too small, as a sentence without a full stop.
+
+    Raises:
+      AcceleratorError: the TPU or GPU cannot be used with what is installed, or another process uses it.
+      OutOfMemoryError: a device or the host has no memory left.
+    """
+    if not _cpu_is_wanted():  # at once: a driver that does not match may end the process instead of failing
+        _refuse(accelerator.unfit(accelerator.this_host()))
+    try:
+        yield
+    except DdxError:
+        raise
+    except Exception as error:
+        told = faults.explain(error, what, memory_remedy)
+        if isinstance(error, AssertionError) and not _has_devices():
+            told = AcceleratorError("JAX_PLATFORMS asks for what this host does not have. Unset it, or set it to cpu")
+        if told is None:
+            raise
+        raise told from error
+
+
+def num_devices() -> int:
+    """The devices that wrappers of this module use: all of this host.
+
+    Raises:
+      ConfigError: JAX runs on several hosts, which is not supported.
+      AcceleratorError: JAX fell back to the CPU of a host with a TPU.
+    """
+    if jax.default_backend() == "cpu" and not _cpu_is_wanted():
+        _refuse(accelerator.on_cpu(accelerator.this_host()))
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host"
+        )
+    return jax.local_device_count()
+
+
+def check_divisible(batch_size: int, accumulation: int = 1) -> None:
+    """Refuse, with a ConfigError, a batch that the devices cannot share evenly."""
+    parts = num_devices() * accumulation
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        nearest = f"{below} or {below + parts}" if below else f"{parts}"
+        split = f"{num_devices()} devices" + (f" x train.accumulation={accumulation}" if accumulation > 1 else "")
+        raise ConfigError(f"train.batch_size={batch_size} is not divisible by {split}; nearest valid: {nearest}")
+
+
+def mean_over_devices(tree: Any) -> Any:
+    """The mean of every array over devices; the arrays themselves outside a wrapper."""
+    return jax.lax.pmean(tree, _AXIS) if _on_devices.get() else tree
+
+
+def gather_over_devices(tree: Any) -> Any:
+    """Arrays of examples of all devices, in the order of the batch; the arrays themselves outside a wrapper."""
+    return jax.lax.all_gather(tree, _AXIS, tiled=True) if _on_devices.get() else tree
+
+
+def device_key(key: Any) -> Any:
+    """A key that differs between devices; the key itself outside a wrapper, as on a single device."""
+    return jax.random.fold_in(key, jax.lax.axis_index(_AXIS)) if _on_devices.get() and num_devices() > 1 else key
+
+
+def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+    """Compile step(state, key, (count, batch)) -> (state, metrics) for all devices.
+
+    The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
+    must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
+    `assert_replicated`.
+    """
+    wrapped = jax.pmap(
+        _with_helpers(step),
+        axis_name=_AXIS,
+        in_axes=(None, None, (None, 0)),
+        out_axes=(None, None),
+        donate_argnums=(0,),
+    )
+    if jax.default_backend() != "cpu":
+        return wrapped
+    # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
+    return lambda *args: jax.block_until_ready(wrapped(*args))
+
+
+def over_batch(fn: Callable[..., Any], shared: int, split: int) -> Callable[..., Any]:
+    """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
+    mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=(None,) * shared + (0,) * split)
+    return lambda *args: jax.block_until_ready(mapped(*args))
+
+
+def split_batch(tree: Any, axis: int = 0) -> Any:
+    """Host arrays with the batch on `axis`, reshaped to (devices, ..., batch / devices, ...)."""
+
+    def split(x: Any) -> Any:
+        devices = num_devices()
+        x = x.reshape(*x.shape[:axis], devices, x.shape[axis] // devices, *x.shape[axis + 1 :])
+        return np.moveaxis(x, axis, 0) if isinstance(x, np.ndarray) else jnp.moveaxis(x, axis, 0)
+
+    return jax.tree.map(split, tree)
+
+
+def join_batch(x: Any) -> np.ndarray:
+    """The inverse of `split_batch` on axis 0, on the host."""
+    x = np.asarray(x)
+    return x.reshape(-1, *x.shape[2:])
+
+
+def replicate(tree: Any) -> Any:
+    """Copy a tree to every device."""
+    mesh = Mesh(np.asarray(jax.local_devices()), (_AXIS,))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def assert_replicated(tree: Any, what: str) -> None:
+    """Check, bit by bit, that all devices hold the same tree; a step that forgot `mean_over_devices` is found here.
+
+    Only a checksum a leaf travels to the host.
+
+    Raises:
+      RuntimeError: some leaf differs between devices.
+    """
+    if num_devices() == 1:
+        return
+    sums = jax.block_until_ready(_checksums()(tree, np.zeros(num_devices())))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
+        if len(np.unique(np.asarray(leaf))) > 1:
+            raise RuntimeError(
+                f"{what} differs between devices at {jax.tree_util.keystr(path)}; average it in the step"
+            )
+
+
+def _checksum(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        x = jax.lax.bitcast_convert_type(x, {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[x.dtype.itemsize])
+    x = x.astype(jnp.uint32).reshape(-1)
+    # An odd weight a position: swapped values show too.
+    return jnp.sum(x * (2 * jnp.arange(x.size, dtype=jnp.uint32) + 1))
+
+
+@functools.cache  # compiled once, not at every checkpoint
+def _checksums() -> Callable[[Any, Any], Any]:
+    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=_AXIS, in_axes=(None, 0))
+
+
+def _cpu_is_wanted() -> bool:
+    """Whether JAX was told to use the CPU."""
+    wanted = jax.config.jax_platforms or os.environ.get("JAX_PLATFORM_NAME", "")  # type: ignore[attr-defined]
+    return bool(wanted.startswith("cpu"))
+
+
+def _has_devices() -> bool:
+    try:
+        return bool(jax.local_device_count())
+    except AssertionError:  # JAX's answer where only GPUs are wanted and there are none
+        return False
+
+
+def _refuse(message: str | None) -> None:
+    if message:
+        raise AcceleratorError(message)
+
+
+@contextlib.contextmanager
+def _helpers() -> Iterator[None]:
+    token = _on_devices.set(True)
+    try:
+        yield
+    finally:
+        _on_devices.reset(token)
+
+
+def _with_helpers(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def traced(*args: Any) -> Any:
+        with _helpers():
+            return fn(*args)
+
+    return traced

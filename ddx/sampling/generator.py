@@ -1,0 +1,228 @@
+"""Walks of a network on all devices, in batches and in pieces short enough to tell of their progress."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddx.data import Dataset
+from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.papers import ihdm
+from ddx.diffusion.random import example_keys, seed_key
+from ddx.diffusion.reverse.encode import encoding_plan
+from ddx.diffusion.reverse.film import Film, filmed
+from ddx.diffusion.reverse.rows import Plan, num_rows
+from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
+from ddx.runtime import parallel
+from ddx.runtime.pictures import to_uint8
+from ddx.runtime.progress import Progress
+from ddx.sampling.sampler import Sampler
+from ddx.system import System
+
+OfExamples = tuple[Any, Any]
+"""Of the examples of a batch: their keys, or `Between`, and what the network is told of them."""
+
+
+class Batch(NamedTuple):
+    """Images start .. start + N - 1 of a seed, (N, H, W, C) uint8, and the film of the way to them, if asked for."""
+
+    start: int
+    images: np.ndarray
+    film: Film | None  # of (frames, N, H, W, C) uint8
+
+
+class Between(NamedTuple):
+    """Of whom the steps draw: the noise of two examples, mixed by `ddx.diffusion.papers.ihdm.between`; (B,) each."""
+
+    keys: Any
+    others: Any
+    weights: Any
+
+
+class Generator:
+    """Draws images with a sampler; compiled once, whatever the weights, the seed and the number of images."""
+
+    def __init__(
+        self,
+        system: System,
+        sampler: Sampler,
+        frames: Trajectory = (),
+        told: dict[str, Any] | None = None,
+        images: Dataset | None = None,
+    ) -> None:
+        """`system` and `sampler` are `ddx.system`'s.
+
+        `images` is the training set, which a system that starts from images needs.
+        `frames` are the times to film, if any. Of image i the network is told the i-th rows of `told`, or, beyond them,
+        from the first again; of its class, if that is not there, 0, 1, ... in turn.
+        """
+        classes = {"label": np.arange(system.model.num_classes, dtype=np.int32)} if system.model.num_classes else {}
+        self._told = jax.tree.map(np.asarray, classes | (told or {}))
+        self._shape = system.image_shape
+        self._process = system.process
+        self._sampler = sampler
+        solver = filmed(sampler.solver, frames) if frames else sampler.solver
+        self._images = images if system.starts_from_images else None
+        self._low = system.process.low
+        basis = system.process.basis
+        # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
+        at = system.process.level(np.asarray(frames, int), self._shape[:2])
+        kept = np.divide(at.alpha, at.a, out=np.ones_like(at.alpha), where=at.a > 0)
+        kept = kept[:, None].astype(np.float32)
+
+        def noise(keys: Any) -> Any:
+            return initial_noise(system.process, keys, self._shape)
+
+        def prior(keys: Any, images: Any) -> Any:
+            return ihdm.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
+
+        def begin(x: Any) -> Any:
+            return start(solver, basis.analysis(x))
+
+        def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, state: State) -> State:
+            denoise = system.denoiser(params, sampler.clip, told)
+            draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
+            return advance(denoise, state, rows, entries, solver, draw)
+
+        def end(state: State) -> Any:
+            x_0 = basis.synthesis(state.u_t)
+            if not frames:
+                return x_0, None
+            film = state.memory[1]
+            return x_0, Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
+
+        self._noise = parallel.over_batch(noise, shared=0, split=1)
+        self._chosen = parallel.over_batch(lambda keys: ihdm.prior_images(keys, self._num_images()), shared=0, split=1)
+        self._prior = parallel.over_batch(prior, shared=0, split=2)
+        self._begin = parallel.over_batch(begin, shared=0, split=1)
+        self._walk = parallel.over_batch(walk, shared=3, split=3)
+        self._end = parallel.over_batch(end, shared=0, split=1)
+
+    def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
+        """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8. Image i depends only on (seed, i)."""
+        return np.concatenate([batch.images for batch in self.batches(params, seed, num_images)])
+
+    def batch_size(self, num_images: int) -> int:
+        """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
+        devices = parallel.num_devices()
+        return -(-min(self._sampler.batch_size, num_images) // devices) * devices
+
+    def batches(self, params: Any, seed: int, num_images: int, done: frozenset[int] = frozenset()) -> Iterator[Batch]:
+        """The same, batch by batch as they are done; batches whose first image is in `done` are left out."""
+        size, rows = self.batch_size(num_images), len(self._sampler.times) - 1
+        starts = range(0, num_images, size)
+        left = [start for start in starts if start not in done]
+        params = parallel.replicate(params)
+        with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
+            for start in left:
+                of_examples = self._of_examples(seed, np.arange(start, start + size))
+                state = self._begin(self._initial(of_examples[0]))
+                state = self._take(params, state, of_examples, self._sampler.plan, progress)
+                x_0, film = self._end(state)
+                count = min(size, num_images - start)
+                if film is not None:
+                    film = Film(*(to_uint8(_join_film(x)[:, :count], self._low) for x in film))
+                yield Batch(start, to_uint8(parallel.join_batch(x_0)[:count], self._low), film)
+
+    def initial(self, seed: int, num_images: int) -> np.ndarray:
+        """The x_T that images 0 .. num_images - 1 of a seed start from, (N, H, W, C)."""
+        size = self.batch_size(num_images)
+        starts = range(0, num_images, size)
+        parts = [self._initial(self._of_examples(seed, np.arange(start, start + size))[0]) for start in starts]
+        return np.concatenate([parallel.join_batch(part) for part in parts])[:num_images]
+
+    def decode(
+        self, params: Any, x_t: np.ndarray, first: int = 0, seed: int = 0, examples: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Images in the data's range from given states x_t, (N, H, W, C) at the `first`-th visited time.
+
+        The steps draw the noise of the images `examples` of the seed, (N,), by default 0 .. N - 1, and the network is
+        told what it is told of those.
+        """
+        steps = jax.tree.map(lambda x: x[first:], self._sampler.plan)
+        examples = np.arange(len(x_t)) if examples is None else examples
+        return self._through(params, x_t, steps, "decoding", lambda rows: self._of_examples(seed, examples[rows]))
+
+    def decode_between(
+        self, params: Any, x_t: np.ndarray, seed: int, pairs: np.ndarray, weights: np.ndarray
+    ) -> np.ndarray:
+        """Images from given states at the first time, with noise between that of two images (`ddx.interpolate_heat`).
+
+        Row i draws from the images pairs[i], (N, 2), of the seed with weights[i]; 0 is the first one's noise. The
+        network is told what it is told of the first.
+        """
+
+        def of(rows: np.ndarray) -> OfExamples:
+            (keys, told), (others, _) = (self._of_examples(seed, pairs[rows, end]) for end in (0, 1))
+            return Between(keys, others, parallel.split_batch(weights[rows].astype(np.float32))), told
+
+        return self._through(params, x_t, self._sampler.plan, "decoding", of)
+
+    def encode(self, params: Any, x_0: np.ndarray, examples: np.ndarray | None = None) -> np.ndarray:
+        """The latents of images, as `ddx.encode` finds them, for a deterministic, unclipped sampler."""
+        steps = encoding_plan(self._process, self._sampler.times, self._sampler.solver)
+        examples = np.arange(len(x_0)) if examples is None else examples
+        return self._through(params, x_0, steps, "encoding", lambda rows: self._of_examples(0, examples[rows]))
+
+    def _through(
+        self, params: Any, x: np.ndarray, rows: Plan, what: str, of: Callable[[np.ndarray], OfExamples]
+    ) -> np.ndarray:
+        size, done = self.batch_size(len(x)), []
+        params = parallel.replicate(params)
+        starts = range(0, len(x), size)
+        with Progress(what, len(starts) * num_rows(rows)) as progress:
+            for start in starts:
+                chosen = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
+                state = self._begin(parallel.split_batch(x[chosen].astype(np.float32)))
+                state = self._take(params, state, of(chosen), rows, progress)
+                done.append(parallel.join_batch(self._end(state)[0]))
+        return np.concatenate(done)[: len(x)]
+
+    def _initial(self, keys: Any) -> Any:
+        """The x_T of examples with these keys."""
+        if self._images is None:
+            return self._noise(keys)
+        chosen = parallel.join_batch(self._chosen(keys))
+        return self._prior(keys, parallel.split_batch(self._images.read(chosen)["image"]))
+
+    def _num_images(self) -> int:
+        assert self._images is not None
+        return self._images.num_examples
+
+    def _of_examples(self, seed: int, examples: np.ndarray) -> OfExamples:
+        """The keys of images of a seed, and what the network is told of them."""
+        keys = example_keys(seed_key(seed), jnp.asarray(examples))
+        return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
+
+    def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Plan, progress: Progress) -> Any:
+        for numbers, some in in_pieces(rows, progress):
+            state = self._walk(params, some, numbers, *of_examples, state)
+        return state
+
+
+def _draw(keys: Any, u_t: Any) -> Callable[[Any], Any]:
+    """The k-th draw of each example as a function of k."""
+    if not isinstance(keys, Between):
+        return noise_from(keys, u_t)
+    of_one, of_other = noise_from(keys.keys, u_t), noise_from(keys.others, u_t)
+    return lambda k: ihdm.between(of_one(k), of_other(k), keys.weights[:, None, None, None])
+
+
+def _join_film(x: Any) -> np.ndarray:
+    """(devices, frames, b, ...) to (frames, B, ...), on the host."""
+    x = np.moveaxis(np.asarray(x), 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
+
+
+def in_pieces(table: Any, progress: Progress) -> Iterator[tuple[np.ndarray, Any]]:
+    """A plan in pieces short enough to tell of their progress: the rows' numbers, and the rows."""
+    num_steps = num_rows(table)
+    # At most 20 rows, in equal pieces if possible (each length compiles).
+    size = min(num_steps, max((n for n in range(5, 21) if num_steps % n == 0), default=20))
+    for first in range(0, num_steps, size):
+        numbers = np.arange(first, min(first + size, num_steps))
+        yield numbers, jax.tree.map(lambda x, numbers=numbers: np.asarray(x)[numbers], table)
+        progress.advance(len(numbers))
+        progress.tick()

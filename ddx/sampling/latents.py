@@ -1,0 +1,254 @@
+"""Pictures of the latent space of a trained network: interpolations and reconstructions."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddx.data import given_images
+from ddx.diffusion.forward.gaussian import q_sample
+from ddx.diffusion.random import example_keys, seed_key
+from ddx.diffusion.reverse.encode import encodable_times
+from ddx.diffusion.reverse.interpolate import noises_of_ends, slerp
+from ddx.diffusion.reverse.walk import plan
+from ddx.runs import trained
+from ddx.runs.data import training_images
+from ddx.runtime import parallel
+from ddx.runtime.errors import ConfigError
+from ddx.runtime.files import local_path, make_directory, optional_path, replacing, write_json
+from ddx.runtime.pictures import grid, save_png, to_uint8
+from ddx.sampling.generator import Generator
+from ddx.sampling.sampler import Sampler, make_sampler
+from ddx.sampling.settings import describe, sampling_config, to_tell
+from ddx.system import System
+
+WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
+LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
+
+
+@parallel.job("interpolating", parallel.FEWER_AT_ONCE)
+def interpolate(
+    workdir: str | pathlib.Path,
+    num_rows: int = 8,
+    *,
+    images: str | pathlib.Path | None = None,
+    labels: tuple[int, ...] | None = None,
+    seed: int = 0,
+    step: int | None = None,
+    preset: str | None = None,
+    data_dir: str | pathlib.Path | None = None,
+    out: str | pathlib.Path | None = None,
+    **given: Any,
+) -> str:
+    """Draw what lies between images, 11 a row.
+
+    With the ddim sampler each row walks along the sphere from one latent to another: random latents 2i and 2i + 1 of
+    the seed in row i, or the latents of given images. With the ancestral sampler two given images are diffused, mixed
+    and led back (DDPM figure 9): the rows mix at ever noisier levels, the first in pixels, the last at T. With the heat
+    sampler each row goes from sample 2i to 2i + 1, its blurred image linearly and its noise along the sphere.
+
+    Args:
+      workdir: folder of a training run.
+      num_rows: rows between random latents; with images, one for each two of them.
+      images: an image folder, a .npy or an .npz file with at least two images. Pictures are cropped and resized as the
+        run's own were; arrays, uint8 (N, H, W, C) of the network's shape, are taken as they are.
+      labels: as in `sample`, of the rows.
+      seed: names the noise.
+      step: of the checkpoint; None for the newest.
+      preset: as in `sample`.
+      data_dir: as in `sample`.
+      out: folder to write to; None for one in the workdir.
+      given: sampler, num_steps, trajectory, solver, eta, variance, clip, batch_size, ..., as in `sample`.
+
+    Returns:
+      A line that says what was written: interpolation.npz ("samples": (rows, 11, H, W, C) uint8), .png and .json.
+
+    Raises:
+      ConfigError: a setting is invalid, or the images are too few.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the images cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+    """
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
+    if num_rows < 1:
+        raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
+    source = trained.load(workdir, step)
+    config = sampling_config(source.system.config, seed, preset, **given)
+    told = to_tell(source.system, labels)
+    between = None if images is None else _pairs(images, source.system)
+    if config.sample.sampler == "ancestral":
+        if between is None:
+            raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
+        if len(between) > 2:
+            raise ConfigError(f"{images} has {len(between)} images; the ancestral sampler interpolates between two")
+        rows = _through_noise(source, config, seed, told, source.system.to_float(between))
+    elif config.sample.sampler == "heat":
+        if between is not None:
+            raise ConfigError("the heat sampler interpolates between samples, not images. Leave out --images")
+        rows = _between_samples(source, config, seed, told, num_rows, data_dir)
+    elif source.system.starts_from_images:
+        raise ConfigError("samples of ihdm start from blurred images, which have no sphere. Set --sampler=heat")
+    else:
+        how = _deterministic(config, source.system, "interpolating")
+        if between is not None:
+            config, how = _encoding(config, source.system, how)
+        generator = Generator(source.system, how, told=told)
+        if between is None:
+            latents = generator.initial(seed, 2 * num_rows)
+        else:
+            latents = generator.encode(
+                source.params, np.asarray(source.system.to_float(between)), np.arange(len(between)) // 2
+            )
+        path = np.moveaxis(np.asarray(slerp(latents[0::2], latents[1::2], WEIGHTS)), 0, 1)
+        row = np.repeat(np.arange(len(path)), len(WEIGHTS))
+        flat = generator.decode(source.params, path.reshape(-1, *path.shape[2:]), examples=row)
+        rows = flat.reshape(path.shape)
+    of = images.stem if images else f"seed{seed}"
+    name = f"step{source.step}_{of}_interpolation_{describe(config)}"
+    out = out or workdir / "sampled" / name
+    record = {"workdir": str(workdir), "step": source.step, "seed": seed, "images": str(images) if images else None}
+    samples = to_uint8(rows, source.system.process.low)
+    picture = grid(samples.reshape(-1, *samples.shape[2:]), columns=len(WEIGHTS))
+    return _write(out, "interpolation", {"samples": samples}, record | {"sample": config.sample.to_dict()}, picture)
+
+
+@parallel.job("reconstructing", parallel.FEWER_AT_ONCE)
+def reconstruct(
+    workdir: str | pathlib.Path,
+    images: str | pathlib.Path,
+    *,
+    labels: tuple[int, ...] | None = None,
+    step: int | None = None,
+    preset: str | None = None,
+    out: str | pathlib.Path | None = None,
+    **given: Any,
+) -> str:
+    """Encode images into latents and decode them again, both by DDIM without clipping (DDIM section 5.4).
+
+    Args:
+      workdir: folder of a training run.
+      images: an image, a folder of images, a .npy or an .npz file, as in `interpolate`.
+      labels: their classes, as in `sample`.
+      step: of the checkpoint; None for the newest.
+      preset: as in `sample`.
+      out: folder to write to; None for one in the workdir.
+      given: num_steps, trajectory, solver, batch_size, as in `sample`.
+
+    Returns:
+      A line that says what was written: reconstruction.npz ("samples": uint8, "latents": float32), .json with the mean
+      squared error per dimension of images in [0, 1], as in DDIM's table 2, and .png: each image beside what came back.
+
+    Raises:
+      ConfigError: a setting is invalid.
+      CheckpointError: the folder has no run, or no usable checkpoint.
+      DataError: the images cannot be read.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+    """
+    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    images = local_path(images, "--reconstruct")
+    source = trained.load(workdir, step)
+    config = sampling_config(source.system.config, 0, preset, **given)
+    originals = _given(images, source.system)
+    x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
+    config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
+    generator = Generator(source.system, how, told=to_tell(source.system, labels))
+    latents = generator.encode(source.params, x_0)
+    decoded = generator.decode(source.params, latents)
+    error = float(np.mean(np.square((decoded - x_0) / (1.0 - low))))
+    name = f"step{source.step}_{images.stem}_reconstruction_{describe(config)}"
+    out = out or workdir / "sampled" / name
+    record = {
+        "workdir": str(workdir),
+        "step": source.step,
+        "images": str(images),
+        "num_images": len(x_0),
+        "encoded_to": how.times[0],
+        "mean_squared_error": error,
+        "sample": config.sample.to_dict(),
+    }
+    beside = np.stack([originals, to_uint8(decoded, low)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
+    arrays = {"samples": to_uint8(decoded, low), "latents": latents}
+    line = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
+    steps = f"through {len(how.times) - 1} times up to t = {how.times[0]}"
+    return f"{line}; mean squared error {error:.4g} of images in [0, 1], {steps}"
+
+
+def _deterministic(config: ConfigDict, system: System, what: str) -> Sampler:
+    how = make_sampler(config, system)
+    if not how.deterministic:
+        raise ConfigError(f"{what} needs latents that determine their image. Set --sampler=ddim --eta=0")
+    return how
+
+
+def _encoding(config: ConfigDict, system: System, how: Sampler) -> tuple[ConfigDict, Sampler]:
+    """Latents are found, and read, without clipping, at the highest time from which an image is found again."""
+    try:
+        times = encodable_times(system.process, config.loss.prediction, how.times, system.image_shape[:2])
+    except ValueError as error:
+        raise ConfigError(f"{error}, or set another --num_steps or --trajectory") from None
+    config.sample.clip = False
+    rows = plan(system.process, times, how.eta, system.image_shape[:2], how.solver)
+    return config, how._replace(clip=False, times=times, plan=rows)
+
+
+def _given(path: pathlib.Path, system: System) -> np.ndarray:
+    """Pictures as the run's own were made; arrays as they are."""
+    return given_images(path, system.conversion, system.image_shape)
+
+
+def _pairs(path: pathlib.Path, system: System) -> np.ndarray:
+    images = _given(path, system)
+    if len(images) < 2:
+        raise ConfigError(f"{path} has one image; interpolation needs two. Name a folder or a file with more")
+    return images[: len(images) // 2 * 2]
+
+
+def _between_samples(
+    source: trained.Trained,
+    config: Any,
+    seed: int,
+    told: dict[str, Any],
+    num_rows: int,
+    data_dir: str | pathlib.Path | None,
+) -> np.ndarray:
+    """`ddx.interpolate_heat` between samples 2i and 2i + 1 on all devices."""
+    images = training_images(source, data_dir)
+    generator = Generator(source.system, make_sampler(config, source.system), told=told, images=images)
+    ends = generator.initial(seed, 2 * num_rows)
+    w = WEIGHTS[:, None, None, None]
+    x_T = np.concatenate([(1 - w) * a + w * b for a, b in zip(ends[0::2], ends[1::2], strict=True)])
+    pairs = np.repeat(np.arange(2 * num_rows).reshape(-1, 2), len(WEIGHTS), axis=0)
+    flat = generator.decode_between(source.params, x_T, seed, pairs, np.tile(WEIGHTS, num_rows))
+    return flat.reshape(num_rows, len(WEIGHTS), *flat.shape[1:])
+
+
+def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[str, Any], ends: Any) -> np.ndarray:
+    """The rows of DDPM's figure 9 for two images (2, H, W, C): `ddx.coarse_to_fine` on all devices."""
+    process = source.system.process
+    how = make_sampler(config, source.system)
+    generator = Generator(source.system, how, told=told)
+    key = example_keys(seed_key(seed), np.zeros(1, int))
+    noise = np.concatenate(noises_of_ends(key, ends[:1]))
+    visited = np.unique(np.linspace(0, len(how.times) - 1, LEVELS).round().astype(int))[::-1]  # from t = 0 up
+    rows = []
+    for first in visited.tolist():
+        t = how.times[first]
+        a, b = np.asarray(ends if t == 0 else q_sample(process, ends, t, noise))
+        mixed = np.stack([(1 - w) * a + w * b for w in WEIGHTS])
+        same = np.zeros(len(mixed), int)
+        rows.append(mixed if t == 0 else generator.decode(source.params, mixed, first, seed, same))
+    return np.stack(rows)
+
+
+def _write(
+    out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], picture: np.ndarray
+) -> str:
+    """Write NAME.npz, NAME.json and the picture NAME.png."""
+    make_directory(out, "--out")
+    with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    save_png(out / f"{name}.png", picture)
+    write_json(out / f"{name}.json", record)
+    return f"wrote {out}/{name}.npz, {name}.png, {name}.json"

@@ -1,0 +1,235 @@
+"""Reverse variances and trajectories that follow from what is known of a trained network, most of them from statistics.
+
+Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads are part of the network.
+"""
+
+import pathlib
+import shlex
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ddx.diffusion.bound import analytic, optimal
+from ddx.diffusion.bound.statistics import Statistics
+from ddx.diffusion.catalogue import (
+    ANALYTIC_VARIANCES,
+    FIXED_VARIANCES,
+    HEAD_VARIANCES,
+    OPTIMAL_VARIANCES,
+    X_0_PREDICTIONS,
+)
+from ddx.diffusion.forward.basis import DCT, PIXEL
+from ddx.diffusion.forward.process import in_dct_basis
+from ddx.diffusion.papers import analytic_dpm
+from ddx.diffusion.reverse import variance as variances
+from ddx.diffusion.reverse.solvers import euler
+from ddx.diffusion.reverse.variance import VarianceFn
+from ddx.runs.job import read_record
+from ddx.runs.trained import Trained
+from ddx.runtime.errors import ConfigError
+from ddx.runtime.files import local_path, sha256
+from ddx.sampling.sampler import Sampler
+from ddx.system import System
+
+FOLDER = "statistics"
+
+
+def in_basis(system: System, basis: str) -> System:
+    """The system, its process seen in a basis: "dct", or "pixel" for one that has no other.
+
+    Raises:
+      ConfigError: the process is not diagonal in it.
+    """
+    if basis not in ("dct", "pixel"):
+        raise ConfigError(f"basis={basis!r} is unknown. Choose one of: dct, pixel")
+    if system.process.basis is DCT and basis == "pixel":
+        raise ConfigError("a process that blurs has statistics of frequencies, not of pixels. Use basis dct")
+    wanted = system.process.basis is PIXEL and basis == "dct"
+    return system._replace(process=in_dct_basis(system.process)) if wanted else system
+
+
+class _Found(NamedTuple):
+    """A finished measurement in a run's folder."""
+
+    path: pathlib.Path  # of the .npz file
+    protocol: dict[str, Any]
+    checksum: str
+
+
+def exist(source: Trained, workdir: pathlib.Path, basis: str, clip: bool) -> bool:
+    """Whether there are statistics of a checkpoint in a basis, with x_0 clipped or not."""
+    return bool(_all(source, workdir, basis, clip))
+
+
+def origin(source: Trained, workdir: pathlib.Path, variance: str, clip: bool) -> dict[str, dict[str, Any]]:
+    """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
+    if variance not in ANALYTIC_VARIANCES:
+        return {}
+    found = _find(source, workdir, *_needs(variance, clip))
+    return {"statistics": found.protocol | {"sha256": found.checksum}}
+
+
+def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> tuple[System, VarianceFn | None]:
+    """The system to draw from and its reverse variance, for a name; None for one that is not of `OPTIMAL_VARIANCES`.
+
+    `clip` says whether the estimate of x_0 is clipped.
+
+    Raises:
+      ConfigError: the network is not one for it, has no such head, or there are no statistics of it.
+    """
+    if name not in OPTIMAL_VARIANCES:
+        return source.system, None
+    config, process = source.system.config, source.system.process
+    _check_tells(source, f"variance={name!r}", "Use small or large")
+    kind = name.partition("_paper")[0]
+    if kind in HEAD_VARIANCES and config.loss.variance != kind:
+        raise ConfigError(
+            f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
+            f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
+            f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
+        )
+    if kind not in ANALYTIC_VARIANCES:
+        return source.system, variances.VARIANCES[kind]
+    is_gamma = kind != name or kind == "analytic_gamma"
+    if is_gamma and process.blur is not None:
+        raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
+    if name == "analytic_pixel":
+        in_basis(source.system, "pixel")
+    statistics = _load(source, workdir, *_needs(name, clip))
+    if is_gamma:
+        of_pixels = ((1.0 - process.low) / 2.0) ** 2
+        return source.system, analytic.analytic(statistics, "gamma", limit=None if kind == name else of_pixels)
+    if name == "analytic":
+        return source.system, analytic.analytic(statistics)
+    return in_basis(source.system, str(_needs(name, clip)[0])), analytic.analytic(statistics, per_coordinate=True)
+
+
+def as_published(how: Sampler, variance: VarianceFn, name: str, low: float) -> Sampler:
+    """A sampler with the limits of Analytic-DPM's code (Bao et al. 2022, appendix F), for a variance of its name.
+
+    Of the noise into the last noisy time, 2 grey levels for ancestral sampling ("paper1": 1) and 1 for ddim, whose mean
+    has the eps of the network and not that of its clipped x_0. Other names change nothing.
+    """
+    if "_paper" not in name:
+        return how
+    is_ddim = how.eta != 1.0
+    limited = analytic_dpm.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
+    solver = euler(limited) if is_ddim else analytic_dpm.published_ddpm(limited)
+    return how._replace(solver=solver, clip="x0" if how.clip else False)
+
+
+def trajectory(
+    source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None, variance: str, clip: bool
+) -> str | None:
+    """The name of a trajectory: "optimal" as the times that it stands for, others as they are.
+
+    Raises:
+      ConfigError: it needs statistics, and there are none; or the number of steps is out of range.
+    """
+    if name != "optimal":
+        return name
+    _check_tells(source, "trajectory='optimal'", "Use another trajectory")
+    T = source.system.process.num_steps
+    count = T if num_steps is None else num_steps
+    times = tuple(range(T, -1, -1)) if count == T else optimal_times(source, workdir, count, variance, clip)[count]
+    return "times:" + ",".join(map(str, times[:-1]))
+
+
+def optimal_times(
+    source: Trained, workdir: pathlib.Path, num_steps: int, variance: str, clip: bool
+) -> dict[int, tuple[int, ...]]:
+    """The times of the tightest bound in every number of steps up to `num_steps`, {K: times}.
+
+    They are those of the variance if it is fixed, and of "analytic" otherwise.
+
+    Raises:
+      ConfigError: there are no statistics of the network; or the number of steps is out of range.
+    """
+    process = source.system.process
+    statistics = _load(source, workdir, None, clip)
+    # One variance for all coordinates, where the process treats them alike.
+    mse, limit = statistics.mse, statistics.spectrum
+    if process.blur is None:
+        mse, limit = mse.mean((1, 2, 3)), limit.mean()
+    try:
+        of = variance if variance in FIXED_VARIANCES else "analytic"
+        mse = np.concatenate([mse[:1], mse])
+        costs = optimal.step_costs(process, mse, source.system.image_shape[:2], of, limit)
+        return optimal.optimal_trajectories(costs, num_steps, process.ends_noisy)
+    except ValueError as error:
+        raise ConfigError(f"trajectory: {error}") from None
+
+
+def file_name(name: Any) -> str:
+    """A split may be an expression such as test[:100]."""
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
+def _check_tells(source: Trained, what: str, instead: str) -> None:
+    prediction = source.system.config.loss.prediction
+    if prediction not in X_0_PREDICTIONS:
+        known = ", ".join(X_0_PREDICTIONS)
+        raise ConfigError(f"{what} needs a network that predicts one of {known}, not {prediction!r}. {instead}")
+
+
+def _needs(variance: str, clip: bool) -> tuple[str | None, bool | None]:
+    """The basis and the clipping of the statistics that a variance is from; None for any."""
+    basis = {"analytic_frequency": "dct", "analytic_pixel": "pixel"}.get(variance)
+    return basis, None if "gamma" in variance or "paper" in variance else clip
+
+
+def load_statistics(folder: str | pathlib.Path) -> Statistics:
+    """What `ddx.evaluation.measure` wrote to a folder, for variances of other samplers: of another schedule, say.
+
+    Raises:
+      ConfigError: there is nothing of the kind, or it is damaged.
+    """
+    path = local_path(folder, "folder") / "statistics.json"
+    record = _record(path)
+    checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
+    if checksum is None:
+        raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
+    if not arrays.is_file() or sha256(arrays) != checksum:
+        raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
+    with np.load(arrays, allow_pickle=False) as file:
+        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+
+
+def _record(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return read_record(path)
+    except ConfigError:
+        raise ConfigError(f"{path} is damaged. Remove its folder and measure again") from None
+
+
+def _load(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> Statistics:
+    return load_statistics(_find(source, workdir, basis, clip).path.parent)
+
+
+def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> _Found:
+    """The statistics to use: of the split that the network was trained on if there are such, and of the most images."""
+    found = _all(source, workdir, basis, clip)
+    if not found:
+        of = f" of the {basis} basis" * (basis is not None)
+        of += {None: "", True: " with x_0 clipped", False: " with x_0 not clipped"}[clip]
+        flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
+        raise ConfigError(
+            f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
+            f" --workdir={shlex.quote(str(workdir))} --metrics=statistics{flags}"
+        )
+    own = source.system.config.data.split
+    return max(found, key=lambda entry: (entry.protocol["split"] == own, entry.protocol["num_examples"]))
+
+
+def _all(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> list[_Found]:
+    found = []
+    for path in sorted((workdir / FOLDER).glob("*/statistics.json")):
+        record = _record(path)
+        try:
+            protocol, checksum = record["protocol"], record["result"]["sha256"]
+            wanted = basis in (None, protocol["basis"]) and clip in (None, protocol["clip"])
+        except (KeyError, TypeError):
+            continue  # not finished
+        if wanted and record["weights"] == source.seal:
+            found.append(_Found(path.with_suffix(".npz"), protocol, checksum))
+    return found

@@ -1,0 +1,59 @@
+"""A sampler: the settings of a config as a plan, and what to do at each of its rows."""
+
+import warnings
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from ddx.config.rules import tells_x_0
+from ddx.config.values import flatten
+from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.papers.ihdm import heat_sampler
+from ddx.diffusion.reverse.protocol import Solver
+from ddx.diffusion.reverse.rows import Plan
+from ddx.diffusion.reverse.solvers import make_solver
+from ddx.diffusion.reverse.trajectory import trajectory
+from ddx.diffusion.reverse.variance import VarianceFn
+from ddx.diffusion.reverse.walk import plan
+from ddx.runtime.errors import ConfigError
+from ddx.system import System
+
+
+class Sampler(NamedTuple):
+    """How images are drawn: a plan, and what to do at each of its rows."""
+
+    times: Trajectory
+    plan: Plan
+    solver: Solver
+    deterministic: bool  # no noise is drawn
+    eta: float
+    clip: bool | str
+    batch_size: int
+    prior_noise: float  # of ihdm: added to the blurred images that samples start from
+
+
+def make_sampler(config: ConfigDict, system: System, variance: VarianceFn | None = None) -> Sampler:
+    """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
+
+    `variance` is one that is no name, and replaces the config's; with it ddim draws noise at any eta.
+
+    Raises:
+      ConfigError: the settings do not go together.
+    """
+    s = config.sample
+    eta, named = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
+    try:
+        times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
+        solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
+        steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end)
+    except ValueError as error:
+        raise ConfigError(f"sample: {error}") from None
+    if s.solver != "euler" and not tells_x_0(flatten(config)):
+        warnings.warn(
+            f"solver {s.solver} extrapolates x_0, which eps does not tell under a blur; expect spoiled images, or use"
+            " euler, or train v",
+            stacklevel=2,
+        )
+    prior_noise = s.delta if s.prior_noise else 0.0
+    deterministic = eta == 0 and variance is None
+    return Sampler(times, steps, solver, deterministic, eta, s.clip, s.batch_size, prior_noise)

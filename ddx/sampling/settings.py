@@ -1,0 +1,104 @@
+"""The settings that images are drawn with: the run's own, changed by a preset and by what is given."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddx.config.keys import SAMPLING_PRESETS
+from ddx.config.values import validate
+from ddx.data import given_images
+from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
+from ddx.diffusion.reverse.trajectory import counts_itself
+from ddx.runtime.arguments import integers
+from ddx.runtime.errors import ConfigError
+from ddx.system import System
+
+
+def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: Any) -> ConfigDict:
+    """The config with another seed and other sampling settings: those of a preset, then what is given and not None.
+
+    Raises:
+      ConfigError: a setting is invalid, or belongs to another sampler.
+    """
+    if preset is not None and preset not in SAMPLING_PRESETS:
+        raise ConfigError(f"preset {preset!r} is unknown. Choose one of: {', '.join(SAMPLING_PRESETS)}")
+    given = {name: value for name, value in given.items() if value is not None}
+    changed = config.to_dict() | {"seed": seed}
+    pinned = SAMPLING_PRESETS[preset] if preset else {}
+    sample = changed["sample"] | pinned
+    if preset and not ("num_steps" in pinned or sample["num_steps"] or given.get("num_steps")):
+        raise ConfigError(f"preset {preset!r} is a table over numbers of steps. Add --num_steps, such as 50")
+    if "trajectory" in given and counts_itself(given["trajectory"]):
+        sample["num_steps"] = 0
+    changed["sample"] = sample = sample | given
+    if "eta" in given and sample["sampler"] != "ddim":
+        raise ConfigError(
+            f"eta={given['eta']} belongs to the ddim sampler, not {sample['sampler']}."
+            " Leave it out or set --sampler=ddim"
+        )
+    for name in ("delta", "prior_noise"):
+        if name in given and config.process.kind != "ihdm":
+            raise ConfigError(
+                f"{name}={given[name]} belongs to the process ihdm, not {config.process.kind}. Leave it out"
+            )
+    if given.get("variance") in OPTIMAL_VARIANCES:
+        raise ConfigError(
+            f"variance={given['variance']} is for samples and bounds, not for encoding and interpolation. Leave it out"
+        )
+    if given.get("trajectory") == "optimal":
+        raise ConfigError(
+            "trajectory=optimal is for samples and bounds, not for encoding and interpolation. Use another"
+        )
+    if "variance" in given and sample["sampler"] != "ancestral":
+        raise ConfigError(
+            f"variance={given['variance']} belongs to the ancestral sampler, not {sample['sampler']}."
+            " Leave it out or set --sampler=ancestral"
+        )
+    return validate(changed)
+
+
+def to_tell(
+    system: System, labels: tuple[int, ...] | None, low_res: pathlib.Path | None = None
+) -> dict[str, np.ndarray]:
+    """What to tell the network of the images to draw, each for one image after the other: classes, small images.
+
+    Raises:
+      ConfigError: the network knows no classes, or not these; or it does not enlarge images, or does and has none.
+      DataError: the small images cannot be read.
+    """
+    given: dict[str, np.ndarray] = {}
+    labels = () if labels is None else integers("labels", labels)
+    if labels:
+        num_classes = system.model.num_classes
+        if not num_classes:
+            raise ConfigError("labels: the network was trained without classes. Leave out --labels")
+        wrong = [label for label in labels if not 0 <= label < num_classes]
+        if wrong:
+            raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{num_classes - 1}")
+        given["label"] = np.asarray(labels, np.int32)
+    if system.low_res_shape is None and low_res is not None:
+        raise ConfigError("low_res: the network does not enlarge images. Leave out --low_res")
+    if system.low_res_shape is not None:
+        if low_res is None:
+            shape = " x ".join(map(str, system.low_res_shape))
+            raise ConfigError(
+                f"the network enlarges images of {shape}: it can only be sampled. Use launch.sample --low_res=IMAGES"
+            )
+        images = given_images(low_res, system.to_low_res, system.low_res_shape)
+        given["low_res"] = np.asarray(system.to_float(images))
+    return given
+
+
+def describe(config: ConfigDict, variance: str | None = None) -> str:
+    """The settings as part of a folder's name; `variance` is one that replaces the config's, with any sampler."""
+    s = config.sample
+    end = "_noisy_end" * s.noisy_end
+    if s.sampler == "heat":
+        return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise) + end
+    parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
+    parts += [f"eta{s.eta:g}"] * (s.sampler == "ddim")
+    parts += [variance or s.variance] * (s.sampler != "ddim" or variance is not None)
+    parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)
+    return "_".join(parts) + end

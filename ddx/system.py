@@ -1,0 +1,176 @@
+"""From a validated config to the things a run is made of."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import ddx.data
+from ddx.config.values import validate
+from ddx.data.augment import shrink, to_float
+from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES
+from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.objective import losses, time_samplers
+from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
+from ddx.diffusion.papers.blurring import blurring
+from ddx.diffusion.papers.ddpm import ddpm
+from ddx.diffusion.papers.ihdm import ihdm
+from ddx.models import UNet, of_head
+from ddx.runtime.errors import ConfigError
+
+LossFn = Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
+"""loss(params, x_0, label, t, noise, dropout_key) -> the loss of each example, (B,), and its named parts, (B,) each."""
+
+
+Told = dict[str, Any]
+"""What a network is told of each image besides the time: "label" (B,), "low_res" (B, h, w, C), or neither."""
+
+
+class System(NamedTuple):
+    """A process, a network for it, and what the network is trained on."""
+
+    config: ConfigDict
+    process: Process
+    model: UNet
+    image_shape: tuple[int, int, int]
+
+    @property
+    def low_res_shape(self) -> tuple[int, int, int] | None:
+        """(h, w, C) of the images that a super-resolution network enlarges; None for other networks."""
+        height, width, channels = self.image_shape
+        h = self.model.low_res
+        return (h, h * width // height, channels) if h else None
+
+    @property
+    def conversion(self) -> ddx.data.Conversion:
+        """What the network's images were made with, for pictures that a user gives."""
+        height, width, channels = self.image_shape
+        return ddx.data.Conversion(channels, (height, width), tuple(self.config.data.crop))
+
+    def to_low_res(self, picture: Any) -> np.ndarray:
+        """A picture as what a super-resolution network enlarges, (h, w, C) uint8, made as in training.
+
+        One that has that size already is taken as it is.
+        """
+        assert self.low_res_shape is not None
+        height, width, channels = self.low_res_shape
+        if picture.size == (width, height):
+            return ddx.data.Conversion(channels)(picture)
+        image = self.conversion(picture).astype(np.float32)
+        return np.rint(np.asarray(shrink(jnp.asarray(image[None]), self.low_res_shape)[0])).astype(np.uint8)
+
+    @property
+    def starts_from_images(self) -> bool:
+        """Whether samples start from blurred images of the training set, not from noise."""
+        return bool(self.config.process.kind == "ihdm")
+
+    def to_float(self, images: Any) -> Any:
+        """uint8 images in the range of the process's data."""
+        return to_float(images, self.process.low)
+
+    def init(self, key: Any) -> Any:
+        """Initial parameters."""
+        return self.model.init(key, *self.model.inputs(self.image_shape))["params"]
+
+    def split(self, params: Any) -> tuple[Any, Any]:
+        """Parameters as those that are trained and those of the backbone, which stay as they are; most have none."""
+        if not self.config.train.backbone:
+            return params, ()
+        head = {name for name, is_head in of_head(params).items() if is_head}
+        return {name: params[name] for name in head}, {name: params[name] for name in params.keys() - head}
+
+    def told(self, x_0: Any, label: Any) -> Told:
+        """What the network is told of images x_0 with these labels besides the time."""
+        told = {"label": label} if self.model.num_classes else {}
+        return told | ({"low_res": shrink(x_0, self.low_res_shape)} if self.low_res_shape else {})
+
+    def loss(
+        self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """The training loss of each example, (B,), and its parts by name, (B,) each."""
+        told, loss = self.told(x_0, label), self.config.loss
+
+        def model_fn(x_t: Any, model_time: Any) -> Any:
+            rngs = {"dropout": dropout_key}
+            return self.model.apply({"params": params}, x_t, model_time, **told, train=True, rngs=rngs)
+
+        args = (self.process, model_fn, x_0, t, noise, loss.prediction)
+        if loss.objective == "simple":
+            each = losses.simple_loss(*args)
+            return each * (np.prod(x_0.shape[1:]) if loss.reduction == "sum" else 1), {}
+        if loss.objective == "head":
+            head = losses.head_loss(self.process, model_fn, x_0, t, noise, loss.variance, loss.prediction)
+            return head.mse + head.head, {"mse": head.mse, "head": head.head}
+        if loss.objective == "hybrid":
+            hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight)
+            return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
+        return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
+
+    def denoiser(self, params: Any, clip: bool | str, told: Told | None = None) -> Denoiser:
+        """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`."""
+
+        def model_fn(x_t: Any, model_time: Any) -> Any:
+            return self.model.apply({"params": params}, x_t, model_time, **(told or {}))
+
+        return denoiser(self.process, model_fn, self.config.loss.prediction, clip)
+
+
+def joined(frozen: Any, params: Any) -> Any:
+    """All weights of a network, of those that are trained and those that are not."""
+    return {**frozen, **params} if frozen else params
+
+
+def make_process(config: ConfigDict) -> Process:
+    """The process of a validated config."""
+    p = config.process
+    if p.kind == "blurring":
+        made = blurring(p.num_steps, p.sigma_blur_max, p.blur_schedule, p.d_min, p.logsnr_min, p.logsnr_max)
+    elif p.kind == "ihdm":
+        made = ihdm(p.num_steps, p.sigma_blur_min, p.sigma_blur_max, p.sigma)
+    else:
+        made = ddpm(p.num_steps, p.schedule, p.rescale_time)
+    return dataclasses.replace(made, low=float(config.data.low))
+
+
+def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1) -> System:
+    """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C).
+
+    `num_classes` are those of the data set; a class-conditional network is told them.
+
+    Raises:
+      ConfigError: the network is to be told classes and there is only one.
+    """
+    config = validate(config)
+    if config.model.class_conditional and num_classes < 2:
+        raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
+    m = config.model
+    doubled = config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES) and not m.head
+    model = UNet(
+        family=m.family,
+        channels=m.channels,
+        multipliers=m.multipliers,
+        num_blocks=m.num_blocks,
+        attention_resolutions=m.attention_resolutions,
+        groups=m.groups,
+        dropout=m.dropout,
+        num_heads=m.num_heads,
+        scale_shift=m.scale_shift,
+        low_res=m.low_res,
+        out_channels=(2 if doubled else 1) * image_shape[-1],
+        num_classes=num_classes if m.class_conditional else 0,
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        head=m.head,
+    )
+    return System(config, make_process(config), model, image_shape)
+
+
+def make_time_sampler(config: ConfigDict) -> TimeSampler:
+    """How a config's training draws times: integers, but for losses that are no bound where times are continuous."""
+    times = TIME_SAMPLERS[config.loss.times](config.process.num_steps - (not config.loss.last_level))
+    whole = config.process.kind != "blurring" or config.loss.objective not in ("simple", "head")
+    return times if whole else time_samplers.continuous(times)

@@ -1,0 +1,319 @@
+"""Configs: every mistake is one line, told before a device is touched."""
+
+import importlib.util
+import pathlib
+import random
+
+import pytest
+
+from ddx import config as config_lib
+from ddx.config import keys
+from ddx.runtime.errors import ConfigError
+
+SHIPPED = sorted(pathlib.Path("configs").glob("*.py"))
+
+
+def shipped(path, *args):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*args)
+
+
+def changed(**values):
+    flat = {key: spec.default for key, spec in keys.KEYS.items()}
+    nested = {}
+    for key, value in (flat | {key.replace("__", "."): value for key, value in values.items()}).items():
+        group, _, name = key.rpartition(".")
+        (nested.setdefault(group, {}) if group else nested)[name] = value
+    return nested
+
+
+ARGUMENTS = {
+    "blurring_cifar10": ("0", "1", "20,sin", "20,sin2"),
+    "blurring_lsun_church128": ("0", "20,sin"),
+    "ddpm_lsun": ("bedroom", "bedroom_large", "church", "cat"),
+    "digits_blurring": ("simple", "v", "hybrid"),
+    "digits_iddpm": ("simple", "hybrid", "vlb"),
+    "iddpm_cifar10": ("simple,1000,linear", "hybrid,4000", "vlb"),
+    "iddpm_imagenet64": ("uncond", "uncond_vlb", "class", "upsampler"),
+    "ihdm_afhq": ("64", "256"),
+    "ihdm_ffhq": ("128", "256"),
+    "ihdm_mnist": ("mnist", "small"),
+}
+RUNS = [(path, ()) for path in SHIPPED if path.stem != "heads"] + [
+    (pathlib.Path(f"configs/{name}.py"), (run,)) for name, runs in ARGUMENTS.items() for run in runs
+]
+
+
+@pytest.mark.parametrize(("path", "args"), RUNS, ids=[":".join((path.stem, *args)) for path, args in RUNS])
+def test_shipped_configs_are_valid_and_survive_json(path, args):
+    config = shipped(path, *args)
+    if config.data.name == "folder":  # where it lies, nobody but the user can say
+        with pytest.raises(ConfigError, match=r"set data\.dir"):
+            config_lib.validate(config)
+        config.data.dir = "IMAGES"
+    config = config_lib.validate(config)
+    again = config_lib.from_json(config_lib.to_json(config), "config.json")
+    assert again == config and config_lib.differences(config, again) == []
+
+
+@pytest.mark.parametrize(
+    ("run", "preset"),
+    [
+        ("blurring_cifar10", "blurring_cifar10"),
+        ("blurring_lsun_church128", "blurring_lsun_church128"),
+        ("ihdm_mnist:mnist", "ihdm_mnist"),
+        ("ihdm_mnist:small", "ihdm_mnist_small"),
+        ("ihdm_cifar10", "ihdm_cifar10"),
+        ("ihdm_afhq:64", "ihdm_afhq64"),
+        ("ihdm_afhq:256", "ihdm_afhq256"),
+        ("ihdm_ffhq:128", "ihdm_ffhq128"),
+        ("ihdm_ffhq:256", "ihdm_ffhq256"),
+        ("ihdm_lsun_church", "ihdm_lsun_church"),
+    ],
+)
+def test_a_config_makes_the_network_of_its_preset(run, preset):
+    from ddx.models import PRESETS
+    from ddx.system import make_system
+
+    name, *args = run.split(":")
+    config = shipped(pathlib.Path(f"configs/{name}.py"), *args)
+    config.data.dir = "IMAGES"
+    model, image_shape, _ = PRESETS[preset]
+    assert make_system(config, image_shape).model == model
+    assert config.data.image_size in (0, *image_shape[:2])
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train__batchsize": 64}, "unknown config key train.batchsize. Did you mean train.batch_size?"),
+        ({"batch_size": 64}, "unknown config key batch_size. Did you mean train.batch_size?"),
+        ({"train__batch_size": "64"}, "train.batch_size='64' must be an int"),
+        ({"train__batch_size": True}, "train.batch_size=True must be an int"),
+        ({"train__batch_size": 0}, "train.batch_size=0 must be at least 1"),
+        ({"data__flip": 1}, "data.flip=1 must be True or False"),
+        ({"model__multipliers": (1, "x")}, "'x' must be an int"),
+        ({"model__multipliers": ()}, "at least one level"),
+        ({"model__multipliers": 2}, "must be a tuple of ints"),
+        ({"model__channels": 40}, "must be a multiple of model.groups=32"),
+        ({"model__dropout": 1.0}, "below 1"),
+        ({"model__dtype": "float16"}, "one of: float32, bfloat16"),
+        ({"train__learning_rate": float("nan")}, "above 0"),
+        ({"train__ema_decay": 1.0}, "below 1"),
+        ({"train__accumulation": 3}, "multiple of train.accumulation=3"),
+        ({"process__schedule": "cosin"}, "one of: linear"),
+        ({"process__num_steps": 10, "sample__num_steps": 5}, "beta_T = 2 > 1"),
+        ({"process__schedule": "jsd"}, "which ends without signal, says nothing of x_0"),
+        ({"sample__num_steps": 1001}, "exceeds process.num_steps=1000"),
+        ({"sample__eta": -0.5}, "at least 0 and finite"),
+        ({"sample__trajectory": "quadratic"}, "choose one of: full, uniform"),
+        ({"sample__trajectory": "ddim25"}, "visits 25 times, not 5"),
+        ({"sample__solver": "heun", "sample__eta": 0.5}, "without noise"),
+        ({"sample__solver": "deis", "sample__eta": 0.5}, "without noise"),
+        ({"sample__solver": "unipc_3", "sample__sampler": "ancestral"}, "without noise"),
+        (
+            {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
+            "needs sample.variance",
+        ),
+        ({"loss__variance": "npr"}, "objective head trains what sn or npr is from"),
+        ({"loss__objective": "head"}, "set both or neither"),
+        (
+            {"loss__objective": "head", "loss__variance": "sn", "loss__prediction": "mean"},
+            "belongs to a loss.prediction of eps, x0, v, velocity, not 'mean'",
+        ),
+        ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
+        ({"model__head": "large"}, "must be empty, simple or complex"),
+        ({"train__backbone": "runs/x"}, "trains model.head alone"),
+        ({"data__dir": "gs://bucket/images"}, "data.dir=gs://bucket/images is no path on this machine"),
+        ({"train__init_from": "gs://bucket/run:100"}, "train.init_from=gs://bucket/run is no path on this machine"),
+        (
+            {
+                "train__backbone": "runs/x",
+                "train__init_from": "runs/x",
+                "model__head": "simple",
+                "loss__objective": "head",
+                "loss__variance": "npr",
+            },
+            "set one of them",
+        ),
+        (
+            {
+                "train__backbone": "runs/x",
+                "model__head": "simple",
+                "loss__objective": "head",
+                "loss__variance": "npr",
+            },
+            "set model.dropout=0.0",
+        ),
+        ({"loss__variance": "range"}, "does not train loss.variance='range'; use hybrid or rescaled_kl"),
+        ({"process__kind": "blur"}, "one of: ddpm, blurring, ihdm"),
+        ({"process__kind": "blurring"}, "set sample.clip=False, or use 'v'"),
+        ({"process__kind": "blurring", "loss__prediction": "mean"}, "times are continuous; use 'v'"),
+        ({"process__kind": "blurring", "process__d_min": 0.0}, "with process.d_min=0.0 says nothing of x_0"),
+        ({"process__kind": "blurring", "process__logsnr_min": 11.0}, "must be below process.logsnr_max=10.0"),
+        ({"process__kind": "blurring", "process__sigma_blur_max": -1.0}, "at least 0 and at most 1,000,000"),
+        ({"process__kind": "ihdm"}, "use 'v', 'x0' or, under ihdm's blur, 'residual'"),
+        ({"process__kind": "ihdm", "process__sigma_blur_min": 30.0}, "must be at most process.sigma_blur_max=20.0"),
+        ({"process__kind": "ihdm", "process__sigma": 0.0}, "above 0 and finite"),
+        ({"loss__prediction": "residual"}, "nothing blurs; use 'eps' or 'v'"),
+        ({"loss__last_level": False}, "is IHDM's released code"),
+        ({"loss__reduction": "sum", "loss__objective": "kl"}, "belongs to loss.objective='simple'"),
+        ({"data__low": 1}, "-1 or 0"),
+        ({"sample__sampler": "heat"}, "needs process.kind='ihdm'"),
+        (
+            {"process__kind": "ihdm", "loss__prediction": "residual", "sample__sampler": "heat"},
+            "goes through all levels",
+        ),
+        ({"loss__objective": "vlb"}, "one of: simple, kl, rescaled_kl, hybrid"),
+        ({"loss__vlb_weight": float("inf")}, "at least 0"),
+        ({"sample__variance": "range"}, "loss.variance='range', not 'small'"),
+        (
+            {"loss__objective": "kl", "loss__variance": "range", "sample__variance": "learned"},
+            "loss.variance='learned', not 'range'",
+        ),
+        ({"loss__objective": "hybrid"}, "loss.variance='small' is fixed; set loss.variance='range'"),
+        (
+            {"model__num_heads": 3, "data__image_size": 32},
+            "does not divide the 256 channels at the attention",
+        ),
+        ({"model__num_heads": 0}, "at least 1"),
+        ({"model__family": "adm"}, "one of: ddpm, iddpm"),
+        (
+            {"data__image_size": 64, "model__low_res": 24},
+            "no whole fraction of images of data.image_size 64 x 64; use 32",
+        ),
+        ({"data__crop": (1, 2, 3)}, "empty or four numbers"),
+        ({"data__crop": (0, 0, 0, 8)}, "the last two at least 1"),
+        ({"train__clip_norm": -1.0}, "at least 0"),
+        ({"data__name": "folder"}, "set data.dir"),
+        ({"data__image_size": 36}, "multiples of 8"),
+        ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
+        ({"data__channels": 2}, "0, 1 or 3"),
+        ({"seed": -1}, "at least 0"),
+        ({"seed": 2**32}, "below"),
+        ({"train__learning_rate": float("inf")}, "finite"),
+        ({"process__num_steps": 20, "process__schedule": "const", "sample__num_steps": 5}, "use more steps"),
+        ({"process__num_steps": 20, "sample__num_steps": 5}, "ends without signal"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(values, message):
+    with pytest.raises(ConfigError) as error:
+        config_lib.validate(changed(**values))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_key_is_named():
+    config = changed()
+    del config["train"]["batch_size"]
+    with pytest.raises(ConfigError, match=r"train\.batch_size is missing"):
+        config_lib.validate(config)
+
+
+def test_typos_within_two_edits_find_their_key():
+    rng = random.Random(0)
+    tries, found = 0, 0
+    for key in keys.KEYS:
+        for _ in range(5):
+            name = list(key)
+            for _ in range(rng.choice([1, 2])):
+                place = rng.randrange(key.index(".") + 1 if "." in key else 0, len(name))
+                name[place] = rng.choice(["", rng.choice("abcdefgh_")])
+            typo = "".join(name)
+            if typo in keys.KEYS:
+                continue
+            tries += 1
+            with pytest.raises(ConfigError) as error:
+                config_lib.check_key(typo)
+            found += f"Did you mean {key}?" in str(error.value)
+    assert found / tries > 0.95, (found, tries)
+
+
+# What may change in a run that has checkpoints, and is then recorded.
+ADJUSTABLE = {
+    *("model.dropout", "model.dtype", "model.remat"),
+    *("train.batch_size", "train.accumulation", "train.learning_rate", "train.warmup_steps", "train.clip_norm"),
+    *("train.ema_decay", "train.ema_warmup", "train.steps_per_call"),
+}
+# What may change and is no matter of the state after N steps.
+FREE = {
+    *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
+    *("data.dir", "data.memory_mib", "data.disk_mib", "data.cache_dir"),
+}
+
+
+@pytest.mark.parametrize("key", keys.KEYS)
+def test_a_key_is_fixed_in_a_run_unless_a_state_means_the_same_without(key):
+    other = {int: 7, float: 0.77, str: "other", bool: not keys.KEYS[key].default, tuple: (7,)}
+    old, new = changed(), changed(**{key.replace(".", "__"): other[type(keys.KEYS[key].default)]})
+    fixed, adjusted = config_lib.differences(old, new), config_lib.adjustments(old, new)
+    is_free = key in FREE or key.startswith("sample.")
+    assert bool(adjusted) == (key in ADJUSTABLE)
+    assert bool(fixed) == (not is_free and key not in ADJUSTABLE), fixed
+    assert config_lib.told(config_lib.all_changes(old, new)) == (fixed or config_lib.told(adjusted))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"seed": "x"}'])
+def test_a_broken_config_json_is_named(text):
+    with pytest.raises(ConfigError, match=r"runs/x/config\.json"):
+        config_lib.from_json(text, "runs/x/config.json")
+
+
+def test_the_names_a_config_may_use_are_those_the_library_has():
+    from ddx.diffusion import catalogue
+    from ddx.diffusion.estimate import prediction
+    from ddx.diffusion.objective import time_samplers
+    from ddx.diffusion.reverse import solvers, variance
+    from ddx.models import conventions
+
+    assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
+    assert set(variance.VARIANCES) == set(catalogue.VARIANCES) - set(catalogue.ANALYTIC_VARIANCES) - set(
+        catalogue.PUBLISHED_VARIANCES
+    )
+    assert tuple(solvers.SOLVERS) == catalogue.SOLVERS
+    assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
+    assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
+    assert tuple(conventions.FAMILIES) == keys.FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"),
+    [
+        ("iddpm_cifar10", "vlb,10k"),
+        ("iddpm_cifar10", "l2"),
+        ("iddpm_cifar10", "vlb,10,linear,x"),
+        ("iddpm_imagenet64", "cond"),
+        ("digits_iddpm", "kl"),
+        ("digits_blurring", "eps"),
+        ("blurring_cifar10", "5"),
+        ("blurring_cifar10", "20,cos"),
+        ("blurring_cifar10", "20,sin,x"),
+        ("blurring_lsun_church128", "sin2"),
+        ("ihdm_mnist", "large"),
+        ("ihdm_afhq", "128"),
+        ("ihdm_ffhq", "64"),
+        ("heads", ""),
+        ("heads", "npr"),
+        ("heads", "range,runs/digits"),
+    ],
+)
+def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name, arg):
+    with pytest.raises(ConfigError, match=f"^{name} has no run '{arg}'"):
+        shipped(pathlib.Path(f"configs/{name}.py"), arg)
+
+
+@pytest.mark.parametrize("kind", ["npr", "sn"])
+@pytest.mark.parametrize("form", ["", "simple", "complex"])
+@pytest.mark.parametrize("network", ["digits", "iddpm_cifar10", "blurring_cifar10"])
+def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, tmp_path):
+    theirs = config_lib.validate(shipped(pathlib.Path(f"configs/{network}.py")))
+    (tmp_path / "config.json").write_text(config_lib.to_json(theirs))
+    arg = ",".join(part for part in (kind, form, str(tmp_path)) if part)
+    config = config_lib.validate(shipped(pathlib.Path("configs/heads.py"), arg))
+    assert (config.loss.variance, config.model.head) == (kind, form or "simple")
+    assert config.process == theirs.process and config.loss.prediction == theirs.loss.prediction
+    assert config.train.backbone == str(tmp_path) and config.model.dropout == 0
+    paper = (500_000, 128, 1e-4, 0.9999)
+    found = (config.train.num_steps, config.train.batch_size, config.train.learning_rate, config.train.ema_decay)
+    assert (found == paper) == (network != "digits")

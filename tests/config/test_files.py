@@ -19,8 +19,8 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_shipped_configs_are_known_by_name_in_any_folder(elsewhere):
-    files = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-    assert list(files.shipped()) == files and "digits" in files
+    names = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    assert list(files.shipped()) == names and "digits" in names
     assert files.load("digits").train.num_steps == 3000
     assert files.load("ddpm_lsun:church").data.name == "lsun/church_outdoor"
 

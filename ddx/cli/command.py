@@ -7,12 +7,13 @@ mistakes in flags or configs are answered at once.
 import pathlib
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ddx.config import files
+from ddx.config.keys import Key
 from ddx.config.values import check_key, validate, wrong_type
 from ddx.runtime import faults
 from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
@@ -39,6 +40,28 @@ def define_config() -> flags.FlagHolder:
         sys.exit(_tell(_in_flags(error)))
     flags.FLAGS["config"].parser = _ConfigFile()
     return holder
+
+
+def define_settings(keys: Mapping[str, Key]) -> dict[str, flags.FlagHolder]:
+    """A flag for each setting that a job may be given, whose default, None, is the run's own setting."""
+    holders: dict[str, flags.FlagHolder] = {}
+    for name, key in keys.items():
+        meaning = f"{key.meaning[0].upper()}{key.meaning[1:]}; by default the run's."
+        if not key.is_flag:
+            continue
+        if key.choices:
+            holders[name] = flags.DEFINE_enum(name, None, [*key.choices, *key.also], meaning)
+        else:
+            holders[name] = _DEFINE[type(key.default)](name, None, meaning)
+    return holders
+
+
+_DEFINE: dict[type, Callable[..., flags.FlagHolder]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
 
 
 def run(main: Callable[[], int]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
+from ddx.config.keys import SAMPLING
 from ddx.diffusion.catalogue import VARIANCES
 from ddx.runtime.errors import ConfigError
 
@@ -38,6 +39,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Names the noise, and the part of the spl
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; by default the newest.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where the data set lies, if not where the run found it.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in the workdir.")
+WEIGHTS = command.define_settings({"weights": SAMPLING["weights"]})["weights"]
 flags.adopt_module_key_flags(command)
 
 
@@ -101,6 +103,7 @@ def _shared() -> dict[str, Any]:
         "batch_size": BATCH_SIZE.value,
         "seed": SEED.value,
         "step": STEP.value,
+        "weights": WEIGHTS.value,
         "data_dir": DATA_DIR.value,
         "out": OUT.value,
     }

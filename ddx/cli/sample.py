@@ -14,33 +14,16 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
-from ddx.config.keys import SAMPLERS, SAMPLING_PRESETS
-from ddx.diffusion.catalogue import SOLVERS, VARIANCES
+from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
 from ddx.runtime.errors import ConfigError
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
-SAMPLER = flags.DEFINE_enum("sampler", None, SAMPLERS, "How to draw; by default as the run's config says.")
-NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Steps a sample; 0 for all T, or as many as the trajectory says; by default the run's."
-)
-TRAJECTORY = flags.DEFINE_string(
-    "trajectory", None, "Times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ..."
-)
-SOLVER = flags.DEFINE_enum("solver", None, SOLVERS, "euler is DDIM and DDPM; the others have a higher order.")
-ETA = flags.DEFINE_float("eta", None, "Stochasticity of ddim: 0 deterministic, 1 DDPM; by default the run's.")
-VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Reverse variance; by default the run's.")
-CLIP = flags.DEFINE_bool("clip", None, "Clip the estimate of x_0; by default the run's.")
-DELTA = flags.DEFINE_float("delta", None, "Noise of the steps and the prior of ihdm; by default the run's.")
-PRIOR_NOISE = flags.DEFINE_bool(
-    "prior_noise", None, "ihdm: blurred images and noise to start from; by default the run's."
-)
-NOISY_END = flags.DEFINE_bool("noisy_end", None, "Add the noise of the last step too; by default the run's.")
+SETTINGS = command.define_settings(SAMPLING)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where ihdm's training set lies, if not where the run found it.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Samples drawn at once; by default the run's.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
 flags.adopt_module_key_flags(command)
 GIF = flags.DEFINE_bool("gif", False, "Also film the way from noise to the first samples.")
@@ -57,18 +40,8 @@ def main() -> int:
     from ddx import sampling
 
     settings: dict[str, Any] = {
-        "sampler": SAMPLER.value,
-        "num_steps": NUM_STEPS.value,
-        "trajectory": TRAJECTORY.value,
-        "solver": SOLVER.value,
-        "eta": ETA.value,
-        "variance": VARIANCE.value,
-        "clip": CLIP.value,
-        "delta": DELTA.value,
-        "prior_noise": PRIOR_NOISE.value,
-        "noisy_end": NOISY_END.value,
+        **{name: flag.value for name, flag in SETTINGS.items()},
         "preset": PRESET.value,
-        "batch_size": BATCH_SIZE.value,
         "step": STEP.value,
         "labels": _labels(),
         "out": OUT.value,
@@ -109,11 +82,11 @@ def _check_together() -> None:
         raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
     if IMAGES.value and not INTERPOLATE.value:
         raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
-    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or CLIP.present):
+    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or SETTINGS["clip"].present):
         raise ConfigError(
             "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed and --clip"
         )
-    if IMAGES.value and (NUM_SAMPLES.present or CLIP.present):
+    if IMAGES.value and (NUM_SAMPLES.present or SETTINGS["clip"].present):
         raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
     if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")

@@ -1,11 +1,22 @@
-"""The table of config keys, and the settings of the papers' samplers. `ddx.config` checks values against it."""
+"""The table of config keys, and the settings of the papers' samplers. `ddx.config` checks values against it.
+
+A row is all there is to say of a key: its default, which fixes its type, its meaning and the limit of its values. The
+rows of `SAMPLING` also make the flags of `launch.sample`, what `ddx.sampling` accepts, and the names of its folders.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS, SOLVERS
+from ddx.diffusion.catalogue import (
+    FIXED_VARIANCES,
+    HEAD_VARIANCES,
+    LEARNED_VARIANCES,
+    OPTIMAL_VARIANCES,
+    PREDICTIONS,
+    SOLVERS,
+)
 from ddx.diffusion.forward import betas
 
 PROCESSES = ("ddpm", "blurring", "ihdm")
@@ -13,7 +24,6 @@ FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
-SAMPLERS = ("ddim", "ancestral", "heat")
 
 
 def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:
@@ -46,6 +56,10 @@ class Key:
     meaning: str
     limit: str = ""
     holds: Callable[[Any], bool] = lambda value: True
+    choices: tuple[str, ...] = ()  # all values, where they are few names
+    also: tuple[str, ...] = ()  # choices that only a job on a trained network has
+    tag: Callable[[Any], str] | None = None  # tag(sample) -> the setting's part of a job's folder name
+    is_flag: bool = True  # of `SAMPLING`: whether a job may be given it
 
 
 def _at_least(low: float) -> dict[str, Any]:
@@ -66,12 +80,83 @@ def _number(low: float, above: bool = False) -> dict[str, Any]:
 
 
 def _one_of(*choices: str) -> dict[str, Any]:
-    return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices}
+    return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices, "choices": choices}
 
 
 def _all_at_least(low: int) -> dict[str, Any]:
     return {"limit": f"numbers of at least {low}", "holds": lambda value: all(v >= low for v in value)}
 
+
+def _walks(s: Any) -> bool:
+    """Whether a sampler may take its steps in more than one way; heat goes through all levels."""
+    return bool(s.sampler != "heat")
+
+
+SAMPLING: dict[str, Key] = {
+    "sampler": Key(
+        "ddim", "how samples are drawn; heat is IHDM's", **_one_of("ddim", "ancestral", "heat"), tag=lambda s: s.sampler
+    ),
+    "num_steps": Key(
+        50,
+        "steps a sample; 0: all T, or as many as the trajectory says",
+        **_at_least(0),
+        tag=lambda s: str(s.num_steps or "") if _walks(s) else "",
+    ),
+    "trajectory": Key(
+        "uniform",
+        "the times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ...",
+        tag=lambda s: "_" + s.trajectory.replace(":", "").replace(",", "-")[:40] if _walks(s) else "",
+    ),
+    "eta": Key(
+        0.0,
+        "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
+        limit="at least 0 and finite",
+        holds=lambda eta: 0 <= eta < math.inf,
+        tag=lambda s: f"_eta{s.eta:g}" if s.sampler == "ddim" else "",
+    ),
+    "variance": Key(
+        "small",
+        "reverse variance of the ancestral sampler",
+        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
+        also=OPTIMAL_VARIANCES,
+        tag=lambda s: f"_{s.variance}" if s.sampler == "ancestral" or s.variance in OPTIMAL_VARIANCES else "",
+    ),
+    "solver": Key(
+        "euler",
+        "how a step is taken: euler is DDIM and DDPM, the others have a higher order",
+        **_one_of(*SOLVERS),
+        tag=lambda s: f"_{s.solver}" if s.solver != "euler" else "",
+    ),
+    "clip": Key(
+        True,
+        "clip the estimate of x_0 to the range of the data",
+        tag=lambda s: "" if s.clip or not _walks(s) else "_unclipped",
+    ),
+    "delta": Key(
+        0.0125,
+        "noise of the steps and the prior of ihdm",
+        **_number(0),
+        tag=lambda s: "" if _walks(s) else f"_delta{s.delta:g}",
+    ),
+    "prior_noise": Key(
+        True,
+        "start ihdm from blurred images with noise; its released code adds none",
+        tag=lambda s: "" if _walks(s) or s.prior_noise else "_noiseless_prior",
+    ),
+    "noisy_end": Key(
+        False,
+        "add the noise of the last step, as in Blurring Diffusion's printed algorithm",
+        tag=lambda s: "_noisy_end" if s.noisy_end else "",
+    ),
+    "weights": Key(
+        "ema",
+        "of the network: ema, averaged, or raw, as the last training step left them",
+        **_one_of("ema", "raw"),
+        tag=lambda s: "" if s.weights == "ema" else f"_{s.weights}",
+    ),
+    "num_images": Key(64, "images in a grid during training", **_at_least(1), is_flag=False),
+    "batch_size": Key(64, "images sampled at once", **_at_least(1)),
+}
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_between(0, 2**32)),
@@ -176,27 +261,7 @@ KEYS: dict[str, Key] = {
     "train.checkpoint_every": Key(5000, "steps between checkpoints", **_at_least(1)),
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **_at_least(1)),
     "train.sample_every": Key(25_000, "steps between grids of samples", **_at_least(1)),
-    "sample.sampler": Key("ddim", "how samples are drawn; heat is IHDM's", **_one_of(*SAMPLERS)),
-    "sample.num_steps": Key(50, "steps a sample; 0: all T, or as many as the trajectory says", **_at_least(0)),
-    "sample.trajectory": Key("uniform", "the times to visit, as `ddx.trajectory` names them"),
-    "sample.solver": Key("euler", "euler is DDIM and DDPM, the others have a higher order", **_one_of(*SOLVERS)),
-    "sample.eta": Key(
-        0.0,
-        "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
-        limit="at least 0 and finite",
-        holds=lambda eta: 0 <= eta < math.inf,
-    ),
-    "sample.variance": Key(
-        "small",
-        "reverse variance of the ancestral sampler",
-        **_one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
-    ),
-    "sample.clip": Key(True, "clip the estimate of x_0 to the range of the data"),
-    "sample.delta": Key(0.0125, "noise of the steps and the prior of ihdm", **_number(0)),
-    "sample.prior_noise": Key(True, "ihdm starts from blurred images with noise, or as its released code without"),
-    "sample.noisy_end": Key(False, "add the noise of the last step, as in Blurring Diffusion's printed algorithm"),
-    "sample.num_images": Key(64, "images in a grid during training", **_at_least(1)),
-    "sample.batch_size": Key(64, "images sampled at once", **_at_least(1)),
+    **{f"sample.{name}": key for name, key in SAMPLING.items()},
 }
 
 # Keys that name a folder.

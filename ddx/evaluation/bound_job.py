@@ -47,6 +47,7 @@ def evaluate(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
+    weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
@@ -74,6 +75,7 @@ def evaluate(
       batch_size: examples at once; None for the run's sample.batch_size.
       seed: names the noise and the part.
       step: of the checkpoint; None for the newest, or for that of the evaluation to go on with in `out`.
+      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
       data_dir: where the data set lies, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the protocol.
 
@@ -91,7 +93,7 @@ def evaluate(
     data_dir = optional_path(data_dir, "--data_dir")
     metrics = names("metrics", metrics)
     _check(metrics, cdf, max_examples, batch_size)
-    source = trained.load_for_job(workdir, step, out, "bpd")
+    source = trained.load_for_job(workdir, step, out, "bpd", weights)
     config = source.system.config
     clipped = default_clip(config, clip)
     chosen_name = variance or default_variance(config)
@@ -106,7 +108,7 @@ def evaluate(
         f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
     )
     name += f"_eta{how['eta']:g}" if "eta" in how else ""
-    name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
+    name += source.tag + "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = out or workdir / "evaluated" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),
@@ -117,7 +119,7 @@ def evaluate(
             "split": split,
             "num_examples": count,
             "of_examples": data.num_examples,
-            "weights": "averaged",
+            "weights": "averaged" if source.weights == "ema" else source.weights,
             "num_steps": len(times) - 1,
             **{key: value for key, value in how.items() if key != "times"},
             "noise_draws_per_term": 1,

@@ -56,6 +56,7 @@ def compare(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
+    weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
@@ -77,6 +78,7 @@ def compare(
       batch_size: examples at once.
       seed: names the noise and the part.
       step: of the checkpoint.
+      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
       data_dir: where the data set lies.
       out: folder to write to.
 
@@ -93,7 +95,7 @@ def compare(
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
-    source = trained.load_for_job(workdir, step, out, "comparison")
+    source = trained.load_for_job(workdir, step, out, "comparison", weights)
     config, process = source.system.config, source.system.process
     if config.loss.prediction == "residual":
         raise ConfigError("a comparison is of variances, and IHDM's is its delta. Use --metrics=bpd")
@@ -105,7 +107,7 @@ def compare(
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
     count = len(examples)
     name = f"step{source.step}_{split}_n{count}_{'-'.join(map(str, steps))}_seed{seed}"
-    name += "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
+    name += source.tag + "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
     out = out or workdir / "compared" / measured.file_name(name)
     record = {
         **trained.identity(source, workdir),

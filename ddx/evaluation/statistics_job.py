@@ -44,6 +44,7 @@ def measure(
     batch_size: int | None = None,
     seed: int = 0,
     step: int | None = None,
+    weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
 ) -> str:
@@ -60,6 +61,7 @@ def measure(
       batch_size: examples at once; None for the run's sample.batch_size.
       seed: names the noise and the part.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
+      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
       data_dir: where the data set lies, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the protocol.
 
@@ -76,7 +78,7 @@ def measure(
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
-    source = trained.load_for_job(workdir, step, out, "statistics")
+    source = trained.load_for_job(workdir, step, out, "statistics", weights)
     return measure_trained(source, workdir, split, basis, clip, max_examples, batch_size, seed, data_dir, out)
 
 
@@ -102,7 +104,8 @@ def measure_trained(
     system = measured.in_basis(source.system, basis)
     data, examples = open_examples(source, split, data_dir, max_examples, seed)
     split, count = split or config.data.split, len(examples)
-    name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}" + "_unclipped" * (not clip)
+    name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}"
+    name += source.tag + "_unclipped" * (not clip)
     out = out or workdir / measured.FOLDER / name
     record = {
         **trained.identity(source, workdir),

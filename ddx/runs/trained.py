@@ -11,22 +11,33 @@ import jax
 from ddx.config.values import completed
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.job import read_record
-from ddx.runtime.errors import CheckpointError
+from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.system import System, joined, make_system
+
+WEIGHTS = {"ema": "ema", "raw": "params"}
+"""The item of a checkpoint that holds the weights of a name."""
 
 
 class Trained(NamedTuple):
     """A network at a step of its training."""
 
     step: int
-    seal: str  # names the checkpoint
+    seal: str  # names the checkpoint, and the weights if they are not averaged
     system: System
-    params: Any  # averaged weights
+    params: Any  # averaged weights, or raw ones
     meta: Mapping[str, Any] = MappingProxyType({})  # what the checkpoint says of its config and data
+    weights: str = "ema"  # or "raw"
+
+    @property
+    def tag(self) -> str:
+        """What the weights add to a folder's name."""
+        return "" if self.weights == "ema" else f"_{self.weights}"
 
 
-def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
-    """The averaged weights of a checkpoint, by default the newest, of a run that may be going on.
+def load(workdir: pathlib.Path, step: int | None = None, weights: str | None = None) -> Trained:
+    """The network of a checkpoint, by default the newest, of a run that may be going on.
+
+    `weights` are "ema", the averaged ones, or "raw"; None for what the run's sample.weights says.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
@@ -41,20 +52,22 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Trained:
                     f" --workdir={shlex.quote(str(workdir))}"
                 )
             try:
-                return _restore(checkpoints, found)
+                return _restore(checkpoints, found, weights)
             except Exception:  # orbax and TensorStore each have their own kinds
                 if found in checkpoints.steps():
                     raise
                 # The run removed it meanwhile, for a newer one, on a file system without locks.
 
 
-def load_for_job(workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str) -> Trained:
+def load_for_job(
+    workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str, weights: str | None = None
+) -> Trained:
     """`load`, where no step is that of the job of this name in the folder `out`, if there is one."""
     begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
     if begun is None:
-        return load(workdir, step)
+        return load(workdir, step, weights)
     try:
-        return load(workdir, begun)
+        return load(workdir, begun, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {out} holds a job of that step; use another --out for a new one") from None
 
@@ -64,9 +77,14 @@ def identity(source: Trained, workdir: pathlib.Path) -> dict[str, Any]:
     return {"workdir": str(workdir), "step": source.step, "weights": source.seal}
 
 
-def _restore(checkpoints: Checkpoints, step: int) -> Trained:
+def _restore(checkpoints: Checkpoints, step: int, weights: str | None) -> Trained:
     meta = checkpoints.meta(step)
     system = make_system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
-    ema, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
-    restored = checkpoints.restore(step, {"ema": ema} | ({"frozen": frozen} if frozen else {}))
-    return Trained(step, checkpoints.seal(step), system, joined(restored.get("frozen", ()), restored["ema"]), meta)
+    weights = system.config.sample.weights if weights is None else weights
+    if weights not in WEIGHTS:
+        raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")
+    like, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
+    item = WEIGHTS[weights]
+    restored = checkpoints.restore(step, {item: like} | ({"frozen": frozen} if frozen else {}))
+    seal = checkpoints.seal(step) + ":raw" * (weights == "raw")
+    return Trained(step, seal, system, joined(restored.get("frozen", ()), restored[item]), meta, weights)

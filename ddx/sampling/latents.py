@@ -74,7 +74,7 @@ def interpolate(
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
     if num_rows < 1:
         raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
-    source = trained.load(workdir, step)
+    source = trained.load(workdir, step, given.get("weights"))
     config = sampling_config(source.system.config, seed, preset, **given)
     told = to_tell(source.system, labels)
     between = None if images is None else _pairs(images, source.system)
@@ -148,7 +148,7 @@ def reconstruct(
     """
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     images = local_path(images, "--reconstruct")
-    source = trained.load(workdir, step)
+    source = trained.load(workdir, step, given.get("weights"))
     config = sampling_config(source.system.config, 0, preset, **given)
     originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low

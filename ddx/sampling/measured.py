@@ -213,6 +213,7 @@ def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool 
         of = f" of the {basis} basis" * (basis is not None)
         of += {None: "", True: " with x_0 clipped", False: " with x_0 not clipped"}[clip]
         flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
+        flags += f" --weights={source.weights}" * (source.weights != source.system.config.sample.weights)
         raise ConfigError(
             f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
             f" --workdir={shlex.quote(str(workdir))} --metrics=statistics{flags}"

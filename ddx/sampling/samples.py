@@ -38,25 +38,15 @@ def sample(
     workdir: str | pathlib.Path,
     num_samples: int = 64,
     *,
-    sampler: str | None = None,
-    num_steps: int | None = None,
-    trajectory: str | None = None,
-    solver: str | None = None,
-    eta: float | None = None,
-    variance: str | None = None,
-    clip: bool | None = None,
-    delta: float | None = None,
-    prior_noise: bool | None = None,
-    noisy_end: bool | None = None,
     preset: str | None = None,
     labels: tuple[int, ...] | None = None,
     low_res: str | pathlib.Path | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
     step: int | None = None,
     gif: bool = False,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
+    **settings: Any,
 ) -> str:
     """Draw images from the averaged weights of a run's checkpoint. Image i depends only on (seed, i).
 
@@ -66,28 +56,19 @@ def sample(
     Args:
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
-      sampler: "ddim", "ancestral" or "heat"; None, here and below, for the run's own setting.
-      num_steps: steps a sample.
-      trajectory: the times to visit, as `ddx.trajectory` names them.
-      solver: a name of `ddx.diffusion.catalogue.SOLVERS`, such as "euler".
-      eta: stochasticity of ddim.
-      variance: reverse variance of the ancestral sampler; ddim may have the `OPTIMAL_VARIANCES` of
-        `ddx.diffusion.catalogue` too, of which the analytic ones need the run's statistics, "sn" and "npr" a network
-        with such a head.
-      clip: clip the estimate of x_0.
-      delta: noise of the steps and the prior of ihdm.
-      prior_noise: of ihdm: start from blurred images with noise, or without.
-      noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
       preset: a paper's setting, one of `ddx.config.keys.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
       seed: names the noise.
-      batch_size: images drawn at once.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
       gif: also write the way from noise to the first images as film.gif and film.png.
       data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the settings.
+      **settings: those of `ddx.config.keys.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
+        batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
+        `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
+        "sn" and "npr" a network with such a head. The trajectory "optimal" needs statistics too.
 
     Returns:
       A line that says what was written.
@@ -104,26 +85,13 @@ def sample(
     labels = None if labels is None else integers("labels", labels)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    source = trained.load_for_job(workdir, step, out, "samples")
-    named = None if variance in OPTIMAL_VARIANCES else variance
+    source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"))
+    variance, trajectory = settings.get("variance"), settings.get("trajectory")
     if trajectory == "optimal":
-        trajectory = _optimal(source, workdir, sampler, num_steps, variance, clip)
-    config = sampling_config(
-        source.system.config,
-        seed,
-        preset,
-        sampler=sampler,
-        num_steps=num_steps,
-        trajectory=trajectory,
-        solver=solver,
-        eta=eta,
-        variance=named,
-        clip=clip,
-        delta=delta,
-        prior_noise=prior_noise,
-        noisy_end=noisy_end,
-        batch_size=batch_size,
-    )
+        settings["trajectory"] = _optimal(source, workdir, settings)
+    if variance in OPTIMAL_VARIANCES:
+        settings["variance"] = None  # of no config
+    config = sampling_config(source.system.config, seed, preset, **settings)
     chosen_name = str(variance or config.sample.variance)
     system, chosen = measured.variance(source, workdir, chosen_name, config.sample.clip)
     how = make_sampler(config, system, chosen)
@@ -167,22 +135,12 @@ def sample(
     return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
 
 
-def _optimal(
-    source: trained.Trained,
-    workdir: pathlib.Path,
-    sampler: str | None,
-    num_steps: int | None,
-    variance: str | None,
-    clip: bool | None,
-) -> str:
+def _optimal(source: trained.Trained, workdir: pathlib.Path, settings: dict[str, Any]) -> str:
     """The times of the trajectory "optimal", in as many steps and for the variance that the run has otherwise."""
-    s = source.system.config.sample
-    if variance is None:
-        variance = s.variance if (sampler or s.sampler) == "ancestral" else "analytic"
-    count = s.num_steps if num_steps is None else num_steps
-    return str(
-        measured.trajectory(source, workdir, "optimal", count or None, variance, s.clip if clip is None else clip)
-    )
+    own = source.system.config.sample.to_dict()
+    s = own | {name: value for name, value in settings.items() if value is not None}
+    variance = settings.get("variance") or (own["variance"] if s["sampler"] == "ancestral" else "analytic")
+    return str(measured.trajectory(source, workdir, "optimal", s["num_steps"] or None, variance, s["clip"]))
 
 
 def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:

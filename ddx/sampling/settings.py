@@ -1,12 +1,13 @@
 """The settings that images are drawn with: the run's own, changed by a preset and by what is given."""
 
+import difflib
 import pathlib
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.config.keys import SAMPLING_PRESETS
+from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
 from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
@@ -25,6 +26,8 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
     if preset is not None and preset not in SAMPLING_PRESETS:
         raise ConfigError(f"preset {preset!r} is unknown. Choose one of: {', '.join(SAMPLING_PRESETS)}")
     given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        check_setting(name)
     changed = config.to_dict() | {"seed": seed}
     pinned = SAMPLING_PRESETS[preset] if preset else {}
     sample = changed["sample"] | pinned
@@ -57,6 +60,15 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
             " Leave it out or set --sampler=ancestral"
         )
     return validate(changed)
+
+
+def check_setting(name: str) -> None:
+    """Refuse, with a ConfigError, a name that is no setting of a sampling job."""
+    known = [setting for setting, key in SAMPLING.items() if key.is_flag]
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        guess = f"Did you mean {close[0]}? " if close else ""
+        raise ConfigError(f"unknown setting {name}. {guess}Settings: preset, {', '.join(known)}")
 
 
 def to_tell(
@@ -93,12 +105,5 @@ def to_tell(
 
 def describe(config: ConfigDict, variance: str | None = None) -> str:
     """The settings as part of a folder's name; `variance` is one that replaces the config's, with any sampler."""
-    s = config.sample
-    end = "_noisy_end" * s.noisy_end
-    if s.sampler == "heat":
-        return f"heat_delta{s.delta:g}" + "_noiseless_prior" * (not s.prior_noise) + end
-    parts = [f"{s.sampler}{s.num_steps or ''}", s.trajectory.replace(":", "").replace(",", "-")[:40]]
-    parts += [f"eta{s.eta:g}"] * (s.sampler == "ddim")
-    parts += [variance or s.variance] * (s.sampler != "ddim" or variance is not None)
-    parts += [s.solver] * (s.solver != "euler") + ["unclipped"] * (not s.clip)
-    return "_".join(parts) + end
+    sample = config.sample if variance is None else ConfigDict(config.sample.to_dict() | {"variance": variance})
+    return "".join(key.tag(sample) for key in SAMPLING.values() if key.tag is not None)

@@ -259,14 +259,14 @@ class _Run:
     def draw(
         self, step: int, state: TrainState, writer: MetricsWriter, preemption: Preemption | None, progress: Progress
     ) -> None:
-        """A grid from the averaged weights; the same noise every time, that of `launch.sample --seed=<seed>`.
+        """A grid of samples; the same noise every time, that of `launch.sample --seed=<seed>`.
 
         A signal to `preemption` leaves it to the run that resumes.
         """
-        before = time.perf_counter()
+        before, sample = time.perf_counter(), self.config.sample
 
         def images() -> np.ndarray:
-            return self.generator(state.averaged, self.config.seed, self.config.sample.num_images)
+            return self.generator(state.weights(sample.weights), self.config.seed, sample.num_images)
 
         drawn = preemption.unless_requested(images) if preemption else images()
         if drawn is None:

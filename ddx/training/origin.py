@@ -58,7 +58,7 @@ def load(workdir: pathlib.Path, key: str, folder: pathlib.Path, step: int | None
     if not is_same or step not in (None, before.get("step")):
         before = {}  # of another run, that this one was to be on when it was begun for the last time
     try:
-        source = trained.load(folder, before.get("step", step))
+        source = trained.load(folder, before.get("step", step), "ema")
     except CheckpointError as error:
         remedy = f" {path} names it, for a run that has no checkpoint yet: remove it to begin on another."
         raise CheckpointError(f"{key}: {error}" + remedy * bool(before)) from None

@@ -20,10 +20,9 @@ class TrainState(NamedTuple):
     times: Any = ()  # what the sampler of times has learned
     frozen: Any = ()  # weights of further modules, which training leaves as they are
 
-    @property
-    def averaged(self) -> Any:
-        """All weights to draw samples with."""
-        return joined(self.frozen, self.ema)
+    def weights(self, which: str = "ema") -> Any:
+        """All weights of the network: averaged, "ema", or "raw"."""
+        return joined(self.frozen, self.params if which == "raw" else self.ema)
 
 
 def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:

@@ -140,7 +140,7 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
 @pytest.fixture
 def large(tiny_config, monkeypatch):
     """A system whose sums take 22 MB; what its network does is not computed."""
-    system = ddx.system.system(tiny_config(process__num_steps=400), (48, 48, 3))
+    system = ddx.system.make_system(tiny_config(process__num_steps=400), (48, 48, 3))
 
     def over_batch(function, shared, split):
         def errors(params, rows, keys, images, label, weight):
@@ -274,13 +274,13 @@ def test_mistakes_are_named(job, message, run, whole):
 
 @pytest.mark.parametrize("name", ["analytic_gamma", "analytic_paper", "analytic_pixel"])
 def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, tiny_config, tmp_path):
-    source = trained.Trained(12, "", ddx.system.system(tiny_config(**BLURRING), (8, 8, 1)), None)
+    source = trained.Trained(12, "", ddx.system.make_system(tiny_config(**BLURRING), (8, 8, 1)), None)
     with pytest.raises(ConfigError, match=r"says nothing under a blur|statistics of frequencies, not of pixels"):
         measured.variance(source, tmp_path, name, False)
 
 
 def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp_path):
-    source = trained.Trained(12, "", ddx.system.system(tiny_config(**HEAT), (8, 8, 1)), None)
+    source = trained.Trained(12, "", ddx.system.make_system(tiny_config(**HEAT), (8, 8, 1)), None)
     with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
         measured.variance(source, tmp_path, "heuristic", False)
     with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):

@@ -141,7 +141,7 @@ def test_a_training_step_that_no_memory_holds_is_one_line(tiny_config, tmp_path,
 def test_grids_that_no_memory_holds_are_told_from_steps(tiny_config):
     from ddx.training.loop import _Run
 
-    run, state = SimpleNamespace(generator=allocate, config=tiny_config()), SimpleNamespace(averaged=None)
+    run, state = SimpleNamespace(generator=allocate, config=tiny_config()), SimpleNamespace(weights=lambda which: None)
     with (
         pytest.raises(OutOfMemoryError, match=r"^out of memory while drawing samples: .*sample\.batch_size$"),
         parallel.job("training", "Train less"),

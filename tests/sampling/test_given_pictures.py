@@ -42,8 +42,8 @@ def run_of(tiny_config, tmp_path, monkeypatch):
     def make(size, **changes):
         pictures = folder_of(tmp_path / "pictures", size)
         config = tiny_config(data__name="folder", data__dir=str(pictures), process__num_steps=10, **changes)
-        dataset = ddx.system.dataset(config)
-        source = trained.Trained(1, "", ddx.system.system(config, dataset.image_shape), None)
+        dataset = ddx.runs.data.open_dataset(config)
+        source = trained.Trained(1, "", ddx.system.make_system(config, dataset.image_shape), None)
         monkeypatch.setattr(trained, "load", lambda *_: source)
         monkeypatch.setattr(latents, "Generator", Identity)
         return pictures, dataset.read(np.arange(3))["image"]
@@ -114,7 +114,7 @@ def test_a_picture_that_the_crop_reaches_beyond_is_refused_and_an_array_is_taken
 
 def test_pictures_to_enlarge_are_made_as_in_training_unless_they_are_small_already(tiny_config):
     config = tiny_config(model__low_res=4, data__crop=(20, 4, 16, 24), data__image_size=8)
-    system = ddx.system.system(config, (8, 8, 3))
+    system = ddx.system.make_system(config, (8, 8, 3))
     picture = Image.fromarray(RNG.integers(0, 256, (40, 30, 3), np.uint8))
     image = data.Conversion(3, (8, 8), (20, 4, 16, 24))(picture)
     seen = np.asarray(system.told(system.to_float(image[None]), None)["low_res"])[0]

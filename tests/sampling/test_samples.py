@@ -50,7 +50,7 @@ def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
     """Drawn again by hand: the checkpoint's EMA, DDIM with 5 steps, sample i from fold_in(key(seed), i)."""
     sample(whole, 3, out=tmp_path, seed=5)
     config = tiny_config()
-    system = ddx.system.system(config, (8, 8, 1))
+    system = ddx.system.make_system(config, (8, 8, 1))
     target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
     ema = Checkpoints(whole / "checkpoints").restore(12, target)["ema"]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), np.arange(3))
@@ -328,7 +328,7 @@ def test_a_film_ends_in_the_samples(whole, tmp_path):
 
 def restored(workdir, config):
     """The system and the averaged weights of step 12, read by hand."""
-    system = ddx.system.system(config, (8, 8, 1))
+    system = ddx.system.make_system(config, (8, 8, 1))
     target = {"ema": jax.eval_shape(system.init, jax.random.key(0))}
     return system, Checkpoints(workdir / "checkpoints").restore(12, target)["ema"]
 
@@ -452,4 +452,4 @@ def test_a_network_without_classes_takes_no_labels(whole, tiny_config, tmp_path)
     with pytest.raises(ConfigError, match="trained without classes"):
         sample(whole, 2, labels=(1,), out=tmp_path)
     with pytest.raises(ConfigError, match="has no labels"):
-        ddx.system.system(tiny_config(model__class_conditional=True), (8, 8, 1))
+        ddx.system.make_system(tiny_config(model__class_conditional=True), (8, 8, 1))

@@ -64,7 +64,7 @@ def test_a_run_that_begins_again_does_so_on_the_same_checkpoint(whole, tiny_conf
     network = tmp_path / "network"
     shutil.copytree(whole, network)
     config = of(network)
-    system = ddx.system.system(config, (8, 8, 1))
+    system = ddx.system.make_system(config, (8, 8, 1))
     (tmp_path / "head").mkdir()
     first = backbone.load(tmp_path / "head", system)
     train(tiny_config(train__num_steps=14), network)
@@ -87,12 +87,12 @@ def test_a_run_that_begins_again_does_so_on_the_same_checkpoint(whole, tiny_conf
 
 
 def test_of_a_network_that_learned_variances_the_prediction_is_taken(improved_config, tmp_path, monkeypatch):
-    theirs = ddx.system.system(improved_config(), (8, 8, 1), 10)
+    theirs = ddx.system.make_system(improved_config(), (8, 8, 1), 10)
     params = jax.jit(theirs.init)(jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
     monkeypatch.setattr(trained, "load", lambda folder, step: trained.Trained(12, "seal", theirs, params))
     (tmp_path / "config.json").write_text(ddx.config.to_json(theirs.config))
-    ours = ddx.system.system(of(tmp_path, "sn", "complex"), (8, 8, 1), 10)
+    ours = ddx.system.make_system(of(tmp_path, "sn", "complex"), (8, 8, 1), 10)
     frozen = backbone.load(tmp_path, ours)
     head = {name: module for name, module in jax.jit(ours.init)(jax.random.key(1)).items() if name.startswith("head")}
     assert set(head) == {"head_norm", "head_conv", "head_block"} and ours.config.sample.variance == "small"
@@ -214,8 +214,8 @@ def test_a_head_s_config_is_its_network_s(whole):
     ],
 )
 def test_another_network_is_refused(changes, message, whole, tiny_config, tmp_path):
-    theirs = ddx.system.system(tiny_config(), (8, 8, 1))
-    ours = ddx.system.system(of(whole, **changes), (8, 8, 1) if changes else (8, 8, 3))
+    theirs = ddx.system.make_system(tiny_config(), (8, 8, 1))
+    ours = ddx.system.make_system(of(whole, **changes), (8, 8, 1) if changes else (8, 8, 3))
     with pytest.raises(ConfigError, match=message) as error:
         backbone._check_same(tmp_path, theirs, ours)
     assert "\n" not in str(error.value)
@@ -266,9 +266,9 @@ def test_variances_by_name_are_limited_by_the_range_of_the_data(headed):
 @pytest.mark.parametrize("low", [-1.0, 0.0])
 def test_the_published_limits_are_those_of_the_sampler(name, sampler, clip, levels, low, tiny_config):
     config = tiny_config(sample__sampler=sampler, sample__clip=clip, sample__trajectory="even")
-    system = ddx.system.system(config, (8, 8, 1))
+    system = ddx.system.make_system(config, (8, 8, 1))
     big = lambda d, step: jnp.ones((1, 1, 1))  # noqa: E731
-    how = measured.as_published(ddx.system.sampler(config, system, big), big, name, low)
+    how = measured.as_published(ddx.sampling.sampler.make_sampler(config, system, big), big, name, low)
     d = ddx.Denoised(jnp.zeros((1, 8, 8, 1)), jnp.zeros((1, 8, 8, 1)), None)
     rows = [jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], how.plan).expand() for i in range(5)]
     added = [

@@ -48,7 +48,7 @@ def test_the_rescaled_bound_is_the_bound_times_t(improved_config):
     params, losses = None, {}
     for objective in ("kl", "rescaled_kl"):
         learned = {"loss__variance": "learned", "sample__variance": "learned"}
-        system = ddx.system.system(improved_config(loss__objective=objective, **learned), (8, 8, 1), 10)
+        system = ddx.system.make_system(improved_config(loss__objective=objective, **learned), (8, 8, 1), 10)
         params = jax.jit(system.init)(jax.random.key(0)) if params is None else params
         x_0 = np.round(np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 1))).astype(np.float32) / 127.5 - 1
         noise = jax.random.normal(jax.random.key(1), x_0.shape)

@@ -190,7 +190,7 @@ def test_a_run_from_another_resumes_without_it_and_is_bound_to_it(whole, tiny_co
 
 
 def system(config, num_classes=1):
-    return ddx.system.system(config, (8, 8, 1), num_classes)
+    return ddx.system.make_system(config, (8, 8, 1), num_classes)
 
 
 def test_a_run_that_begins_again_starts_from_the_same_weights(whole, tiny_config, tmp_path):

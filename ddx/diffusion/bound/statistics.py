@@ -65,7 +65,7 @@ class Sums(NamedTuple):
 
 
 def estimate_statistics(denoise: Denoiser, x_0: Images, key: Key) -> Statistics:
-    """The statistics of a network on images, with one draw of noise for each image and time.
+    """The statistics of a network on images, equations (1) and (2), with one draw of noise for each image and time.
 
     For one variance for all coordinates 10 to 100 images suffice, for a variance of each coordinate a few hundred (Bao
     et al. 2022, appendix G.2).

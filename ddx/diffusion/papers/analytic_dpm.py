@@ -24,9 +24,8 @@ import numpy as np
 from ddx.diffusion.arrays import Coefficient, Coordinates, Trajectory
 from ddx.diffusion.bound.optimal import dynamic_program
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
-from ddx.diffusion.forward.gaussian import root
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.reverse.protocol import Memory, Solver, no_memory
+from ddx.diffusion.reverse.protocol import Memory, Solver, added, no_memory
 from ddx.diffusion.reverse.rows import Step
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn
@@ -70,7 +69,7 @@ def published_ddpm(variance: VarianceFn) -> Solver:
         denoise: Denoiser, u_t: Coordinates, memory: Memory, row: Step, z: Any
     ) -> tuple[Coordinates, Memory, Denoised]:
         d = denoise.at(u_t, row.level)
-        return row.k * u_t + row.gamma * d.x_0 + row.adds_noise * root(variance(d, row)) * z, memory, d
+        return row.k * u_t + row.gamma * d.x_0 + added(row, variance(d, row), z), memory, d
 
     return Solver(no_memory, step, "published_ddpm")
 
@@ -97,8 +96,8 @@ def gamma_trajectory(process: Process, ms_eps: np.ndarray, num_visits: int) -> T
     """The trajectory of Analytic-DPM's code: by `gamma_costs` where they are defined, evenly spaced in the noisy tail.
 
     Raises:
-      ValueError: num_visits is not in 2..T, or not in 3..T although ms_eps exceeds 1 somewhere; or ms_eps exceeds 1 at
-        half of the times or more.
+      ValueError: num_visits is not in 2..T (3..T if ms_eps exceeds 1 at some time), or ms_eps exceeds 1 at half of the
+        times or more.
     """
     num_steps = process.num_steps
     bad = np.flatnonzero(np.asarray(ms_eps[1:]) > 1.0) + 1

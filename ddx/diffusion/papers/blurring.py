@@ -21,10 +21,10 @@ from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
 from ddx.diffusion.forward.basis import DCT
 from ddx.diffusion.forward.betas import BLUR_POWERS, check_num_steps
 from ddx.diffusion.forward.blur import SineBlur
-from ddx.diffusion.forward.gaussian import StepCoefficients, root
+from ddx.diffusion.forward.gaussian import StepCoefficients
 from ddx.diffusion.forward.process import Level, Process
 from ddx.diffusion.forward.schedules import Cosine, Marginal
-from ddx.diffusion.reverse.protocol import Memory, Solver, no_memory
+from ddx.diffusion.reverse.protocol import Memory, Solver, added, no_memory
 from ddx.diffusion.reverse.rows import Step
 
 
@@ -109,6 +109,6 @@ def printed_step(delta: float = 1e-8) -> Solver:
     ) -> tuple[Coordinates, Memory, Denoised]:
         d = denoise.at(u_t, row.level)
         c = printed_coefficients(row.target, row.level, delta)
-        return c.k * u_t + c.gamma * d.x_0 + row.adds_noise * root(c.lambda2) * z, memory, d
+        return c.k * u_t + c.gamma * d.x_0 + added(row, c.lambda2, z), memory, d
 
     return Solver(no_memory, step, "printed_step", needs_noise=True)

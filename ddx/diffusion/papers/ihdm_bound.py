@@ -116,7 +116,7 @@ def heat_terms(
       denoise: of a network that predicts the next image.
       x_0: (B, H, W, C) images, dequantised.
       rows: K rows.
-      entries: one a row, given to `draw`.
+      entries: one per row, given to `draw`.
       draw: draw(entry) -> the noise of each example in the basis, like x_0.
       delta: of the reverse steps.
 

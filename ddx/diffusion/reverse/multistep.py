@@ -26,7 +26,7 @@ def deis(order: int = 3) -> Solver:
     Args:
       order: how many eps a step uses.
     """
-    name = f"deis_{order}"
+    name = "deis" if order == 3 else f"deis_{order}"
 
     def prepare(process: Process, rows: Plan) -> Array:
         lengths = _lengths(process, rows, order, "deis")

@@ -28,7 +28,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from ddx.diffusion.arrays import Coordinates, Trajectory
+import jax.numpy as jnp
+
+from ddx.diffusion.arrays import Coefficient, Coordinates, Trajectory
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
 from ddx.diffusion.forward.gaussian import root
 from ddx.diffusion.forward.process import Process
@@ -87,7 +89,12 @@ def no_memory(u_T: Coordinates) -> Memory:
 
 def move(row: Step, u_t: Coordinates, data: Coordinates, z: Any) -> Coordinates:
     """Equation (1), with the variance "small"."""
-    return row.k * u_t + row.gamma * data + row.adds_noise * root(row.small) * z
+    return row.k * u_t + row.gamma * data + added(row, row.small, z)
+
+
+def added(row: Step, variance: Coefficient, z: Any) -> Any:
+    """The noise that a step adds, sqrt(variance) z; none, whatever the variance, where the step ends in its mean."""
+    return root(jnp.where(row.adds_noise > 0, variance, 0.0)) * z
 
 
 def agreeing(d: Denoised, solver: str) -> Denoised:

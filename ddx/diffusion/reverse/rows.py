@@ -106,7 +106,7 @@ def downward(
     if process.blur is not None or process.ends_noisy:
         return rows
     steps = rows.expand()
-    decoder = steps.lambda2[-2] if len(t) > 1 else steps.upper[-1]
+    decoder = steps.lambda2[-2] if len(t) > 1 else eta**2 * steps.upper[-1]
     return rows._replace(decoder=np.broadcast_to(decoder, rows.last.shape))
 
 

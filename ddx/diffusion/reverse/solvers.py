@@ -13,9 +13,8 @@ import jax.numpy as jnp
 
 from ddx.diffusion.arrays import Array, Coefficient, Coordinates
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser
-from ddx.diffusion.forward.gaussian import root
 from ddx.diffusion.reverse.multistep import deis, unipc
-from ddx.diffusion.reverse.protocol import Memory, Solver, agreeing, move, no_memory
+from ddx.diffusion.reverse.protocol import Memory, Solver, added, agreeing, move, no_memory
 from ddx.diffusion.reverse.rows import Step
 from ddx.diffusion.reverse.variance import VarianceFn, small, variance_fn
 
@@ -31,9 +30,7 @@ def euler(variance: VarianceFn = small) -> Solver:
             mean = row.k * u_t + row.gamma * d.x_0
         else:
             mean = row.target.alpha * d.x_0 + row.k * row.level.sigma * d.eps  # equation (4)
-        # Where no noise is added a variance may be infinite or NaN.
-        v = jnp.where(row.adds_noise > 0, variance(d, row), 0.0)
-        return mean + row.adds_noise * root(v) * z, memory, d
+        return mean + added(row, variance(d, row), z), memory, d
 
     return Solver(no_memory, step, "euler")
 
@@ -103,7 +100,7 @@ def dpmpp_3m() -> Solver:
         slope = slope_1 + share * (slope_1 - slope_2)
         # The means of y and y^2 over the step, y from 0 to 1, under the weight of (2).
         h = jnp.where(row.h == 0, 1.0, row.h)  # there slope and bend are 0
-        short = h < _SHORT
+        short = jnp.abs(h) < _SHORT  # upwards h is negative
         long_h = jnp.where(short, 1.0, h)
         mean_y = jnp.where(short, 1 / 2 + h / 12 - h**3 / 720, -1 / jnp.expm1(-long_h) - 1 / long_h)
         mean_y2 = -1 / jnp.expm1(-long_h) - 2 * mean_y / long_h

@@ -217,7 +217,7 @@ def opening(
 
 
 def _check_plan(process: Process, plan: Plan) -> None:
-    """Refuse, with a ValueError, a plan whose levels are not those of the process at the same times."""
+    """Refuse, with a ValueError, a plan whose levels differ from the levels of the process at the same times."""
     told = "the plan belongs to another process; make it with ddx.plan(denoise.process, ...)"
     t, named = np.asarray(plan.level.t), (plan.level.tau is None) == (process.blur is None)
     if not named or np.max(t) > process.num_steps:

@@ -10,7 +10,9 @@ import pytest
 
 import ddx
 from ddx.diffusion.papers import ddim
+from ddx.diffusion.papers.analytic_dpm import published_ddpm
 from ddx.diffusion.reverse import solvers
+from ddx.diffusion.reverse.solvers import euler
 from tests import golden, oracle
 
 SHAPE = (4, 4, 1)
@@ -252,3 +254,33 @@ def test_what_no_step_could_mean_is_refused():
         ddx.heat_sampler(-1.0)
     with pytest.raises(ValueError, match="nothing blurs"):
         ddx.denoiser(ddx.ddpm(), None, "residual")
+
+
+@pytest.mark.parametrize("eta", [0.0, 1e-3, 1.0])
+def test_a_plan_of_one_step_adds_the_noise_of_its_eta_however_it_is_walked(eta):
+    process, key = ddx.ddpm(20, "cosine"), jax.random.key(0)
+    denoise = ddx.denoiser(process, golden.fake_model())
+    plan = ddx.plan(process, (20, 0), eta, noisy_end=True)
+    expected = ddx.sample(denoise, key, x_T(), (20, 0), eta, noisy_end=True)
+    own = ddx.sample(denoise, key, x_T(), (20, 0), eta, noisy_end=True, solver=euler())
+    traced = jax.jit(lambda plan, x: ddx.walk(denoise, plan, x, key))(plan, x_T())
+    np.testing.assert_allclose([own, traced], [expected, expected], atol=1e-6)
+    noise = expected - ddx.sample(denoise, key, x_T(), (20, 0), eta)
+    np.testing.assert_allclose(np.std(noise), eta * process.marginal(20).sigma, rtol=0.3, atol=1e-6)
+
+
+def test_no_step_adds_noise_of_an_infinite_variance_where_it_ends_in_its_mean():
+    denoise = ddx.denoiser(ddx.ddpm(20, "cosine"), golden.fake_model())
+    key = jax.random.key(0)
+
+    def unknown(d, step):
+        return jnp.where(step.target.t == 0, jnp.inf, step.small)
+
+    for solver in (euler(unknown), published_ddpm(unknown)):
+        assert np.isfinite(ddx.sample(denoise, key, x_T(), (20, 10, 0), 1.0, solver=solver)).all()
+
+
+def test_a_plan_names_the_solver_that_it_was_made_for_as_it_is_chosen():
+    process = ddx.ddpm(20, "cosine")
+    for name in solvers.SOLVERS:
+        assert set(ddx.plan(process, (20, 10, 0), solver=name).extra) <= {name}

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import ddx
+from ddx.diffusion.forward.basis import PIXEL
+from ddx.diffusion.forward.process import Process
+from ddx.diffusion.forward.schedules import Cosine
 from ddx.diffusion.reverse import solvers
 from tests import oracle
 
@@ -162,3 +165,24 @@ def test_a_kernel_of_ones_own_runs_like_the_others():
         ddx.sample(denoise, None, x_T, variance="large", eta=1.0, solver=mine)
     args = (denoise, jax.random.key(1), x_T, ddx.trajectory(100, 10), 1.0)
     np.testing.assert_array_equal(ddx.sample(*args, solver=mine), ddx.sample(*args))
+
+
+def test_3m_integrates_a_parabola_exactly_upwards_too():
+    """Over the third step x_0 is a parabola of the half log-SNR l, so equation (2) holds without error."""
+    with jax.enable_x64(True):
+        process = Process(PIXEL, Cosine(1000, -10.0, 10.0))
+
+        def at(u_t, level):
+            x_0 = jnp.full_like(u_t, 1.0) * (1.0 + level.logsnr / 2 + (level.logsnr / 2) ** 2)
+            return ddx.Denoised(x_0, (u_t - level.alpha * x_0) / level.sigma)
+
+        denoise, x_0 = ddx.Denoiser(process, at), jnp.ones((1, *SHAPE))
+        times = (900, 600, 300, 0)
+        u_s, u_t = (ddx.encode(denoise, x_0, t, solver="dpmpp_3m") for t in (times, times[1:]))
+        s, t = process.marginal(900), process.marginal(600)
+        h, l_t = (s.logsnr - t.logsnr) / 2, t.logsnr / 2
+        y, dy = np.polynomial.legendre.leggauss(60)
+        y, dy = h * (y + 1) / 2, h * dy / 2
+        integral = (dy * np.exp(y - h) * (1 + (l_t + y) + (l_t + y) ** 2)).sum()
+        assert h < -1  # longer than a series is good for
+        np.testing.assert_allclose(u_s, s.sigma / t.sigma * u_t + s.alpha * integral, rtol=1e-10)

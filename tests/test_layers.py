@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "sampling": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs"},
     "training": {"diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
     "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
+    "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation"},
     "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation"},
     "launch": set(),
     "configs": {"config", "runtime"},

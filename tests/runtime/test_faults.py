@@ -175,7 +175,7 @@ def test_after_the_first_batch_did_not_fit_the_same_job_may_take_fewer_at_once(w
         patch.setattr("ddx.sampling.generator.Generator._take", allocate)
         with pytest.raises(OutOfMemoryError, match="Use a smaller --batch_size"):
             sample(whole, 4, out=tmp_path)
-    assert "wrote 4 samples" in sample(whole, 4, batch_size=2, out=tmp_path)
+    assert "wrote 4 samples" in sample(whole, 4, batch_size=2, out=tmp_path).message
     sample(whole, 4, out=tmp_path / "at once")
     samples = [np.load(folder / "samples.npz")["samples"] for folder in (tmp_path, tmp_path / "at once")]
     np.testing.assert_array_equal(*samples)

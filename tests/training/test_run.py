@@ -215,7 +215,7 @@ def test_sampling_from_a_run_that_is_saving_leaves_its_folder_alone(whole, tmp_p
     shutil.copytree(tmp_path / "run" / "checkpoints" / "12", unfinished)
     (unfinished / "MANIFEST.json").unlink()
     before = files(tmp_path / "run")
-    assert "step 12" in sample(tmp_path / "run", 2, out=tmp_path / "out")
+    assert "step 12" in sample(tmp_path / "run", 2, out=tmp_path / "out").message
     assert files(tmp_path / "run") == before
 
 

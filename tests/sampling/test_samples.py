@@ -349,10 +349,8 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path, tiny_con
     assert clipped_error <= error * 1.1 + 1e-4
     np.savez(tmp_path / "two.npz", samples(tmp_path / "samples")[:2])
     for solver in ("ddim", "ancestral"):
-        line = interpolate(
-            whole, images=tmp_path / "two.npz", out=tmp_path / solver, sampler=solver, num_steps=20
-        ).message
-        assert "interpolation.png" in line
+        written = interpolate(whole, images=tmp_path / "two.npz", out=tmp_path / solver, sampler=solver, num_steps=20)
+        assert "interpolation.png" in written.files
     with np.load(tmp_path / "ancestral" / "interpolation.npz") as file:
         grid = file["samples"]
     assert grid.shape == (9, 11, 8, 8, 1)

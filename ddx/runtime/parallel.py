@@ -125,6 +125,12 @@ def over_batch(fn: Callable[..., Any], shared: int, split: int) -> Callable[...,
     return lambda *args: jax.block_until_ready(mapped(*args))
 
 
+def run_once(fn: Callable[..., Any], *args: Any) -> Any:
+    """fn(*args), compiled for one device, and on CPU with less optimisation: that takes longer than one call gains."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.block_until_ready(jax.jit(fn, compiler_options=options)(*args))
+
+
 def split_batch(tree: Any, axis: int = 0) -> Any:
     """Host arrays with the batch on `axis`, reshaped to (devices, ..., batch / devices, ...)."""
 

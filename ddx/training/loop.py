@@ -140,7 +140,7 @@ class _Run:
     @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
         origin.forget(self.workdir, self.config)
-        state: TrainState = jax.block_until_ready(jax.jit(self.initial)(self.init_key))
+        state: TrainState = parallel.run_once(self.initial, self.init_key)
         if self.config.train.init_from:
             weights = origin.initial_weights(self.workdir, self.system)
             state = jax.jit(init_state, static_argnums=1)(weights, self.optimizer, state.times)

@@ -99,7 +99,7 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[
 
     The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
     must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
-    `assert_replicated`.
+    `assert_replicated`. As a jitted function, what is returned can be lowered alone, by its method `lower`.
     """
     wrapped = jax.pmap(
         _with_helpers(step),
@@ -110,14 +110,25 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[
     )
     if jax.default_backend() != "cpu":
         return wrapped
-    # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
-    return lambda *args: jax.block_until_ready(wrapped(*args))
+
+    @functools.wraps(wrapped)  # its `lower` too
+    def blocking(*args: Any) -> Any:
+        # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
+        return jax.block_until_ready(wrapped(*args))
+
+    return blocking
 
 
 def over_batch(fn: Callable[..., Any], shared: int, split: int) -> Callable[..., Any]:
     """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
     mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=(None,) * shared + (0,) * split)
     return lambda *args: jax.block_until_ready(mapped(*args))
+
+
+def run_once(fn: Callable[..., Any], *args: Any) -> Any:
+    """fn(*args), compiled for one device, and on CPU with less optimisation: that takes longer than one call gains."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.block_until_ready(jax.jit(fn, compiler_options=options)(*args))
 
 
 def split_batch(tree: Any, axis: int = 0) -> Any:

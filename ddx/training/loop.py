@@ -33,7 +33,7 @@ from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.pace import Pace, steps_per_call
 from ddx.training.remedies import smaller_step
 from ddx.training.state import TrainState, init_state, make_optimizer
-from ddx.training.step import make_step, many_steps, stacked
+from ddx.training.step import empty_batch, make_step, many_steps, stacked
 
 
 class Outcome(NamedTuple):
@@ -77,7 +77,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints, start.history)
-        state = run.restore(step) if step else run.begin()
+        state = parallel.replicate(run.restore(step) if step else run.begin())
         run.describe(state, step)
         for change in start.changes:
             print(f"changed  {change}", flush=True)
@@ -115,7 +115,7 @@ class _Run:
         self.times = make_time_sampler(config)
         t = config.train
         self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
-        self.step_fn = make_step(
+        step = make_step(
             self.system.loss,
             self.optimizer,
             num_steps=config.process.num_steps,
@@ -127,7 +127,8 @@ class _Run:
             ema_warmup=t.ema_warmup,
             accumulation=t.accumulation,
         )
-        self.call = parallel.data_parallel(many_steps(self.step_fn))
+        self.call = parallel.data_parallel(many_steps(step))
+        self.per_call = steps_per_call(config, data.image_shape)
         shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
         told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
         self.generator = Generator(self.system, make_sampler(config, self.system), told=told, images=data)
@@ -139,7 +140,7 @@ class _Run:
     @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
         origin.forget(self.workdir, self.config)
-        state: TrainState = jax.block_until_ready(jax.jit(self.initial)(self.init_key))
+        state: TrainState = parallel.run_once(self.initial, self.init_key)
         if self.config.train.init_from:
             weights = origin.initial_weights(self.workdir, self.system)
             state = jax.jit(init_state, static_argnums=1)(weights, self.optimizer, state.times)
@@ -153,12 +154,7 @@ class _Run:
         """The rest of the first screen."""
         config, data = self.config, self.data
         batch, devices = config.train.batch_size, parallel.num_devices()
-        each = {
-            "image": jax.ShapeDtypeStruct((batch // devices, *data.image_shape), np.uint8),
-            "label": jax.ShapeDtypeStruct((batch // devices,), np.int32),
-            "example": jax.ShapeDtypeStruct((batch // devices,), np.int32),
-        }
-        flops = summary.flops_per_step(self.step_fn, jax.eval_shape(lambda: state), self.key, each)
+        flops = summary.flops_per_step(self.call, state, self.key, self.work([empty_batch(batch, data.image_shape)]))
         split = f"{batch} images = {devices} x {batch // devices}"
         if config.train.accumulation > 1:
             split += f", in {config.train.accumulation} parts"
@@ -177,9 +173,7 @@ class _Run:
     def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
         """Train from step `start`; `pending` are the metrics since the last logged step."""
         config, total = self.config.train, self.config.train.num_steps
-        per_call = steps_per_call(self.config, self.data.image_shape)
         every = (config.log_every, config.checkpoint_every, config.sample_every)
-        state = parallel.replicate(state)
         metrics: list[dict[str, Any]] = [pending] if pending else []
         step = saved = start
         with (
@@ -191,18 +185,17 @@ class _Run:
                 batch_size=config.batch_size,
                 first_step=start,
                 last_step=total,
-                prefetch=2 * per_call,
+                prefetch=2 * self.per_call,
             ) as stream,
             Progress("training", total, start, config.batch_size) as progress,
         ):
-            pace = Pace(per_call)
+            pace = Pace(self.per_call)
             if start and start % config.sample_every == 0 and not self.picture(start).exists():
                 self.draw(start, state, writer, preemption, progress)  # a signal came before it was drawn
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
-                work = n, parallel.split_batch(stacked([next(stream)[1] for _ in range(n)], per_call), axis=1)
-                state, new = self.call(state, self.key, work)
+                state, new = self.call(state, self.key, self.work([next(stream)[1] for _ in range(n)]))
                 metrics += pace.queue(n, new)
                 if step == start:
                     metrics += pace.wait()
@@ -230,6 +223,11 @@ class _Run:
         if step < total:
             return Outcome(step, False, f"stopped at step {step} of {total}; the same command goes on: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
+
+    def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
+        """What a call over these batches takes."""
+        work: dict[str, np.ndarray] = parallel.split_batch(stacked(batches, self.per_call), axis=1)
+        return len(batches), work
 
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         """The joined metrics of the steps up to `step`, or a NonFiniteError."""

@@ -147,15 +147,25 @@ def many_steps(step: Step) -> Callable[[TrainState, Any, Any], tuple[TrainState,
             state, metrics = step(state, key, batch(0))
             return state, jax.tree.map(lambda x: x[None], metrics)
 
+        def once(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
+            return step(state, key, batch)
+
+        traced = jax.jit(once, inline=True)  # once, for the shapes of its metrics and for the loop
+
         def body(i: Any, carry: Any) -> Any:
-            state, metrics = step(carry[0], key, batch(i))
+            state, metrics = traced(carry[0], batch(i))
             return state, jax.tree.map(lambda all_steps, one: all_steps.at[i].set(one), carry[1], metrics)
 
-        shapes = jax.eval_shape(step, state, key, batch(0))[1]
+        shapes = jax.eval_shape(traced, state, batch(0))[1]
         empty = jax.tree.map(lambda x: jnp.zeros((n, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(0, count, body, (state, empty))
 
     return call
+
+
+def empty_batch(size: int, image_shape: tuple[int, int, int]) -> dict[str, np.ndarray]:
+    """A batch of black images, for what depends on shapes alone."""
+    return {"image": np.zeros((size, *image_shape), np.uint8), "label": np.zeros(size, np.int32)}
 
 
 def stacked(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:

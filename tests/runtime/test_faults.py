@@ -1,5 +1,6 @@
 """Errors of other libraries: the line that tells what went wrong, and a lack of memory with what helps."""
 
+import functools
 import json
 from types import SimpleNamespace
 
@@ -133,7 +134,8 @@ def allocate(*_):
 def test_a_training_step_that_no_memory_holds_is_one_line(tiny_config, tmp_path, monkeypatch):
     from ddx.training import train
 
-    monkeypatch.setattr(parallel, "data_parallel", lambda step: allocate)
+    compiled = parallel.data_parallel
+    monkeypatch.setattr(parallel, "data_parallel", lambda step: functools.wraps(compiled(step))(lambda *_: allocate()))
     with pytest.raises(OutOfMemoryError, match=r"^out of memory while training: .*--config\.model\.remat=True,"):
         train(tiny_config(train__num_steps=1), tmp_path)
 

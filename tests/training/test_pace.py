@@ -1,5 +1,6 @@
 """Calls of many steps: short enough for a signal to be answered in time, and the same bits however they are cut."""
 
+import functools
 import os
 import signal
 import threading
@@ -117,6 +118,7 @@ def test_a_run_is_cut_by_the_time_of_its_steps_and_ends_in_the_same_bits(tiny_co
     def slow(step):
         call = compiled(step)
 
+        @functools.wraps(call)
         def counting(state, key, work):
             counts.append(work[0])
             clock.now += 60.0 if len(counts) == 1 else work[0] * 0.9
@@ -143,6 +145,7 @@ def test_a_signal_is_answered_after_the_calls_that_were_begun(tiny_config, tmp_p
     def slow(step):
         call = compiled(step)
 
+        @functools.wraps(call)
         def sleeping(state, key, work):
             counts.append(work[0])
             time.sleep(0.4 * work[0])

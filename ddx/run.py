@@ -90,12 +90,12 @@ class Run:
         Args:
           num_samples: N.
           seed: names the noise. Image i depends only on (seed, i).
-          preset: a paper's setting, one of `ddx.config.keys.SAMPLING_PRESETS`, changed by what else is given.
+          preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
           labels: classes of the images, of a network that knows classes, and from the first again; None for all in
             turn.
           low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
           data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
-          **settings: those of `ddx.config.keys.SAMPLING`, such as sampler, num_steps, eta, solver, variance or clip.
+          **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
             What is not given is the run's own. Weights are chosen by `load`.
 
         Returns:

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "system": {"catalogue", "diffusion", "models", "runtime", "config", "data"},
     "runs": {"runtime", "config", "data", "system"},
     "sampling": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs"},
-    "training": {"diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
+    "training": {"evaluation", "diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
     "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation"},
     "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation"},

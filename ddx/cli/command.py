@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ddx.config import files
-from ddx.config.keys import Key
+from ddx.config.key import Key
 from ddx.config.values import check_key, validate, wrong_type
 from ddx.runtime import faults
 from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line

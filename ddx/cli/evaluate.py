@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
-from ddx.config.keys import SAMPLING
+from ddx.config.sampling import SAMPLING
 from ddx.diffusion.catalogue import VARIANCES
 from ddx.runtime.errors import ConfigError
 

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
-from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
 from ddx.runtime.errors import ConfigError
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,25 @@ def evaluate(
     score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {count} examples of {split}"
     line = f"{score}, {len(times) - 1} steps, variance {how['variance']}; {said} {out}/{', '.join(files)}"
     return Result(line, out, files, result)
+
+
+def bits_per_dim(
+    source: trained.Trained, split: str, max_examples: int, seed: int
+) -> Callable[[Any], dict[str, float]]:
+    """What `evaluate` says of weights with its own settings, for `ddx.evaluation.evaluators`."""
+    config = source.system.config
+    how = settings(config, None, None, None, None, None, None)
+    data, examples = open_examples(source, split, None, max_examples, seed)
+    training = training_images(source) if "delta" in how else None
+    bound = Bound(protocol(source.system, how, how["variance"], training))
+    size = min(config.sample.batch_size, len(examples))
+
+    def score(params: Any) -> dict[str, float]:
+        parts = [part for _, part in bound.parts(params, data, examples, seed, size, frozenset())]
+        total = np.concatenate([part.prior + part.terms.sum(1) + part.decoder for part in parts])
+        return {"bits_per_dim": float(total.mean())}
+
+    return score
 
 
 def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, batch_size: int | None) -> None:

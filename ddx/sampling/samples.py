@@ -62,7 +62,7 @@ def sample(
     Args:
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
-      preset: a paper's setting, one of `ddx.config.keys.SAMPLING_PRESETS`, changed by what else is given.
+      preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
@@ -72,7 +72,7 @@ def sample(
       png: also write every image as a file of its own, png/000000.png and so on.
       data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the settings.
-      **settings: those of `ddx.config.keys.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
+      **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
         batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
         `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
         "sn" and "npr" a network with such a head. The trajectory "optimal" needs statistics too.

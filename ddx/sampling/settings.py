@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
 from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES

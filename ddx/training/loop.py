@@ -22,11 +22,8 @@ from ddx.runs.same_data import check_same_data, described
 from ddx.runtime import parallel
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.files import local_path, make_directory
-from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
-from ddx.sampling.generator import Generator
-from ddx.sampling.sampler import make_sampler
 from ddx.system import joined, make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
@@ -34,6 +31,7 @@ from ddx.training.pace import Pace, steps_per_call
 from ddx.training.remedies import smaller_step
 from ddx.training.state import TrainState, init_state, make_optimizer
 from ddx.training.step import empty_batch, make_step, many_steps, stacked
+from ddx.training.watch import Watch
 
 
 class Outcome(NamedTuple):
@@ -129,9 +127,7 @@ class _Run:
         )
         self.call = parallel.data_parallel(many_steps(step))
         self.per_call = steps_per_call(config, data.image_shape)
-        shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
-        told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
-        self.generator = Generator(self.system, make_sampler(config, self.system), told=told, images=data)
+        self.watch = Watch(config, workdir, data, self.system, self.about_data)
 
     def initial(self, key: Any) -> TrainState:
         params, frozen = self.system.split(self.system.init(key))
@@ -173,7 +169,7 @@ class _Run:
     def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
         """Train from step `start`; `pending` are the metrics since the last logged step."""
         config, total = self.config.train, self.config.train.num_steps
-        every = (config.log_every, config.checkpoint_every, config.sample_every)
+        every = (config.log_every, config.checkpoint_every, *self.watch.every)
         metrics: list[dict[str, Any]] = [pending] if pending else []
         step = saved = start
         with (
@@ -190,8 +186,8 @@ class _Run:
             Progress("training", total, start, config.batch_size) as progress,
         ):
             pace = Pace(self.per_call)
-            if start and start % config.sample_every == 0 and not self.picture(start).exists():
-                self.draw(start, state, writer, preemption, progress)  # a signal came before it was drawn
+            if start and self.watch.is_due(start, total):  # a signal may have come before
+                self.watch.look(start, total, state, writer, preemption, progress)
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
@@ -204,18 +200,19 @@ class _Run:
                     progress.restart_clock()
                 step += n
                 progress.advance(n)
-                log, save, draw = (step % e == 0 or step == total for e in every)
-                if log or save or draw:
+                log, save = (step % e == 0 or step == total for e in every[:2])
+                look = self.watch.is_due(step, total)
+                if log or save or look:
                     metrics += pace.wait()
                 if log or save:
                     metrics = [self.finite(step, metrics)]
                 if log:
                     self.log(step, metrics.pop(), writer, progress)
-                if draw:
-                    self.draw(step, state, writer, preemption if step < total else None, progress)
+                if look:
+                    self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
                 if save:
                     saved = self.save(step, state, metrics, progress)
-                if save or draw:
+                if save or look:
                     progress.restart_clock()
             if saved < step:  # a signal came
                 metrics += pace.wait()
@@ -249,30 +246,6 @@ class _Run:
         progress.line(**{name: values[name] for name in ("loss", "mse", "vb", "head") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
-
-    def picture(self, step: int) -> pathlib.Path:
-        return self.workdir / "samples" / f"{step:06d}.png"
-
-    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
-    def draw(
-        self, step: int, state: TrainState, writer: MetricsWriter, preemption: Preemption | None, progress: Progress
-    ) -> None:
-        """A grid of samples; the same noise every time, that of `launch.sample --seed=<seed>`.
-
-        A signal to `preemption` leaves it to the run that resumes.
-        """
-        before, sample = time.perf_counter(), self.config.sample
-
-        def images() -> np.ndarray:
-            return self.generator(state.weights(sample.weights), self.config.seed, sample.num_images)
-
-        drawn = preemption.unless_requested(images) if preemption else images()
-        if drawn is None:
-            return
-        picture = grid(drawn)
-        save_png(self.picture(step), picture)
-        writer.picture(step, "samples", picture)
-        progress.write(f"step {step}: drew {len(drawn)} samples in {time.perf_counter() - before:.1f} s")
 
     def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]], progress: Progress) -> int:
         """Write a checkpoint, with the metrics that no line has yet."""

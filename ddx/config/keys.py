@@ -116,6 +116,9 @@ KEYS: dict[str, Key] = {
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **between(0, 1)),
     "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
     "train.steps_per_call": Key(0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **at_least(0)),
+    "train.max_bad_steps": Key(
+        10, "steps in a row whose loss or gradient may be not finite; they change nothing", **at_least(0)
+    ),
     "train.log_every": Key(100, "steps between lines of metrics", **at_least(1)),
     "train.checkpoint_every": Key(5000, "steps between checkpoints", **at_least(1)),
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **at_least(1)),
@@ -141,6 +144,7 @@ CHANGEABLE = (
     "data.disk_mib",
     "data.cache_dir",
     "train.num_steps",
+    "train.max_bad_steps",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

@@ -81,7 +81,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
             print(f"changed  {change}", flush=True)
         save_config(workdir, config, start.history)
         forget_later(workdir, step)
-        return run.train(state, step, start.pending)
+        return run.train(state, step, start)
 
 
 def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callable[[ddx.data.Dataset], None]:
@@ -106,6 +106,7 @@ class _Run:
     ) -> None:
         self.config, self.workdir, self.data = config, workdir, data
         self.checkpoints, self.history = checkpoints, history
+        self.bad_before = self.bad_steps = 0  # in a row, up to the last line of metrics, and up to now
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
@@ -166,9 +167,10 @@ class _Run:
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
         print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
 
-    def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
-        """Train from step `start`; `pending` are the metrics since the last logged step."""
+    def train(self, state: TrainState, start: int, found: resume.Start) -> Outcome:
+        """Train from step `start`, of which the checkpoint that was found says what no line of metrics has yet."""
         config, total = self.config.train, self.config.train.num_steps
+        pending, self.bad_before = found.pending, found.bad_steps
         every = (config.log_every, config.checkpoint_every, *self.watch.every)
         metrics: list[dict[str, Any]] = [pending] if pending else []
         step = saved = start
@@ -210,7 +212,7 @@ class _Run:
                     self.log(step, metrics.pop(), writer, progress)
                 if look:
                     self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
-                if save:
+                if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
                     saved = self.save(step, state, metrics, progress)
                 if save or look:
                     progress.restart_clock()
@@ -227,22 +229,26 @@ class _Run:
         return len(batches), work
 
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-        """The joined metrics of the steps up to `step`, or a NonFiniteError."""
-        joined = join(metrics)
-        finite = joined["finite"].astype(bool)
-        if not finite.all():
-            bad = step - len(finite) + int(np.argmin(finite)) + 1
-            last = self.checkpoints.steps()
-            raise NonFiniteError(
-                f"the loss or its gradient was not finite at step {bad}, and the update was not applied."
-                f" The newest checkpoint is {last[-1] if last else 'none'}."
-                " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
-            )
+        """The joined metrics of the steps up to `step`; a NonFiniteError if too many in a row changed nothing."""
+        joined, most = join(metrics), self.config.train.max_bad_steps
+        self.bad_steps = bad = self.bad_before
+        for at, good in enumerate(joined["finite"].astype(bool), step - len(joined["finite"]) + 1):
+            self.bad_steps = bad = 0 if good else bad + 1
+            if bad > most:
+                last = self.checkpoints.steps()
+                raise NonFiniteError(
+                    f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"
+                    f" and the update was not applied. The newest checkpoint is {last[-1] if last else 'none'}. Lower"
+                    " train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
+                )
         return joined
 
     def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
         """Show and write the means of all steps since the last line."""
         values = summarise(metrics)
+        self.bad_before = self.bad_steps
+        if "skipped" in values:
+            progress.write(f"step {step}: {values['skipped']} of the last steps were not finite and changed nothing")
         progress.line(**{name: values[name] for name in ("loss", "mse", "vb", "head") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
@@ -256,6 +262,7 @@ class _Run:
             "config": self.config.to_dict(),
             "history": self.history,
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
+            "bad_steps": self.bad_before,
         }
         self.checkpoints.save(step, resume.items(state), meta)
         progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - before:.1f} s")

@@ -65,11 +65,18 @@ def join(metrics: list[dict[str, Any]]) -> dict[str, Any]:
 def summarise(joined: dict[str, Any]) -> dict[str, float]:
     """Means over the steps of `join`ed metrics: loss and its parts, grad_norm and loss_q0 .. loss_q3.
 
-    loss_q0 is over the lowest quarter of times; a quarter that no example fell into is left out.
+    loss_q0 is over the lowest quarter of times; a quarter that no example fell into is left out. Steps that were not
+    finite changed nothing and do not count; "skipped" says how many, if there were any.
     """
+    good = joined["finite"].astype(bool)
+    if not good.all():
+        joined = {name: each[good] for name, each in joined.items()}
+        if not good.any():
+            return {"skipped": len(good)}
     values = {name: float(each.mean()) for name, each in joined.items() if each.ndim == 1 and name != "finite"}
     sums, counts = joined["quartile_sum"].sum(0), joined["quartile_count"].sum(0)
-    return values | {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+    values |= {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
+    return values | ({} if good.all() else {"skipped": int((~good).sum())})
 
 
 def _lines_until(text: str, step: int) -> list[str]:

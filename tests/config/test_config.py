@@ -239,6 +239,7 @@ ADJUSTABLE = {
 # What may change and is no matter of the state after N steps.
 FREE = {
     *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
+    "train.max_bad_steps",
     *("train.evaluate", "train.evaluate_every", "train.evaluate_examples", "train.evaluate_split"),
     *("data.dir", "data.memory_mib", "data.disk_mib", "data.cache_dir"),
 }

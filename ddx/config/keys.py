@@ -119,6 +119,9 @@ KEYS: dict[str, Key] = {
     "train.max_bad_steps": Key(
         10, "steps in a row whose loss or gradient may be not finite; they change nothing", **at_least(0)
     ),
+    "train.hang_timeout": Key(
+        1800, "seconds without progress after which the stacks of all threads are shown; 0: never", **at_least(0)
+    ),
     "train.log_every": Key(100, "steps between lines of metrics", **at_least(1)),
     "train.checkpoint_every": Key(5000, "steps between checkpoints", **at_least(1)),
     "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **at_least(1)),
@@ -145,6 +148,7 @@ CHANGEABLE = (
     "data.cache_dir",
     "train.num_steps",
     "train.max_bad_steps",
+    "train.hang_timeout",
     "train.log_every",
     "train.checkpoint_every",
     "train.keep_checkpoints",

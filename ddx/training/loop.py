@@ -24,6 +24,7 @@ from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.files import local_path, make_directory
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
+from ddx.runtime.watchdog import Watchdog
 from ddx.system import joined, make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
@@ -176,6 +177,7 @@ class _Run:
         step = saved = start
         with (
             Preemption() as preemption,
+            Watchdog(config.hang_timeout) as watchdog,
             MetricsWriter(self.workdir, start) as writer,
             ddx.data.batches(
                 self.data,
@@ -193,7 +195,10 @@ class _Run:
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
-                state, new = self.call(state, self.key, self.work([next(stream)[1] for _ in range(n)]))
+                watchdog.phase(f"reading the images of steps {step + 1} to {step + n}")
+                work = self.work([next(stream)[1] for _ in range(n)])
+                watchdog.phase(f"taking steps {step + 1} to {step + n}")
+                state, new = self.call(state, self.key, work)
                 metrics += pace.queue(n, new)
                 if step == start:
                     metrics += pace.wait()
@@ -211,8 +216,10 @@ class _Run:
                 if log:
                     self.log(step, metrics.pop(), writer, progress)
                 if look:
+                    watchdog.phase(f"drawing and scoring at step {step}")
                     self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
                 if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
+                    watchdog.phase(f"saving step {step}")
                     saved = self.save(step, state, metrics, progress)
                 if save or look:
                     progress.restart_clock()

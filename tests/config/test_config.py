@@ -240,6 +240,7 @@ ADJUSTABLE = {
 FREE = {
     *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
     "train.max_bad_steps",
+    "train.hang_timeout",
     *("train.evaluate", "train.evaluate_every", "train.evaluate_examples", "train.evaluate_split"),
     *("data.dir", "data.memory_mib", "data.disk_mib", "data.cache_dir"),
 }

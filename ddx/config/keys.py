@@ -60,6 +60,7 @@ class Key:
     also: tuple[str, ...] = ()  # choices that only a job on a trained network has
     tag: Callable[[Any], str] | None = None  # tag(sample) -> the setting's part of a job's folder name
     is_flag: bool = True  # of `SAMPLING`: whether a job may be given it
+    is_size: bool = False  # an int may be two as well, (height, width)
 
 
 def _at_least(low: float) -> dict[str, Any]:
@@ -168,7 +169,13 @@ KEYS: dict[str, Key] = {
         16_384, "larger ones, of at most so many MiB, are decoded once into a copy on disk; 0: none", **_within(0, 1e9)
     ),
     "data.cache_dir": Key("", "folder of these copies; empty: $XDG_CACHE_HOME/ddx or ~/.cache/ddx"),
-    "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **_at_least(0)),
+    "data.image_size": Key(
+        0,
+        "shrink and centre-crop images to this size, one number or height,width; 0: keep their own",
+        limit="at least 0, or two numbers of at least 1",
+        holds=lambda size: size >= 0 if isinstance(size, int) else len(size) == 2 and min(size) >= 1,
+        is_size=True,
+    ),
     "data.channels": Key(
         0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
     ),

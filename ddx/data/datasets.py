@@ -81,7 +81,7 @@ def load(
     *,
     split: str = "train",
     directory: str = "",
-    image_size: int = 0,
+    image_size: int | tuple[int, int] = 0,
     channels: int = 0,
     crop: tuple[int, ...] = (),
     storage: Storage = _DEFAULT,
@@ -99,7 +99,8 @@ def load(
             `ddx.data.sources`, `prepared` in `ddx.data.prepared`.
         split: "train", "test" or "all"; of a prepared set, any expression of TFDS.
         directory: of the images, or of all prepared data sets.
-        image_size: pixels a side: images are resized and cropped to a square. 0: all have one size, and keep it.
+        image_size: (height, width), or pixels a side of a square: images are resized and cropped to it. 0: all have one
+            size, and keep it.
         channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
         crop: (top, left, height, width) to cut out of each image before it is resized; empty for all of it.
         storage: where decoded images are kept.
@@ -109,13 +110,10 @@ def load(
         ConfigError: an argument cannot be used.
         DataError: the data are missing or cannot be read.
     """
-    if image_size < 0:
-        raise ConfigError(f"data.image_size must be 0 (as the images are) or more, got {image_size}.")
     if channels not in (0, 1, 3):
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
     source = _open(name, split, str(local_path(directory, "data.dir")) if directory else "")
-    size = (image_size, image_size) if image_size else None
-    conversion = Conversion(channels or source.channels, size, tuple(crop))
+    conversion = Conversion(channels or source.channels, _sides(image_size), tuple(crop))
     image, _ = next(source.examples([0]))
     shape = _convert(source, conversion, 0, image).shape
     convert = functools.partial(_convert, source, conversion)
@@ -130,6 +128,18 @@ def load(
     wanted = copies.Wanted(name, split, fingerprint, conversion, (source.num_examples, *shape))
     kept_fetch, kept = copies.fetch(storage, wanted, fetch)
     return dataclasses.replace(data, fetch=kept_fetch, kept=kept)
+
+
+def _sides(image_size: int | tuple[int, int]) -> tuple[int, int] | None:
+    """(H, W), or None for images that keep their size."""
+    if image_size == 0:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ConfigError(
+            f"data.image_size must be 0 (as the images are), or one or two numbers of at least 1, got {image_size}."
+        )
+    return sides
 
 
 def _open(name: str, split: str, directory: str) -> Source:

@@ -44,6 +44,12 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["train"], 2, "Pass --config"),
         (["train", DIGITS, "--config.data.name=folder", "--config.data.dir=/nowhere"], 4, "/nowhere"),
         (["train", DIGITS, "--config.data.name=mnist", "--config.data.dir=/nowhere"], 4, "array_record"),
+        (
+            ["train", DIGITS, "--config.data.name=array", "--config.data.dir=/nowhere.npy"],
+            4,
+            "cannot read /nowhere.npy",
+        ),
+        (["train", DIGITS, "--config.data.name=array"], 2, "needs the .npy or .npz file: set data.dir"),
         (["train", DIGITS, "--config.data.split=trian"], 4, "train"),
         (["train", DIGITS, "--config.data.image_size=7"], 2, "multiples of 2"),
         (["train", DIGITS, "--config.data.image_size=8,15"], 2, "8 x 15: both must be multiples of 2"),

@@ -19,6 +19,7 @@ from ddx.diffusion.catalogue import (
 )
 from ddx.diffusion.forward import betas
 
+GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
@@ -161,9 +162,9 @@ SAMPLING: dict[str, Key] = {
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, "decides initial weights, data order, times, noise and samples", **_between(0, 2**32)),
-    "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
+    "data.name": Key("digits", "digits, folder, array, or the name of a TFDS data set such as cifar10"),
     "data.split": Key("train", "the split to train on"),
-    "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
+    "data.dir": Key("", "folder or file of the data set; empty: $TFDS_DATA_DIR or TFDS's default"),
     "data.memory_mib": Key(1024, "decoded sets of at most so many MiB are kept in memory", **_within(0, 1e9)),
     "data.disk_mib": Key(
         16_384, "larger ones, of at most so many MiB, are decoded once into a copy on disk; 0: none", **_within(0, 1e9)

@@ -8,14 +8,15 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ddx.data import copies
+from ddx.data.arrays import array
 from ddx.data.copies import Storage
-from ddx.data.decode import Conversion, CropError
+from ddx.data.decode import ChannelsError, Conversion, CropError
 from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
@@ -94,14 +95,15 @@ def load(
     same in all three.
 
     Args:
-        name: "digits" (shipped), "folder" (image files in `directory`), or a data set of TensorFlow Datasets that lies
-            prepared in `directory` (default $TFDS_DATA_DIR, then ~/tensorflow_datasets). See `digits` and `folder` in
-            `ddx.data.sources`, `prepared` in `ddx.data.prepared`.
+        name: "digits" (shipped), "folder" (image files in `directory`), "array" (the NumPy file `directory`), or a data
+            set of TensorFlow Datasets that lies prepared in `directory` (default $TFDS_DATA_DIR, then
+            ~/tensorflow_datasets). See `digits` and `folder` in `ddx.data.sources`, `array` in `ddx.data.arrays`,
+            `prepared` in `ddx.data.prepared`.
         split: "train", "test" or "all"; of a prepared set, any expression of TFDS.
-        directory: of the images, or of all prepared data sets.
+        directory: of the images, or of all prepared data sets; or the file.
         image_size: (height, width), or pixels a side of a square: images are resized and cropped to it. 0: all have one
             size, and keep it.
-        channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
+        channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder, any number for arrays).
         crop: (top, left, height, width) to cut out of each image before it is resized; empty for all of it.
         storage: where decoded images are kept.
         check: called with the data set before all of it is decoded, which may take long; refuses it by raising.
@@ -125,6 +127,8 @@ def load(
     if source.num_examples * math.prod(shape) <= storage.memory_mib * 2**20:
         images, labels = fetch(np.arange(source.num_examples), progress=f"decoding {name} {split}")
         return dataclasses.replace(data, fetch=functools.partial(_gather, images, labels))
+    if source.decoded and conversion.keeps(image):
+        return dataclasses.replace(data, kept=f"read from {source.decoded}")
     wanted = copies.Wanted(name, split, fingerprint, conversion, (source.num_examples, *shape))
     kept_fetch, kept = copies.fetch(storage, wanted, fetch)
     return dataclasses.replace(data, fetch=kept_fetch, kept=kept)
@@ -147,6 +151,8 @@ def _open(name: str, split: str, directory: str) -> Source:
         return digits(split)
     if name == "folder":
         return folder(directory, split)
+    if name == "array":
+        return array(directory, split)
     return prepared(name, split, directory)
 
 
@@ -156,7 +162,7 @@ def _gather(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> tupl
 
 def decode(
     source: Source,
-    convert: Callable[[int, Image.Image], np.ndarray],
+    convert: Callable[[int, Any], np.ndarray],
     shape: Shape,
     indices: np.ndarray,
     progress: str = "",
@@ -165,7 +171,7 @@ def decode(
 
     Args:
         source: where they are from.
-        convert: convert(index, image) -> an array.
+        convert: convert(index, image) -> an array, of what the source's `examples` gives.
         shape: what every array must have.
         indices: (B,).
         progress: names a bar, which is shown on a terminal only.
@@ -198,11 +204,16 @@ def decode(
     return images, labels
 
 
-def _convert(source: Source, conversion: Conversion, index: int, image: Image.Image) -> np.ndarray:
+def _convert(source: Source, conversion: Conversion, index: int, image: Any) -> np.ndarray:
     try:
         return conversion(image)
     except CropError as error:
         raise ConfigError(f"{error}. {source.where(index)}. Set data.crop to a part of it") from error
+    except ChannelsError as error:
+        raise ConfigError(
+            f"{error}. {source.where(index)}. Leave out data.crop, data.image_size and data.channels, and store the"
+            " images as they are to be"
+        ) from error
     except ValueError as error:
         raise DataError(f"image cannot be used: {error}. {source.where(index)}. {source.remedy}") from error
 

@@ -93,6 +93,8 @@ def sample(
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"))
+    if png:
+        _check_png(source.system)
     drawing = prepare(source, workdir, seed, preset, labels, low_res, data_dir, settings)
     config, images, generator, how = drawing.config, drawing.images, drawing.generator(), drawing.sampler
     record: dict[str, Any] = {
@@ -207,6 +209,13 @@ def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
 def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
     return "sha256" in before and all(path.is_file() for path in files) and sha256(files[0]) == before["sha256"]
+
+
+def _check_png(system: System) -> None:
+    """Refuse, before anything is drawn, files that would not hold the images."""
+    channels = system.image_shape[-1]
+    if channels not in (1, 3):
+        raise ConfigError(f"png: a PNG holds 1 or 3 channels, and these images have {channels}. Use samples.npz")
 
 
 def _write_pngs(out: pathlib.Path, count: int) -> int:

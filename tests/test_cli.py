@@ -86,6 +86,7 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["train", "--config=digits", "--noconfig.data.flip=1"], 2, "--noconfig.data.flip=1 does not take an argument"),
         (["train", "--flagfile=/nowhere"], 2, "Unable to open flagfile"),
         (["sample", "--gif=maybe"], 2, "--gif=maybe must be true or false"),
+        (["sample", "--labels="], 2, "--labels is empty"),
         (["sample", "--nogif=1"], 2, "--nogif=1 does not take an argument"),
         (["sample", "--nodebug=1"], 2, "--nodebug=1 does not take an argument"),
         (["sample", "--debug=maybe"], 2, "--debug=maybe must be true or false"),

@@ -112,8 +112,7 @@ SAMPLING: dict[str, Key] = {
     "eta": Key(
         0.0,
         "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
-        limit="at least 0 and finite",
-        holds=lambda eta: 0 <= eta < math.inf,
+        **_number(0),
         tag=lambda s: f"_eta{s.eta:g}" if s.sampler == "ddim" else "",
     ),
     "variance": Key(
@@ -259,9 +258,7 @@ KEYS: dict[str, Key] = {
     ),
     "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
     "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **_at_least(0)),
-    "train.clip_norm": Key(
-        1.0, "limit of the gradient's global norm; 0: none", limit="at least 0", holds=lambda value: value >= 0
-    ),
+    "train.clip_norm": Key(1.0, "limit of the gradient's global norm; 0: none", **_at_least(0)),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **_between(0, 1)),
     "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
     "train.steps_per_call": Key(0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **_at_least(0)),

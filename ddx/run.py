@@ -19,12 +19,11 @@ from ddx.models import UNet
 from ddx.runs import trained
 from ddx.runs.job import Result
 from ddx.runtime import parallel
-from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.files import local_path, optional_path
 from ddx.sampling.generator import Generator
 from ddx.sampling.samples import prepare
-from ddx.sampling.settings import to_tell
+from ddx.sampling.settings import Labels, class_numbers, to_tell
 
 
 class Run:
@@ -58,17 +57,17 @@ class Run:
         """The network: run.model.apply({"params": run.params}, x_t, model_time)."""
         return self.system.model
 
-    def denoiser(self, clip: bool | str | None = None, labels: tuple[int, ...] | None = None) -> Denoiser:
+    def denoiser(self, clip: bool | str | None = None, labels: Labels | None = None) -> Denoiser:
         """The network as an estimate of (x_0, eps), for the functions of ddx.
 
         Args:
           clip: as in `ddx.denoiser`; None for the run's sample.clip.
-          labels: of a network that knows classes, one for each image of the batch, (B,).
+          labels: of a network that knows classes, one for each image of the batch, (B,), by number or name.
 
         Raises:
           ConfigError: labels are missing, or the network does not know them.
         """
-        told = to_tell(self.system, None if labels is None else integers("labels", labels))
+        told = to_tell(self.system, class_numbers(self._source, labels))
         if self.model.num_classes and not told:
             raise ConfigError("the network is told the class of each image. Pass labels, one for each image")
         return self.system.denoiser(self.params, self.config.sample.clip if clip is None else clip, told)
@@ -80,7 +79,7 @@ class Run:
         *,
         seed: int = 0,
         preset: str | None = None,
-        labels: tuple[int, ...] | None = None,
+        labels: Labels | None = None,
         low_res: str | pathlib.Path | None = None,
         data_dir: str | pathlib.Path | None = None,
         **settings: Any,
@@ -91,8 +90,8 @@ class Run:
           num_samples: N.
           seed: names the noise. Image i depends only on (seed, i).
           preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
-          labels: classes of the images, of a network that knows classes, and from the first again; None for all in
-            turn.
+          labels: classes of the images, by number or name, of a network that knows classes, and from the first again;
+            None for all in turn.
           low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
           data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
           **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
@@ -110,11 +109,11 @@ class Run:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")
         if settings.pop("weights", self._source.weights) != self._source.weights:
             raise ConfigError("weights are chosen when a run is loaded. Use ddx.load(..., weights=...)")
-        labels = None if labels is None else integers("labels", labels)
+        numbers = class_numbers(self._source, labels)
         small, data = optional_path(low_res, "low_res"), optional_path(data_dir, "data_dir")
-        key = json.dumps([preset, labels, str(small), str(data), sorted(settings.items())], default=str)
+        key = json.dumps([preset, numbers, str(small), str(data), sorted(settings.items())], default=str)
         if key not in self._generators:
-            drawing = prepare(self._source, self.workdir, seed, preset, labels, small, data, settings)
+            drawing = prepare(self._source, self.workdir, seed, preset, numbers, small, data, settings)
             self._generators[key] = drawing.generator()
         return self._generators[key](self.params, seed, num_samples)
 

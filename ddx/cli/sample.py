@@ -20,7 +20,7 @@ from ddx.runtime.errors import ConfigError
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
 SETTINGS = command.define_settings(SAMPLING)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
-LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or 0,1,2, in turn; by default all.")
+LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or cat,dog, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Where ihdm's training set lies, if not where the run found it.")
 SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
@@ -69,14 +69,10 @@ def main() -> int:
     return 0
 
 
-def _labels() -> tuple[int, ...] | None:
-    given = LABELS.value
-    if given is None:
-        return None
-    try:
-        return tuple(map(int, given or ["none"]))
-    except ValueError:
-        raise ConfigError(f"--labels={','.join(given)} must be numbers, such as 3 or 0,1,2") from None
+def _labels() -> tuple[str, ...] | None:
+    if LABELS.value is not None and not LABELS.value:
+        raise ConfigError("--labels is empty. Give numbers or names of classes, such as 3 or cat,dog")
+    return None if LABELS.value is None else tuple(LABELS.value)
 
 
 def _check_together() -> None:

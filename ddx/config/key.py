@@ -18,6 +18,7 @@ class Key:
     also: tuple[str, ...] = ()  # choices that only a job on a trained network has
     tag: Callable[[Any], str] | None = None  # tag(sample) -> the setting's part of a job's folder name
     is_flag: bool = True  # of `SAMPLING`: whether a job may be given it
+    is_size: bool = False  # an int may be two as well, (height, width)
 
 
 def at_least(low: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from ddx.config.sampling import SAMPLING
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS
 from ddx.diffusion.forward import betas
 
+GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
@@ -19,15 +20,21 @@ TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, "decides initial weights, data order, times, noise and samples", **between(0, 2**32)),
-    "data.name": Key("digits", "digits, folder, or the name of a TFDS data set such as cifar10"),
+    "data.name": Key("digits", "digits, folder, array, or the name of a TFDS data set such as cifar10"),
     "data.split": Key("train", "the split to train on"),
-    "data.dir": Key("", "where the data set lies; empty: $TFDS_DATA_DIR or TFDS's default"),
+    "data.dir": Key("", "folder or file of the data set; empty: $TFDS_DATA_DIR or TFDS's default"),
     "data.memory_mib": Key(1024, "decoded sets of at most so many MiB are kept in memory", **within(0, 1e9)),
     "data.disk_mib": Key(
         16_384, "larger ones, of at most so many MiB, are decoded once into a copy on disk; 0: none", **within(0, 1e9)
     ),
     "data.cache_dir": Key("", "folder of these copies; empty: $XDG_CACHE_HOME/ddx or ~/.cache/ddx"),
-    "data.image_size": Key(0, "shrink and centre-crop images to this size; 0: keep their own", **at_least(0)),
+    "data.image_size": Key(
+        0,
+        "shrink and centre-crop images to this size, one number or height,width; 0: keep their own",
+        limit="at least 0, or two numbers of at least 1",
+        holds=lambda size: size >= 0 if isinstance(size, int) else len(size) == 2 and min(size) >= 1,
+        is_size=True,
+    ),
     "data.channels": Key(
         0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
     ),

@@ -17,11 +17,13 @@ def check_together(c: dict[str, Any]) -> None:
                 f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
-    if c["data.image_size"]:
+    if size := c["data.image_size"]:
         model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
-        check_image_size(c["data.image_size"], c["data.image_size"], model, "images of data.image_size")
-    if c["data.name"] == "folder" and not c["data.dir"]:
-        raise ConfigError("data.name='folder' needs the folder: set data.dir")
+        height, width = size if isinstance(size, tuple) else (size, size)
+        check_image_size(height, width, model, "images of data.image_size")
+    if c["data.name"] in ("folder", "array") and not c["data.dir"]:
+        what = {"folder": "folder", "array": ".npy or .npz file"}[c["data.name"]]
+        raise ConfigError(f"data.name={c['data.name']!r} needs the {what}: set data.dir")
     {"ddpm": _check_betas, "blurring": _check_blurring, "ihdm": _check_ihdm}[c["process.kind"]](c)
     if c["process.kind"] != "ihdm" and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False is IHDM's released code; set process.kind='ihdm', or leave it True")

@@ -11,7 +11,7 @@ import os
 import re
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
 from ddx.config.rules import check_together
@@ -203,7 +203,11 @@ def _nested(values: dict[str, Any]) -> ConfigDict:
         group, _, name = key.rpartition(".")
         if group and group not in config:
             config[group] = ConfigDict()
-        (config[group] if group else config)[name] = ConfigDict(value) if key == USER else value
+        if key == USER:
+            value = ConfigDict(value)
+        elif KEYS[key].is_size:  # a ConfigDict would hold it to the type of its first value
+            value = FieldReference(value, field_type=object)
+        (config[group] if group else config)[name] = value
     config.lock()[USER].unlock()
     return config
 
@@ -240,8 +244,8 @@ def _checked(key: str, value: Any) -> Any:
     value = _plain(value)
     if kind is float and type(value) is int:
         value = float(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        value = tuple(map(_plain, value))
+    if (kind is tuple or spec.is_size) and isinstance(value, list | tuple):
+        kind, value = tuple, tuple(map(_plain, value))
         bad = [v for v in value if type(v) is not int]
         if bad:
             raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
@@ -249,6 +253,8 @@ def _checked(key: str, value: Any) -> Any:
         raise wrong_type(key, value)
     if (kind is float and value != value) or not spec.holds(value):
         raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
+    if spec.is_size and kind is tuple and value[0] == value[1]:
+        return value[0]  # a square has one spelling, so that configs compare
     return _absolute(key, value) if key in PATHS and value else value
 
 
@@ -270,6 +276,8 @@ def _absolute(key: str, value: str) -> str:
 
 def wrong_type(key: str, value: Any) -> ConfigError:
     """The error for a value whose type is not that of its key."""
+    if KEYS[key].is_size:
+        return ConfigError(f"{key}={value!r} must be an int or two, such as 64 or 64,96")
     default = KEYS[key].default
     return ConfigError(f"{key}={value!r} must be {_KINDS[type(default)]}, such as {default!r}")
 

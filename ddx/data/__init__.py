@@ -15,6 +15,7 @@ from ddx.data.datasets import Dataset, load
 from ddx.data.decode import Conversion
 from ddx.data.given import given_images
 from ddx.data.loader import Batches, batches
+from ddx.data.objects import from_object
 from ddx.data.order import batch_indices
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Storage",
     "batch_indices",
     "batches",
+    "from_object",
     "given_images",
     "load",
     "order",

@@ -8,14 +8,15 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from ddx.data import copies
+from ddx.data.arrays import array
 from ddx.data.copies import Storage
-from ddx.data.decode import Conversion, CropError
+from ddx.data.decode import ChannelsError, Conversion, CropError
 from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
@@ -81,7 +82,7 @@ def load(
     *,
     split: str = "train",
     directory: str = "",
-    image_size: int = 0,
+    image_size: int | tuple[int, int] = 0,
     channels: int = 0,
     crop: tuple[int, ...] = (),
     storage: Storage = _DEFAULT,
@@ -94,13 +95,15 @@ def load(
     same in all three.
 
     Args:
-        name: "digits" (shipped), "folder" (image files in `directory`), or a data set of TensorFlow Datasets that lies
-            prepared in `directory` (default $TFDS_DATA_DIR, then ~/tensorflow_datasets). See `digits` and `folder` in
-            `ddx.data.sources`, `prepared` in `ddx.data.prepared`.
+        name: "digits" (shipped), "folder" (image files in `directory`), "array" (the NumPy file `directory`), or a data
+            set of TensorFlow Datasets that lies prepared in `directory` (default $TFDS_DATA_DIR, then
+            ~/tensorflow_datasets). See `digits` and `folder` in `ddx.data.sources`, `array` in `ddx.data.arrays`,
+            `prepared` in `ddx.data.prepared`.
         split: "train", "test" or "all"; of a prepared set, any expression of TFDS.
-        directory: of the images, or of all prepared data sets.
-        image_size: pixels a side: images are resized and cropped to a square. 0: all have one size, and keep it.
-        channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder).
+        directory: of the images, or of all prepared data sets; or the file.
+        image_size: (height, width), or pixels a side of a square: images are resized and cropped to it. 0: all have one
+            size, and keep it.
+        channels: 1 (grey) or 3 (RGB) converts; 0 keeps what the source has (3 for a folder, any number for arrays).
         crop: (top, left, height, width) to cut out of each image before it is resized; empty for all of it.
         storage: where decoded images are kept.
         check: called with the data set before all of it is decoded, which may take long; refuses it by raising.
@@ -109,13 +112,10 @@ def load(
         ConfigError: an argument cannot be used.
         DataError: the data are missing or cannot be read.
     """
-    if image_size < 0:
-        raise ConfigError(f"data.image_size must be 0 (as the images are) or more, got {image_size}.")
     if channels not in (0, 1, 3):
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
     source = _open(name, split, str(local_path(directory, "data.dir")) if directory else "")
-    size = (image_size, image_size) if image_size else None
-    conversion = Conversion(channels or source.channels, size, tuple(crop))
+    conversion = Conversion(channels or source.channels, _sides(image_size), tuple(crop))
     image, _ = next(source.examples([0]))
     shape = _convert(source, conversion, 0, image).shape
     convert = functools.partial(_convert, source, conversion)
@@ -127,9 +127,23 @@ def load(
     if source.num_examples * math.prod(shape) <= storage.memory_mib * 2**20:
         images, labels = fetch(np.arange(source.num_examples), progress=f"decoding {name} {split}")
         return dataclasses.replace(data, fetch=functools.partial(_gather, images, labels))
+    if source.decoded and conversion.keeps(image):
+        return dataclasses.replace(data, kept=f"read from {source.decoded}")
     wanted = copies.Wanted(name, split, fingerprint, conversion, (source.num_examples, *shape))
     kept_fetch, kept = copies.fetch(storage, wanted, fetch)
     return dataclasses.replace(data, fetch=kept_fetch, kept=kept)
+
+
+def _sides(image_size: int | tuple[int, int]) -> tuple[int, int] | None:
+    """(H, W), or None for images that keep their size."""
+    if image_size == 0:
+        return None
+    sides = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise ConfigError(
+            f"data.image_size must be 0 (as the images are), or one or two numbers of at least 1, got {image_size}."
+        )
+    return sides
 
 
 def _open(name: str, split: str, directory: str) -> Source:
@@ -137,6 +151,8 @@ def _open(name: str, split: str, directory: str) -> Source:
         return digits(split)
     if name == "folder":
         return folder(directory, split)
+    if name == "array":
+        return array(directory, split)
     return prepared(name, split, directory)
 
 
@@ -146,7 +162,7 @@ def _gather(images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> tupl
 
 def decode(
     source: Source,
-    convert: Callable[[int, Image.Image], np.ndarray],
+    convert: Callable[[int, Any], np.ndarray],
     shape: Shape,
     indices: np.ndarray,
     progress: str = "",
@@ -155,7 +171,7 @@ def decode(
 
     Args:
         source: where they are from.
-        convert: convert(index, image) -> an array.
+        convert: convert(index, image) -> an array, of what the source's `examples` gives.
         shape: what every array must have.
         indices: (B,).
         progress: names a bar, which is shown on a terminal only.
@@ -188,11 +204,16 @@ def decode(
     return images, labels
 
 
-def _convert(source: Source, conversion: Conversion, index: int, image: Image.Image) -> np.ndarray:
+def _convert(source: Source, conversion: Conversion, index: int, image: Any) -> np.ndarray:
     try:
         return conversion(image)
     except CropError as error:
         raise ConfigError(f"{error}. {source.where(index)}. Set data.crop to a part of it") from error
+    except ChannelsError as error:
+        raise ConfigError(
+            f"{error}. {source.where(index)}. Leave out data.crop, data.image_size and data.channels, and store the"
+            " images as they are to be"
+        ) from error
     except ValueError as error:
         raise DataError(f"image cannot be used: {error}. {source.where(index)}. {source.remedy}") from error
 

@@ -22,24 +22,42 @@ class CropError(ValueError):
     """An image does not hold the part that is to be cut out of it."""
 
 
+class ChannelsError(ValueError):
+    """An array of channels that no picture has is to be converted."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """How pictures become images of one size: the same way for those that a run trains on and those that it is given.
 
-    `size` is (H, W); None leaves pictures as large as they are. `crop` is cut out before they are resized.
+    Arrays of any number of channels that are to stay as they are do so. `size` is (H, W); None leaves pictures as large
+    as they are. `crop` is cut out before they are resized.
     """
 
     channels: int
     size: tuple[int, int] | None = None
     crop: tuple[int, ...] = ()
 
-    def __call__(self, picture: Image.Image) -> np.ndarray:
-        """A decoded picture as `to_array` gives it.
+    def keeps(self, picture: Image.Image | np.ndarray) -> bool:
+        """Whether it is an array (H, W, C) that stays as it is."""
+        if self.crop or not isinstance(picture, np.ndarray):
+            return False
+        return self.channels == picture.shape[-1] and self.size in (None, picture.shape[:2])
+
+    def __call__(self, picture: Image.Image | np.ndarray) -> np.ndarray:
+        """A decoded picture, or an array (H, W, C) uint8, as `to_array` gives it.
 
         Raises:
             CropError: the crop reaches beyond the picture.
-            ValueError: the picture cannot be resized.
+            ChannelsError: an array is to change, and is no picture of 1 or 3 channels.
+            ValueError: the picture cannot be resized, or images of other channels than pictures have are wanted.
         """
+        if isinstance(picture, np.ndarray):
+            if self.keeps(picture):
+                return picture
+            picture = _as_picture(picture)
+        if self.channels not in (1, 3):
+            raise ValueError(f"a picture has 1 or 3 channels, not {self.channels}")
         crop = self.crop
         if crop and (crop[0] + crop[2] > picture.height or crop[1] + crop[3] > picture.width):
             raise CropError(
@@ -135,6 +153,15 @@ def one_line(error: object) -> str:
     """The error's text as part of a sentence: no line breaks, no full stop, cut to a readable length."""
     text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _as_picture(array: np.ndarray) -> Image.Image:
+    channels = array.shape[-1]
+    if channels not in (1, 3):
+        raise ChannelsError(
+            f"images of {channels} channels cannot be cropped, resized or turned grey or coloured, only those of 1 or 3"
+        )
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if channels == 1 else array))
 
 
 def _to_channels(image: Image.Image, channels: int) -> Image.Image:

@@ -1,9 +1,7 @@
 """Images that a user hands to a command: a picture, a folder of pictures, or a NumPy file."""
 
-import io
 import math
 import pathlib
-import zipfile
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,12 +10,12 @@ from PIL import Image
 
 from ddx.data.datasets import Shape, decode
 from ddx.data.decode import CropError, file_size, one_line, read_image
+from ddx.data.npy import SUFFIXES, Header, headers
 from ddx.data.sources import folder
 from ddx.runtime.errors import DataError
 from ddx.runtime.files import local_path
 
 MAX_BYTES = 2**31  # of pixels: they are all in memory, also as floats
-_HEADER = 2**16  # bytes in which the header of an array must end
 T = TypeVar("T")
 Convert = Callable[[Image.Image], np.ndarray]
 
@@ -37,7 +35,7 @@ def given_images(path: str | pathlib.Path, convert: Convert, shape: Shape) -> np
         DataError: there are none, or they cannot be used.
     """
     path = local_path(path, "images")
-    if path.suffix in (".npy", ".npz"):
+    if path.suffix in SUFFIXES:
         return _array(path, shape)
     if path.is_dir():
         return _folder(path, convert, shape)
@@ -75,7 +73,6 @@ def _converted(picture: Image.Image, convert: Convert, shape: Shape, where: str)
 
 def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
     name, (found, dtype) = _read(path, lambda: _described(path))
-    # From the header alone: what a file inflates to may be thousands of times as much.
     if dtype != np.uint8 or found[1:] != shape or found[0] < 1:
         wanted = ", ".join(map(str, shape))
         raise DataError(f"{path} holds {dtype} of shape {found}; expected uint8 (N, {wanted})")
@@ -83,7 +80,7 @@ def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
 
     def read() -> np.ndarray:
         content = np.load(path, allow_pickle=False)
-        images: np.ndarray = content if name is None else content[name]
+        images: np.ndarray = content[name] if name else content
         return images
 
     return _read(path, read)
@@ -101,24 +98,11 @@ def _read(path: pathlib.Path, read: Callable[[], T]) -> T:
         raise DataError(f"cannot read {path} ({reason}). Name an .npy or .npz file of images") from None
 
 
-def _described(path: pathlib.Path) -> tuple[str | None, tuple[tuple[int, ...], np.dtype]]:
-    """The name of the images in an .npz file, None for an .npy file, and their shape and type."""
-    if path.suffix == ".npy":
-        with open(path, "rb") as file:
-            return None, _header(file.read(_HEADER))
-    with zipfile.ZipFile(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
-        name = "samples" if "samples" in names or len(names) != 1 else names[0]
-        with archive.open(f"{name}.npy") as member:
-            return name, _header(member.read(_HEADER))
-
-
-def _header(begin: bytes) -> tuple[tuple[int, ...], np.dtype]:
-    file = io.BytesIO(begin)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype
+def _described(path: pathlib.Path) -> tuple[str, Header]:
+    """The name of the images in an .npz file, "" for an .npy file, and what they are."""
+    held = headers(path)
+    name = "samples" if "samples" in held or len(held) != 1 else next(iter(held))
+    return name, held[name]
 
 
 def _check_size(path: pathlib.Path, count: int, shape: Shape) -> None:

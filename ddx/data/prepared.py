@@ -114,7 +114,7 @@ def _find_copy(name: str, directory: str) -> tuple[Path, str]:
     parts = _NAME.fullmatch(name)
     if parts is None:
         raise DataError(
-            f"{name!r} is not the name of a data set. Use digits, folder, or a name of TensorFlow Datasets, "
+            f"{name!r} is not the name of a data set. Use digits, folder, array, or a name of TensorFlow Datasets, "
             "name[/config][:version], e.g. cifar10."
         )
     home = Path(directory, parts["dataset"], parts["config"] or "")

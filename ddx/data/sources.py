@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from PIL import Image
@@ -23,22 +23,24 @@ class Source:
 
     Attributes:
         num_examples: at least 1.
-        channels: what the images are by themselves, 1 or 3.
+        channels: what the images have by themselves: 1 or 3, or any number if they are arrays.
         classes: their names by label; ("",) for a source without labels, which are all 0.
-        examples: decodes the images at these indices, in this order, as (image, label); `DataError` for one that cannot
-            be read.
+        examples: decodes the images at these indices, in this order, as (image, label), an image of Pillow or an array
+            (H, W, C); `DataError` for one that cannot be read.
         where: names one example, for error messages.
         remedy: what to do about an example that cannot be used, for error messages.
         fingerprint: what tells it from others, see `ddx.data.fingerprint`; `DataError` if it cannot be read.
+        decoded: where its images lie decoded, so that a copy would be of no use; empty for most.
     """
 
     num_examples: int
     channels: int
     classes: tuple[str, ...]
-    examples: Callable[[Sequence[int]], Iterator[tuple[Image.Image, int]]]
+    examples: Callable[[Sequence[int]], Iterator[tuple[Any, int]]]
     where: Callable[[int], str]
     remedy: str
     fingerprint: Callable[[], Fingerprint]
+    decoded: str = ""
 
 
 def digits(split: str) -> Source:

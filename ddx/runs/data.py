@@ -2,41 +2,54 @@
 
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
+from ddx.config.keys import GIVEN
 from ddx.config.rules import check_image_size
 from ddx.config.values import validate
 from ddx.data import Dataset, batch_indices
 from ddx.runs.same_data import check_same_classes, check_same_data
 from ddx.runs.trained import Trained
 from ddx.runtime import parallel
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.files import digest
 
 
 @parallel.job("reading the data set", "Free memory, or use a machine with more")
 def open_dataset(
-    config: ConfigDict, *, write_copy: bool = False, check: Callable[[ddx.data.Dataset], None] | None = None
+    config: ConfigDict,
+    *,
+    write_copy: bool = False,
+    check: Callable[[ddx.data.Dataset], None] | None = None,
+    given: Any = None,
 ) -> ddx.data.Dataset:
-    """The data set of a config.
+    """The data set of a config, or the one that is `given`: a `Dataset`, or what `ddx.data.from_object` takes.
 
     One that is too large for memory is read from a decoded copy on disk, which is written first if `write_copy` says
     so: that pays for training, which reads all of it again and again. `check` is as in `ddx.data.load`.
 
     Raises:
       DataError: it cannot be read.
-      ConfigError: the network cannot take its images.
+      ConfigError: the network cannot take its images, or it is given and the config wants other ones.
     """
     d = config.data
+    if d.name == GIVEN and given is None:
+        raise DataError(needs_given())
 
     def fits(data: ddx.data.Dataset) -> None:
         if check is not None:  # first: of other data it would say that the config is wrong
             check(data)
-        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {d.name},")
+        check_image_size(*data.image_shape[:2], config.model.to_dict(), f"images of {data.name},")
 
+    if given is not None:
+        data = given if isinstance(given, ddx.data.Dataset) else ddx.data.from_object(given)
+        _check_as_wanted(data, config)
+        fits(data)
+        return data
     return ddx.data.load(
         d.name,
         split=d.split,
@@ -49,6 +62,34 @@ def open_dataset(
     )
 
 
+def needs_given() -> str:
+    """The error of a run that cannot go on without its data."""
+    return "this run's data were given from Python. Give them again, with ddx.training.train(config, workdir, data=...)"
+
+
+def given_config(config: ConfigDict) -> ConfigDict:
+    """The config of a run on data that are given, which says so."""
+    changed = config.to_dict()
+    changed["data"] |= {"name": GIVEN, "dir": ""}
+    return validate(changed)
+
+
+def _check_as_wanted(data: Dataset, config: ConfigDict) -> None:
+    """Refuse given data that would have to be converted first."""
+    d, (height, width, channels) = config.data, data.image_shape
+    wanted = {
+        "image_size": d.image_size in (0, (height, width)) or (d.image_size, d.image_size) == (height, width),
+        "channels": d.channels in (0, channels),
+        "crop": not d.crop,
+    }
+    for name, is_so in wanted.items():
+        if not is_so:
+            raise ConfigError(
+                f"data.{name}={d[name]} does not fit the given images of {height} x {width} x {channels}, which stay as"
+                " they are. Leave it out, or convert them beforehand"
+            )
+
+
 def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
     """The data set of a config, which must be one for the network.
 
@@ -57,6 +98,11 @@ def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
       DataError: it cannot be read, or is no longer what the network was trained on.
     """
     split, system = config.data.split, source.system
+    if config.data.name == GIVEN:
+        raise DataError(
+            "this job needs data, and those of the run were given from Python. Leave it out, or train"
+            " on a set that data.name knows, such as the same images in an .npz file (array)"
+        )
     network = f"the network of step {source.step}"
 
     def check(data: Dataset) -> None:
@@ -71,7 +117,8 @@ def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
                 f" {system.image_shape}. Use the run's own data set"
             )
         if split == system.config.data.split:
-            check_same_data(network, source.meta, data, "--data_dir")
+            remedy = "Put the data back, or name the folder where they are with --data_dir"
+            check_same_data(network, source.meta, data, remedy)
         elif system.model.num_classes:
             check_same_classes(network, source.meta, data, "Name the folder of the run's own data set with --data_dir")
 

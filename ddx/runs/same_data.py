@@ -27,7 +27,7 @@ def check_same_data(trained: str, said: Mapping[str, Any], data: Dataset, remedy
       trained: what was trained on them, for the message.
       said: what `described` wrote.
       data: those at hand.
-      remedy: what to do, besides putting the data back.
+      remedy: what to do, a sentence.
 
     Raises:
       DataError: the data are others, or cannot be read.
@@ -40,8 +40,7 @@ def check_same_data(trained: str, said: Mapping[str, Any], data: Dataset, remedy
         found.append(f"images of {_shape(shape)} -> {_shape(data.image_shape)}")
     if found:
         raise DataError(
-            f"{trained} was trained on other data than {data.name} {data.split} is now ({'; '.join(found)})."
-            f" Put the data back, or name the folder where they are with {remedy}"
+            f"{trained} was trained on other data than {data.name} {data.split} is now ({'; '.join(found)}). {remedy}"
         )
 
 

@@ -32,6 +32,21 @@ def integers(argument: str, value: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in listed)
 
 
+def names_or_integers(argument: str, value: Any) -> tuple[str | int, ...]:
+    """One name or integer, or several, as a tuple.
+
+    Raises:
+      ConfigError: something else; `argument` is what the caller calls it.
+    """
+    listed = _listed(value)
+    others = [one for one in listed if not isinstance(one, str)]
+    try:
+        numbers = iter(integers(argument, others))
+    except ConfigError:
+        raise ConfigError(f"{argument}={value!r} must be a name or an integer, or a sequence of them") from None
+    return tuple(str(one) if isinstance(one, str) else next(numbers) for one in listed)
+
+
 def _listed(value: Any) -> tuple[Any, ...]:
     alone = isinstance(value, str | bytes) or not isinstance(value, Iterable) or getattr(value, "ndim", 1) == 0
     return (value,) if alone else tuple(value)

@@ -21,17 +21,30 @@ def to_uint8(x: Any, low: float = -1.0) -> np.ndarray:
     return np.rint((np.clip(np.asarray(x, np.float32), low, 1.0) - low) * (255.0 / (1.0 - low))).astype(np.uint8)
 
 
+def as_seen(images: np.ndarray) -> np.ndarray:
+    """Images (..., C) of any number of channels as those that a screen shows, (..., 1 or 3).
+
+    One channel is grey and three are colours. Of two the first is red, the second green, and blue is 0; of four or more
+    the first three are shown.
+    """
+    channels = images.shape[-1]
+    if channels == 2:
+        return np.concatenate([images, np.zeros_like(images[..., :1])], axis=-1)
+    return images[..., :3] if channels > 3 else images
+
+
 def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:
     """A picture of many images, row by row, set apart by a gap.
 
     Args:
-      images: (N, H, W, C) uint8, C = 1 or 3.
+      images: (N, H, W, C) uint8, shown as `as_seen` says.
       columns: images a row; 0 for a nearly square picture.
 
     Returns:
-      (rows * cell, columns * cell, C) uint8; images under 64 pixels are enlarged by whole factors, so that a person can
-      see them.
+      (rows * cell, columns * cell, 1 or 3) uint8; images under 64 pixels are enlarged by whole factors, so that people
+      can see them.
     """
+    images = as_seen(images)
     n, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
@@ -47,13 +60,13 @@ def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:
 
 
 def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Write an (H, W, 1 or 3) uint8 picture."""
+    """Write an (H, W, C) uint8 picture, as `as_seen` shows it."""
     with replacing(path) as temporary:
         _image(picture).save(temporary, format="PNG")
 
 
 def save_gif(path: pathlib.Path, frames: list[np.ndarray]) -> None:
-    """Write (H, W, 1 or 3) uint8 pictures as an endless film of four seconds; its last frame stands for one more."""
+    """Write (H, W, C) uint8 pictures as an endless film of four seconds; its last frame stands for one more."""
     images = [_image(frame) for frame in frames]
     each = max(20, 4000 // len(images))  # a GIF counts hundredths of a second
     durations = [each] * (len(images) - 1) + [each + 1000]
@@ -85,4 +98,5 @@ def film_strip(x_t: np.ndarray, x_0: np.ndarray, last: np.ndarray) -> np.ndarray
 
 
 def _image(picture: np.ndarray) -> Image.Image:
+    picture = as_seen(picture)
     return Image.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture)

@@ -21,7 +21,7 @@ from ddx.runtime.files import local_path, make_directory, optional_path, replaci
 from ddx.runtime.pictures import grid, save_png, to_uint8
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import describe, sampling_config, to_tell
+from ddx.sampling.settings import Labels, class_numbers, describe, sampling_config, to_tell
 from ddx.system import System
 
 WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
@@ -34,7 +34,7 @@ def interpolate(
     num_rows: int = 8,
     *,
     images: str | pathlib.Path | None = None,
-    labels: tuple[int, ...] | None = None,
+    labels: Labels | None = None,
     seed: int = 0,
     step: int | None = None,
     preset: str | None = None,
@@ -77,7 +77,7 @@ def interpolate(
         raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
     source = trained.load(workdir, step, given.get("weights"))
     config = sampling_config(source.system.config, seed, preset, **given)
-    told = to_tell(source.system, labels)
+    told = to_tell(source.system, class_numbers(source, labels))
     between = None if images is None else _pairs(images, source.system)
     if config.sample.sampler == "ancestral":
         if between is None:
@@ -120,7 +120,7 @@ def reconstruct(
     workdir: str | pathlib.Path,
     images: str | pathlib.Path,
     *,
-    labels: tuple[int, ...] | None = None,
+    labels: Labels | None = None,
     step: int | None = None,
     preset: str | None = None,
     out: str | pathlib.Path | None = None,
@@ -154,7 +154,7 @@ def reconstruct(
     originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
     config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
-    generator = Generator(source.system, how, told=to_tell(source.system, labels))
+    generator = Generator(source.system, how, told=to_tell(source.system, class_numbers(source, labels)))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
     error = float(np.mean(np.square((decoded - x_0) / (1.0 - low))))

@@ -23,14 +23,13 @@ from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
-from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.files import local_path, make_directory, optional_path, remove_temporaries, replacing, sha256
 from ddx.runtime.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.sampling import measured
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import describe, sampling_config, to_tell
+from ddx.sampling.settings import Labels, class_numbers, describe, sampling_config, to_tell
 from ddx.system import System
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
@@ -44,7 +43,7 @@ def sample(
     num_samples: int = 64,
     *,
     preset: str | None = None,
-    labels: tuple[int, ...] | None = None,
+    labels: Labels | None = None,
     low_res: str | pathlib.Path | None = None,
     seed: int = 0,
     step: int | None = None,
@@ -63,7 +62,8 @@ def sample(
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
       preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
-      labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
+      labels: classes of the images, by number or name, of a network that knows classes, and from the first again; None
+        for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
       seed: names the noise.
@@ -89,23 +89,25 @@ def sample(
     workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
-    labels = None if labels is None else integers("labels", labels)
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"))
-    drawing = prepare(source, workdir, seed, preset, labels, low_res, data_dir, settings)
+    if png:
+        _check_png(source.system)
+    numbers = class_numbers(source, labels)
+    drawing = prepare(source, workdir, seed, preset, numbers, low_res, data_dir, settings)
     config, images, generator, how = drawing.config, drawing.images, drawing.generator(), drawing.sampler
     record: dict[str, Any] = {
         **trained.identity(source, workdir),
         "num_samples": num_samples,
         "seed": seed,
-        "labels": list(labels or ()),
+        "labels": list(numbers or ()),
         "at_once": generator.batch_size(num_samples),
         "sample": config.sample.to_dict() | {"variance": drawing.variance},
         **measured.origin(source, workdir, drawing.variance, config.sample.clip),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{describe(config, drawing.variance)}"
-    name += f"_class{'-'.join(map(str, labels))}" if labels else ""
+    name += f"_class{'-'.join(map(str, numbers))}" if numbers else ""
     if low_res is not None:
         record["low_res"] = hashlib.sha256(drawing.told["low_res"].tobytes()).hexdigest()
         name += f"_of_{low_res.stem}_{record['low_res'][:8]}"
@@ -207,6 +209,13 @@ def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
 def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
     return "sha256" in before and all(path.is_file() for path in files) and sha256(files[0]) == before["sha256"]
+
+
+def _check_png(system: System) -> None:
+    """Refuse, before anything is drawn, files that would not hold the images."""
+    channels = system.image_shape[-1]
+    if channels not in (1, 3):
+        raise ConfigError(f"png: a PNG holds 1 or 3 channels, and these images have {channels}. Use samples.npz")
 
 
 def _write_pngs(out: pathlib.Path, count: int) -> int:

@@ -12,7 +12,8 @@ from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
-from ddx.runtime.arguments import integers
+from ddx.runs.trained import Trained
+from ddx.runtime.arguments import names_or_integers
 from ddx.runtime.errors import ConfigError
 from ddx.system import System
 
@@ -71,21 +72,55 @@ def check_setting(name: str) -> None:
         raise ConfigError(f"unknown setting {name}. {guess}Settings: preset, {', '.join(known)}")
 
 
+Labels = tuple[int | str, ...]
+"""Classes as numbers or by name."""
+
+
+def class_numbers(source: Trained, labels: Labels | None) -> tuple[int, ...] | None:
+    """The numbers of classes that are given by name or number; None for None.
+
+    Where all are names of classes, that is what they are. Otherwise text that is a number is that number, so that
+    names such as "3" are of use where they leave no doubt.
+
+    Raises:
+      ConfigError: the network is told no classes, or one is no class of its.
+    """
+    given = () if labels is None else names_or_integers("labels", labels)
+    if not given:
+        return None
+    if not source.system.model.num_classes:
+        raise ConfigError("labels: the network was trained without classes. Leave out --labels")
+    said = source.meta.get("data")
+    classes = [str(name) for name in said.get("classes", ())] if isinstance(said, dict) else []
+    if all(isinstance(label, str) and label in classes for label in given):
+        return tuple(classes.index(str(label)) for label in given)
+    return tuple(label if isinstance(label, int) else _class_number(label, classes) for label in given)
+
+
+def _class_number(label: str, classes: list[str]) -> int:
+    try:
+        return int(label)
+    except ValueError:
+        if label in classes:
+            return classes.index(label)
+    if not classes:
+        raise ConfigError(f"labels: {label!r} is no number, and the checkpoint names no classes. Use 0, 1, ...")
+    close = difflib.get_close_matches(label, classes, n=3) or difflib.get_close_matches(label, classes, n=3, cutoff=0)
+    raise ConfigError(f"labels: {label!r} is none of the {len(classes)} classes. The nearest are {', '.join(close)}")
+
+
 def to_tell(
     system: System, labels: tuple[int, ...] | None, low_res: pathlib.Path | None = None
 ) -> dict[str, np.ndarray]:
     """What to tell the network of the images to draw, each for one image after the other: classes, small images.
 
     Raises:
-      ConfigError: the network knows no classes, or not these; or it does not enlarge images, or does and has none.
+      ConfigError: the network does not know these classes; or it does not enlarge images, or does and has none.
       DataError: the small images cannot be read.
     """
     given: dict[str, np.ndarray] = {}
-    labels = () if labels is None else integers("labels", labels)
     if labels:
         num_classes = system.model.num_classes
-        if not num_classes:
-            raise ConfigError("labels: the network was trained without classes. Leave out --labels")
         wrong = [label for label in labels if not 0 <= label < num_classes]
         if wrong:
             raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{num_classes - 1}")

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 import ddx.data
 from ddx.diffusion.random import seed_key
 from ddx.runs.checkpoint import Checkpoints
-from ddx.runs.data import open_dataset
+from ddx.runs.data import given_config, open_dataset
 from ddx.runs.folder import forget_later, lock, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
 from ddx.runtime import parallel
@@ -43,12 +43,13 @@ class Outcome(NamedTuple):
     message: str  # one line that says what was written
 
 
-def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
+def train(config: ConfigDict | None, workdir: str | pathlib.Path, data: Any = None) -> Outcome:
     """Train until config.train.num_steps, going on from the newest checkpoint in the folder.
 
     Args:
       config: `ddx.config.default_config` with changes; None for the config of the run in the folder.
       workdir: folder of the run, see `ddx.runs.folder`; created if need be.
+      data: instead of what config.data names, a `ddx.data.Dataset` or anything that `ddx.data.from_object` takes.
 
     Returns:
       The step reached, and whether that is the end. A finished run is left as it is.
@@ -56,14 +57,14 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
     Raises:
       ConfigError: the config is invalid or not that of the run in the folder.
       CheckpointError: all checkpoints are damaged, or one cannot be saved.
-      DataError: the data set cannot be read.
+      DataError: the data set cannot be read, or is not that of the run.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     workdir = local_path(workdir, "--workdir")
-    run_config(workdir, config)  # tells a mistake before the folder is made
+    _config(workdir, config, data)  # tells a mistake before the folder is made
     with parallel.job("training", lambda: smaller_step(config)), lock(workdir):
-        config = run_config(workdir, config)  # what counts is the folder as it is now that nobody else changes it
+        config = _config(workdir, config, data)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
         start = resume.find(workdir, checkpoints, config)
         step, total = start.step, config.train.num_steps
@@ -71,7 +72,8 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
             return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
-        data = open_dataset(config, write_copy=True, check=_is_same(step, workdir, start.meta) if step else None)
+        check = _is_same(step, workdir, start.meta, data is not None) if step else None
+        data = open_dataset(config, write_copy=True, check=check, given=data)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
@@ -85,10 +87,16 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
         return run.train(state, step, start)
 
 
-def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callable[[ddx.data.Dataset], None]:
+def _config(workdir: pathlib.Path, config: ConfigDict | None, data: Any) -> ConfigDict:
+    """The config to run with, which says whether data are given."""
+    config = run_config(workdir, config)
+    return config if data is None else given_config(config)
+
+
+def _is_same(start: int, workdir: Any, meta: dict[str, Any], given: bool) -> Callable[[ddx.data.Dataset], None]:
     """Refuses other data than the checkpoint of step `start` was trained on."""
-    remedy = "data.dir, or use a new --workdir"
-    return lambda data: check_same_data(f"step {start} of {workdir}", meta, data, remedy)
+    remedy = "Give its own data" if given else "Put the data back, or name the folder where they are with data.dir"
+    return lambda data: check_same_data(f"step {start} of {workdir}", meta, data, f"{remedy}, or use a new --workdir")
 
 
 # Purposes of random keys, so that training and `launch.sample` with the run's own seed share none.

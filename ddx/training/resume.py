@@ -13,9 +13,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.config import values as config_lib
+from ddx.config.keys import GIVEN
 from ddx.runs.checkpoint import Checkpoints
+from ddx.runs.data import needs_given
 from ddx.runs.folder import load_config
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, DataError
 from ddx.training.state import TrainState, counted
 
 History = list[dict[str, Any]]
@@ -48,6 +50,7 @@ def find(workdir: pathlib.Path, checkpoints: Checkpoints, config: ConfigDict) ->
     Raises:
       ConfigError: the states of the run mean something else than the config says.
       CheckpointError: all checkpoints are damaged or gone.
+      DataError: the run began with data that were given from Python, and now there are none.
     """
     step = checkpoints.newest(set_aside=True)
     if step is None:
@@ -55,6 +58,8 @@ def find(workdir: pathlib.Path, checkpoints: Checkpoints, config: ConfigDict) ->
         changed = config_lib.all_changes(before, config) if before is not None else {}
         return Start(0, {}, [], [f"{line}; no checkpoint yet" for line in config_lib.told(changed)])
     meta = checkpoints.meta(step)
+    if meta["config"]["data"]["name"] == GIVEN != config.data.name:
+        raise DataError(needs_given())
     different = config_lib.differences(meta["config"], config)
     if different:
         raise ConfigError(

@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import random
 
+import numpy as np
 import pytest
 
 from ddx import config as config_lib
@@ -190,6 +191,16 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"data__name": "folder"}, "set data.dir"),
         ({"data__image_size": 36}, "multiples of 8"),
         ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
+        ({"data__image_size": (64, 36)}, "64 x 36: both must be multiples of 8"),
+        ({"data__image_size": (8, 64, 3)}, "at least 0, or two numbers of at least 1"),
+        ({"data__image_size": (8,)}, "at least 0, or two numbers of at least 1"),
+        ({"data__image_size": (8, 0)}, "at least 0, or two numbers of at least 1"),
+        ({"data__image_size": (0, 0)}, "at least 0, or two numbers of at least 1"),
+        ({"data__image_size": -8}, "at least 0, or two numbers of at least 1"),
+        ({"data__image_size": (8, 8.5)}, "8.5 must be an int"),
+        ({"data__image_size": "8"}, "data.image_size='8' must be an int or two, such as 64 or 64,96"),
+        ({"data__image_size": True}, "data.image_size=True must be an int or two, such as 64 or 64,96"),
+        ({"data__image_size": None}, "data.image_size=None must be an int or two, such as 64 or 64,96"),
         ({"data__channels": 2}, "0, 1 or 3"),
         ({"seed": -1}, "at least 0"),
         ({"seed": 2**32}, "below"),
@@ -255,6 +266,21 @@ def test_a_key_is_fixed_in_a_run_unless_a_state_means_the_same_without(key):
     assert bool(adjusted) == (key in ADJUSTABLE)
     assert bool(fixed) == (not is_free and key not in ADJUSTABLE), fixed
     assert config_lib.told(config_lib.all_changes(old, new)) == (fixed or config_lib.told(adjusted))
+
+
+@pytest.mark.parametrize("given", [(32, 48), [32, 48], np.array([32, 48])])
+def test_images_may_be_rectangles_and_a_square_has_one_spelling(given):
+    config = config_lib.default_config()
+    config.data.image_size = given
+    checked = config_lib.validate(config)
+    assert checked.data.image_size == (32, 48)
+    again = config_lib.from_json(config_lib.to_json(checked), "config.json")
+    assert again == checked and again.data.image_size == (32, 48) and config_lib.differences(checked, again) == []
+    for square in (32, [32, 32], (np.int64(32), 32)):
+        checked.data.image_size = square
+        squares = config_lib.validate(checked)
+        assert squares.data.image_size == 32 and type(squares.data.image_size) is int
+        assert config_lib.differences(squares, again) == ["data.image_size 32 -> (32, 48)"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"seed": "x"}'])

@@ -99,6 +99,13 @@ def test_it_is_written_once(pictures, at_once, decoded, capsys):
     assert decoded == list(range(N)) and capsys.readouterr().out == ""
 
 
+def test_copies_of_squares_that_were_written_before_there_were_rectangles_are_still_used(tmp_path):
+    data = load("digits", image_size=16, storage=Storage(0, 1, str(tmp_path), True))
+    assert data.kept.endswith("/digits-train-16x16x1-817a3a81e90035e2")
+    oblong = load("digits", image_size=(16, 8), storage=Storage(0, 1, str(tmp_path), True))
+    assert "/digits-train-16x8x1-" in oblong.kept
+
+
 def test_other_data_another_size_or_another_crop_have_another_copy(pictures):
     first = opened(pictures)
     assert first.kept != opened(pictures, image_size=4).kept

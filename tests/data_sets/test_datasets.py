@@ -208,7 +208,7 @@ def test_nothing_is_printed_where_there_is_no_terminal(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("arguments", [{"channels": 2}, {"channels": 4}, {"image_size": -1}])
+@pytest.mark.parametrize("arguments", [{"channels": 2}, {"channels": 4}, {"image_size": -1}, {"image_size": (4, 0)}])
 def test_arguments_that_cannot_be_used_are_refused(arguments):
     with pytest.raises(ConfigError, match=next(iter(arguments))):
         load("digits", **arguments)

@@ -168,6 +168,26 @@ def test_the_centre_of_the_long_side_is_kept():
     np.testing.assert_array_equal(to_array(Image.fromarray(columns.T), 16, 1)[:, 0, 0], np.arange(16, 32))
 
 
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (12, 8), (16, 4)])
+def test_a_rectangle_is_block_means_of_its_centre(height, width):
+    pixels = np.random.default_rng(0).integers(0, 256, (4 * height, 6 * width, 3), dtype=np.uint8)
+    # The picture is wider than the target: a sixth of its width goes on either side.
+    centre = pixels[:, width:-width].astype(float)
+    means = centre.reshape(height, 4, width, 4, 3).mean((1, 3))
+    for image, expected in ((pixels, means), (pixels.swapaxes(0, 1), means.swapaxes(0, 1))):
+        found = to_array(Image.fromarray(image), expected.shape[:2], 3)
+        assert found.shape == expected.shape and np.abs(found - expected).max() <= 2  # it rounds twice each way
+
+
+@pytest.mark.parametrize("image_size", [(8, 12), [8, 12]])
+def test_a_set_of_rectangles(tmp_path, image_size):
+    for index, size in enumerate([(31, 17), (12, 8), (200, 100)]):
+        noise.resize(size).save(tmp_path / f"{index}.png")
+    data = load("folder", directory=str(tmp_path), image_size=image_size)
+    assert data.image_shape == (8, 12, 3)
+    np.testing.assert_array_equal(data.read([1])["image"][0], np.asarray(noise.resize((12, 8))))
+
+
 def test_resizing_keeps_a_flat_image_flat():
     flat = Image.new("RGB", (70, 51), (3, 141, 59))
     np.testing.assert_array_equal(to_array(flat, 16, 3), np.broadcast_to((3, 141, 59), (16, 16, 3)))

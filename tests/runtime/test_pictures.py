@@ -1,9 +1,10 @@
 """Bytes, grids and the lines of a progress bar."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from ddx.runtime.pictures import grid, save_png, to_uint8
+from ddx.runtime.pictures import film_frames, grid, save_gif, save_png, to_uint8
 from ddx.runtime.progress import Progress
 
 
@@ -32,6 +33,17 @@ def test_small_grey_images_are_enlarged_and_saved_as_grey(tmp_path):
     assert picture.shape == (72, 72, 1)
     save_png(tmp_path / "grid.png", picture)
     assert Image.open(tmp_path / "grid.png").mode == "L"
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, (10, 20, 0)), (4, (10, 20, 30)), (7, (10, 20, 30))])
+def test_images_of_other_channels_show_their_first_ones_as_colours(tmp_path, channels, shown):
+    images = np.broadcast_to(np.arange(10, 71, 10, dtype=np.uint8)[:channels], (2, 64, 64, channels))
+    picture = grid(images)
+    assert picture.shape[-1] == 3 and (picture[4:68, 4:68] == shown).all() and (picture[:4] == 96).all()
+    save_png(tmp_path / "one.png", images[0])
+    assert (np.asarray(Image.open(tmp_path / "one.png")) == shown).all()
+    save_gif(tmp_path / "film.gif", film_frames(images[None], images[None], 255 - images))
+    assert Image.open(tmp_path / "film.gif").n_frames == 2
 
 
 def test_elsewhere_than_on_a_terminal_progress_is_plain_lines(capsys):

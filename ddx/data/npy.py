@@ -1,0 +1,43 @@
+"""What NumPy files hold, told by their headers alone: content may inflate to thousands of times a file's size."""
+
+import io
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+SUFFIXES = (".npy", ".npz")
+_HEADER = 2**16  # bytes in which the header of an array must end
+
+
+class Header(NamedTuple):
+    """What an array is, besides its content."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def headers(path: pathlib.Path) -> dict[str, Header]:
+    """The arrays of an .npz file by name; of an .npy file its one array, as "".
+
+    NumPy's and zipfile's parsers raise whatever the bytes lead them into: OSError, ValueError, BadZipFile...
+    """
+    if path.suffix == ".npy":
+        with open(path, "rb") as file:
+            return {"": _header(file.read(_HEADER))}
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if name.endswith(".npy"):
+                with archive.open(name) as member:
+                    found[name.removesuffix(".npy")] = _header(member.read(_HEADER))
+    return found
+
+
+def _header(begin: bytes) -> Header:
+    file = io.BytesIO(begin)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    return Header(shape, dtype)

@@ -97,8 +97,8 @@ def test_of_a_network_that_learned_variances_the_prediction_is_taken(improved_co
     head = {name: module for name, module in jax.jit(ours.init)(jax.random.key(1)).items() if name.startswith("head")}
     assert set(head) == {"head_norm", "head_conv", "head_block"} and ours.config.sample.variance == "small"
     args = (jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.asarray([0, 1, 3]), jnp.asarray([1, 5, 9]))
-    new = ours.model.apply({"params": {**frozen, **head}}, *args)
-    old = theirs.model.apply({"params": params}, *args)
+    new = jax.jit(ours.model.apply)({"params": {**frozen, **head}}, *args)
+    old = jax.jit(theirs.model.apply)({"params": params}, *args)
     assert new.shape == old.shape == (3, 8, 8, 2)
     np.testing.assert_allclose(new[..., :1], old[..., :1], rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(new[..., 1] - old[..., 1]).max()) > 1e-3

@@ -118,9 +118,9 @@ def test_a_folder_without_a_run_needs_a_config(tmp_path):
         train(None, tmp_path)
 
 
-def kill_and_rerun(config, workdir, moments, number, code):
+def kill_and_rerun(config, workdir, moments):
     """Send a signal at each moment (a step that the log has reached), rerun, and let the last run finish."""
-    for moment in moments:
+    for moment, number in moments:
         process = launch(config, workdir)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def kill_and_rerun(config, workdir, moments, number, code):
         assert process.poll() is None, process.communicate()[0]
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
-        assert process.returncode == code, output
+        assert process.returncode == (143 if number == signal.SIGTERM else -number), output
     return finish(launch(config, workdir))
 
 
@@ -142,26 +142,40 @@ def steps_logged_safely(workdir):
         return None
 
 
-def check_interrupted(tiny_config, tmp_path, moments, number, code):
-    changes = {"train__num_steps": 240, "train__checkpoint_every": 30, "train__log_every": 1}
-    finish(launch(tiny_config(**changes), tmp_path / "whole"))
-    output = kill_and_rerun(tiny_config(**changes), tmp_path / "killed", moments, number, code)
+LONG = {"train__num_steps": 240, "train__checkpoint_every": 30, "train__log_every": 1}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_config, tmp_path_factory):
+    """A run of 240 steps in a process of its own."""
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    finish(launch(tiny_config(**LONG), workdir))
+    return workdir
+
+
+def check_interrupted(tiny_config, uninterrupted, workdir, moments):
+    output = kill_and_rerun(tiny_config(**LONG), workdir, moments)
     assert "resuming at step" in output
-    assert_same_bits(tmp_path / "whole", tmp_path / "killed")
-    assert steps_logged(tmp_path / "killed") == list(range(1, 241))
-    checkpoints = {p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()}
-    if number == signal.SIGKILL:  # SIGTERM saves where it comes
-        assert checkpoints == {"180", "210", "240"}
-    pictures = [(tmp_path / run / "samples" / "000240.png").read_bytes() for run in ("whole", "killed")]
+    assert_same_bits(uninterrupted, workdir)
+    assert steps_logged(workdir) == list(range(1, 241))
+    if moments[-1][1] == signal.SIGKILL:  # SIGTERM saves where it comes
+        assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"180", "210", "240"}
+    pictures = [(run / "samples" / "000240.png").read_bytes() for run in (uninterrupted, workdir)]
     assert pictures[0] == pictures[1]
 
 
-def test_kill_9_and_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
-    check_interrupted(tiny_config, tmp_path, (40, 125), signal.SIGKILL, -signal.SIGKILL)
+@pytest.mark.parametrize(
+    "moments", [(40,), pytest.param((40, 125), marks=pytest.mark.soak)], ids=lambda moments: len(moments)
+)
+def test_kill_9_and_rerun_ends_in_the_same_bits(tiny_config, uninterrupted, tmp_path, moments):
+    check_interrupted(tiny_config, uninterrupted, tmp_path, [(moment, signal.SIGKILL) for moment in moments])
 
 
-def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, tmp_path):
-    check_interrupted(tiny_config, tmp_path, (50, 100), signal.SIGTERM, 143)
+@pytest.mark.parametrize(
+    "moments", [(100,), pytest.param((50, 100), marks=pytest.mark.soak)], ids=lambda moments: len(moments)
+)
+def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, uninterrupted, tmp_path, moments):
+    check_interrupted(tiny_config, uninterrupted, tmp_path, [(moment, signal.SIGTERM) for moment in moments])
 
 
 def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tiny_config, tmp_path, monkeypatch):
@@ -184,14 +198,13 @@ def test_metrics_of_a_resumed_run_are_those_of_a_whole_one(tiny_config, tmp_path
         assert all(whole[name] == cut[name] for name in whole if "second" not in name)
 
 
-def test_where_calls_are_cut_does_not_change_a_bit(tiny_config, tmp_path):
+def test_where_calls_are_cut_does_not_change_a_bit(in_fives, tiny_config, tmp_path):
+    """By lines of the log, of one step and of two, and by the end of a run."""
     config = {"train__steps_per_call": 5, "train__checkpoint_every": 100}
-    train(tiny_config(**config, train__log_every=100), tmp_path / "a")
-    train(tiny_config(**config, train__log_every=1), tmp_path / "b")
-    train(tiny_config(**config, train__num_steps=7), tmp_path / "c")
-    train(tiny_config(**config), tmp_path / "c")
-    assert_same_bits(tmp_path / "a", tmp_path / "b")
-    assert_same_bits(tmp_path / "a", tmp_path / "c")
+    train(tiny_config(**config, train__log_every=1, train__num_steps=7), tmp_path)
+    train(tiny_config(**config), tmp_path)
+    assert_same_bits(in_fives, tmp_path)
+    assert steps_logged(tmp_path) == [1, 2, 3, 4, 5, 6, 7, 8, 10, 12]
 
 
 def test_a_run_whose_checkpoints_are_gone_does_not_start_afresh(whole, tiny_config, tmp_path):
@@ -221,20 +234,31 @@ def test_sampling_from_a_run_that_is_saving_leaves_its_folder_alone(whole, tmp_p
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(20))
-def test_kill_9_at_twenty_random_moments(tiny_config, tmp_path, seed):
+def test_kill_9_at_twenty_random_moments(tiny_config, uninterrupted, tmp_path, seed):
     moments = sorted(random.Random(seed).sample(range(31, 235), 3))
-    check_interrupted(tiny_config, tmp_path, moments, signal.SIGKILL, -signal.SIGKILL)
+    check_interrupted(tiny_config, uninterrupted, tmp_path, [(moment, signal.SIGKILL) for moment in moments])
 
 
-def test_eight_devices_end_where_one_does(improved_config, tmp_path):
-    config = improved_config(data__flip=True, train__num_steps=50, train__checkpoint_every=100)
-    processes = {n: launch(config, tmp_path / str(n), devices=n) for n in (1, 8)}
-    outputs = {n: finish(process) for n, process in processes.items()}
-    assert "devices  8 x cpu" in outputs[8] and "16 images = 8 x 2" in outputs[8]
-    assert largest_difference(tmp_path / "1", tmp_path / "8") < 1e-6
-    losses = [[json.loads(line)["loss"] for line in open(tmp_path / n / "metrics.jsonl")] for n in ("1", "8")]
+def test_eight_devices_end_where_one_does(improved, improved_config, tmp_path):
+    check_devices(improved, improved_config(), tmp_path)
+
+
+@pytest.mark.soak
+def test_eight_devices_end_where_one_does_after_more_steps(improved_config, tmp_path):
+    config = improved_config(train__num_steps=50, train__checkpoint_every=100)
+    finish(launch(config, tmp_path / "1"))
+    check_devices(tmp_path / "1", config, tmp_path / "8")
+
+
+def check_devices(one, config, eight):
+    """The run `one` on one device, and the same on eight."""
+    output = finish(launch(config, eight, devices=8))
+    assert "devices  8 x cpu" in output and "16 images = 8 x 2" in output
+    assert largest_difference(one, eight) < 1e-6
+    losses = [[json.loads(line)["loss"] for line in open(workdir / "metrics.jsonl")] for workdir in (one, eight)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
-    one, eight = ({k: v for k, v in arrays(tmp_path / n).items() if k.startswith("['times']")} for n in ("1", "8"))
+    one, eight = ({k: v for k, v in arrays(run).items() if k.startswith("['times']")} for run in (one, eight))
+    assert one
     for name in one:
         np.testing.assert_allclose(one[name], eight[name], rtol=1e-5, err_msg=name)
 
@@ -249,12 +273,11 @@ def test_another_default_kind_of_keys_changes_no_bit(tiny_config, tmp_path, monk
     assert pictures[0] == pictures[1]
 
 
-def test_accumulation_and_steps_per_call_change_only_rounding(whole, tiny_config, tmp_path):
-    for changes in ({"train__accumulation": 4}, {"train__steps_per_call": 5}):
-        workdir = tmp_path / "_".join(changes)
-        train(tiny_config(**changes), workdir)
+def test_accumulation_and_steps_per_call_change_only_rounding(whole, in_fives, tiny_config, tmp_path):
+    train(tiny_config(train__accumulation=2), tmp_path)
+    assert steps_logged(tmp_path) == [2, 4, 6, 8, 10, 12]
+    for workdir in (tmp_path, in_fives):
         assert largest_difference(whole, workdir) < 1e-6
-        assert steps_logged(workdir) == [2, 4, 6, 8, 10, 12]
 
 
 def test_the_network_learns_digits(tiny_config, tmp_path):
@@ -272,9 +295,7 @@ def test_the_network_learns_digits(tiny_config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tiny_config, tmp_path):
-    config = tiny_config(
-        train__learning_rate=1e38, train__warmup_steps=0, train__log_every=1, train__checkpoint_every=1
-    )
+    config = tiny_config(train__learning_rate=1e38, train__log_every=1, train__checkpoint_every=1)
     with pytest.raises(NonFiniteError, match=r"not finite at step \d+, and the update was not applied"):
         train(config, tmp_path)
     assert all(np.isfinite(x).all() for x in arrays(tmp_path).values())

@@ -18,7 +18,7 @@ It saves memory by computing attention twice, ddx by computing every block twice
     python -m launch.sample --workdir=runs/ihdm_afhq --num_samples=64
 """
 
-from ddx.config import default_config
+from ddx.config.presets import ihdm
 from ddx.runtime.errors import ConfigError
 
 RUNS = ("256", "64")
@@ -27,22 +27,10 @@ RUNS = ("256", "64")
 def get_config(arg="256"):
     if arg not in RUNS:
         raise ConfigError(f"ihdm_afhq has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_afhq:64")
-    config = default_config()
+    config = ihdm()
     config.data.name = "folder"
     config.data.image_size = int(arg)
-    config.data.low = 0
-    config.process.kind = "ihdm"
-    config.process.num_steps = 200
-    config.model.family = "iddpm"
-    config.loss.prediction = "residual"
-    config.loss.reduction = "sum"
-    config.train.num_steps = 1_300_001
     config.train.learning_rate = 1e-4
-    config.train.ema_warmup = True
-    config.sample.sampler = "heat"
-    config.sample.num_steps = 0
-    config.sample.trajectory = "full"
-    config.sample.clip = False
     config.sample.num_images = 16
     if arg == "64":
         config.process.sigma_blur_max = 32.0

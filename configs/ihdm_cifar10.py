@@ -15,28 +15,16 @@ It trains in float16, mixed by PyTorch; ddx in float32, or with --config.model.d
     python -m launch.evaluate --workdir=runs/ihdm_cifar10
 """
 
-from ddx.config import default_config
+from ddx.config.presets import ihdm
 
 
 def get_config():
-    config = default_config()
+    config = ihdm()
     config.data.name = "cifar10"
-    config.data.low = 0
-    config.process.kind = "ihdm"
-    config.process.num_steps = 200
     config.process.sigma_blur_max = 24.0
-    config.model.family = "iddpm"
     config.model.num_blocks = 4
     config.model.attention_resolutions = (8, 4)
-    config.loss.prediction = "residual"
-    config.loss.reduction = "sum"
-    config.train.num_steps = 1_300_001
     config.train.ema_decay = 0.999
-    config.train.ema_warmup = True
-    config.sample.sampler = "heat"
-    config.sample.num_steps = 0
-    config.sample.trajectory = "full"
-    config.sample.clip = False
     config.sample.delta = 0.013
     config.sample.num_images = 16
     config.sample.batch_size = 256

@@ -18,7 +18,7 @@ memory by computing attention twice, ddx by computing every block twice: --confi
     python -m launch.sample --workdir=runs/ihdm_ffhq --num_samples=64
 """
 
-from ddx.config import default_config
+from ddx.config.presets import ihdm
 from ddx.runtime.errors import ConfigError
 
 RUNS = {"256": (3, (64, 32, 16), 0.3, 2e-5), "128": (2, (32, 16, 8), 0.1, 2e-4)}
@@ -27,26 +27,14 @@ RUNS = {"256": (3, (64, 32, 16), 0.3, 2e-5), "128": (2, (32, 16, 8), 0.1, 2e-4)}
 def get_config(arg="256"):
     if arg not in RUNS:
         raise ConfigError(f"ihdm_ffhq has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_ffhq:128")
-    config = default_config()
+    config = ihdm()
     config.data.name = "folder"
     config.data.image_size = int(arg)
-    config.data.low = 0
-    config.process.kind = "ihdm"
-    config.process.num_steps = 200
     config.process.sigma_blur_max = 128.0
-    config.model.family = "iddpm"
     config.model.multipliers = (1, 2, 3, 4, 5)
     model = config.model
     model.num_blocks, model.attention_resolutions, model.dropout, config.train.learning_rate = RUNS[arg]
-    config.loss.prediction = "residual"
-    config.loss.reduction = "sum"
-    config.train.num_steps = 1_300_001
     config.train.batch_size = 32
-    config.train.ema_warmup = True
-    config.sample.sampler = "heat"
-    config.sample.num_steps = 0
-    config.sample.trajectory = "full"
-    config.sample.clip = False
     config.sample.num_images = 16
     config.sample.batch_size = 16
     return config

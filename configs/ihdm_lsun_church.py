@@ -15,32 +15,21 @@ memory by computing attention twice, ddx by computing every block twice: --confi
     python -m launch.evaluate --workdir=runs/ihdm_church --split=validation
 """
 
-from ddx.config import default_config
+from ddx.config.presets import ihdm
 
 
 def get_config():
-    config = default_config()
+    config = ihdm()
     config.data.name = "lsun/church_outdoor"
     config.data.image_size = 128
-    config.data.low = 0
-    config.process.kind = "ihdm"
     config.process.num_steps = 400
     config.process.sigma_blur_max = 64.0
-    config.model.family = "iddpm"
     config.model.multipliers = (1, 2, 3, 4, 5)
     config.model.num_blocks = 4
     config.model.attention_resolutions = (32, 16, 8)
-    config.loss.prediction = "residual"
-    config.loss.reduction = "sum"
-    config.train.num_steps = 1_300_001
     config.train.batch_size = 32
     config.train.learning_rate = 2e-5
     config.train.ema_decay = 0.999
-    config.train.ema_warmup = True
-    config.sample.sampler = "heat"
-    config.sample.num_steps = 0
-    config.sample.trajectory = "full"
-    config.sample.clip = False
     config.sample.num_images = 16
     config.sample.batch_size = 16
     return config

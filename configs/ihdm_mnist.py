@@ -17,7 +17,7 @@ starts without noise but where it computes scores: --config.loss.last_level=Fals
     python -m launch.evaluate --workdir=runs/ihdm_mnist
 """
 
-from ddx.config import default_config
+from ddx.config.presets import ihdm
 from ddx.runtime.errors import ConfigError
 
 RUNS = {"mnist": (128, (1, 2, 2), 100), "small": (64, (1, 1, 1), 50)}
@@ -28,23 +28,12 @@ def get_config(arg="mnist"):
         raise ConfigError(
             f"ihdm_mnist has no run {arg!r}; choose one of: {', '.join(RUNS)}, as --config=ihdm_mnist:small"
         )
-    config = default_config()
+    config = ihdm()
     config.data.name = "mnist"
-    config.data.low = 0
-    config.process.kind = "ihdm"
     config.process.sigma_blur_max = 20.0
-    config.model.family = "iddpm"
     config.model.channels, config.model.multipliers, config.process.num_steps = RUNS[arg]
     config.model.num_blocks = 4
     config.model.attention_resolutions = (7,)
-    config.loss.prediction = "residual"
-    config.loss.reduction = "sum"
-    config.train.num_steps = 1_300_001
     config.train.ema_decay = 0.999
-    config.train.ema_warmup = True
-    config.sample.sampler = "heat"
-    config.sample.num_steps = 0
-    config.sample.trajectory = "full"
-    config.sample.clip = False
     config.sample.batch_size = 256
     return config

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "load": "ddx.run",
+    "Run": "ddx.run",
+    "train": "ddx.training.loop",
     "ddpm": "ddx.diffusion.papers.ddpm",
     "iddpm": "ddx.diffusion.papers.iddpm",
     "blurring": "ddx.diffusion.papers.blurring",
@@ -142,6 +145,9 @@ if TYPE_CHECKING:
     from ddx.diffusion.reverse.walk import plan as plan
     from ddx.diffusion.reverse.walk import sample as sample
     from ddx.diffusion.reverse.walk import walk as walk
+    from ddx.run import Run as Run
+    from ddx.run import load as load
+    from ddx.training.loop import train as train
 
 
 def __getattr__(name: str) -> Any:

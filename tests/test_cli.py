@@ -1,6 +1,8 @@
 """The commands as a user types them: one-line errors, exit codes, help."""
 
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
@@ -160,3 +162,15 @@ def test_a_workdir_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     done = run("train", DIGITS, f"--workdir={tmp_path / 'file' / 'run'}")
     assert done.returncode == 2 and "Choose another --workdir" in done.stderr
+
+
+def test_a_change_without_a_config_is_of_the_run_s_own(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    done = run("train", f"--workdir={tmp_path / 'run'}", "--config.train.num_steps=13", "--config.train.batch_size=8")
+    assert done.returncode == 0, done.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["train"]["num_steps"], config["train"]["batch_size"], config["model"]["channels"]) == (13, 8, 32)
+    done = run("train", f"--config={tmp_path / 'run' / 'config.json'}", f"--workdir={tmp_path / 'run'}")
+    assert "already complete at step 13" in done.stdout
+    done = run("train", "--workdir", str(tmp_path / "none"), "--config.train.num_steps=13")
+    assert done.returncode == 2 and f"there is no {tmp_path / 'none'}/config.json. Pass --config" in done.stderr

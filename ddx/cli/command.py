@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ddx.config import files
-from ddx.config.keys import Key
+from ddx.config.key import Key
 from ddx.config.values import check_key, validate, wrong_type
 from ddx.runtime import faults
 from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
@@ -125,7 +125,7 @@ def _parse(argv: list[str]) -> None:
     for change in changes:
         check_key(change.removeprefix("config."))
     if changes and not any(arg.partition("=")[0] in ("--config", "-config") for arg in argv[1:]):
-        raise ConfigError(f"--{changes[0]} needs a config to change. Pass --config, such as --config=digits")
+        argv = [argv[0], f"--config={_own_config(argv, changes[0])}", *argv[1:]]
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
@@ -133,6 +133,17 @@ def _parse(argv: list[str]) -> None:
         raise _in_flags(error) from None
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help")
+
+
+def _own_config(argv: list[str], change: str) -> pathlib.Path:
+    """The config of the run in --workdir, which a change without --config is of."""
+    given = [value for arg, value in zip(argv, [*argv[1:], ""], strict=True) if arg in ("--workdir", "-workdir")]
+    given += [arg.partition("=")[2] for arg in argv if arg.startswith(("--workdir=", "-workdir="))]
+    path = local_path(given[-1], "--workdir") / "config.json" if given and given[-1] else None
+    if path is None or not path.is_file():
+        where = f", and there is no {path}" if path else ""
+        raise ConfigError(f"--{change} needs a config to change{where}. Pass --config, such as --config=digits")
+    return path
 
 
 def _in_flags(error: Exception) -> ConfigError:

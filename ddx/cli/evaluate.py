@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
-from ddx.config.keys import SAMPLING
+from ddx.config.sampling import SAMPLING
 from ddx.diffusion.catalogue import VARIANCES
 from ddx.runtime.errors import ConfigError
 
@@ -25,7 +25,9 @@ METRICS = flags.DEFINE_list(
 SPLIT = flags.DEFINE_string("split", None, "Split of the run's data set: test, and for statistics what it trained on.")
 BASIS = flags.DEFINE_enum("basis", None, ["dct", "pixel"], "Of statistics: whose coordinates to tell apart (dct).")
 NUM_STEPS = flags.DEFINE_list(
-    "num_steps", None, "Steps of the bound; by default all T. Of a comparison several; by default 10,25,50,100 and T."
+    "num_steps",
+    None,
+    "Steps of the bound; 0, the default: all T. Of a comparison several; by default 10,25,50,100,T.",
 )
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "Times to visit, as launch.sample names them; power2 by default.")
 VARIANCE = flags.DEFINE_enum("variance", None, VARIANCES, "Of the reverse steps; by default what was learned.")

@@ -14,7 +14,7 @@ from typing import Any
 from absl import flags
 
 from ddx.cli import command
-from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
 from ddx.runtime.errors import ConfigError
 
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
@@ -27,6 +27,7 @@ SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
 flags.adopt_module_key_flags(command)
 GIF = flags.DEFINE_bool("gif", False, "Also film the way from noise to the first samples.")
+PNG = flags.DEFINE_bool("png", False, "Also write every sample as a file of its own, png/000000.png and so on.")
 INTERPOLATE = flags.DEFINE_bool("interpolate", False, "Draw what lies between latents, or between --images.")
 IMAGES = flags.DEFINE_string("images", None, "Images to interpolate between: a folder, a .npy or an .npz file.")
 RECONSTRUCT = flags.DEFINE_string("reconstruct", None, "Encode and decode these images: a file or a folder.")
@@ -59,6 +60,7 @@ def main() -> int:
             count,
             seed=SEED.value,
             gif=GIF.value,
+            png=PNG.value,
             low_res=LOW_RES.value,
             data_dir=DATA_DIR.value,
             **settings,
@@ -90,8 +92,8 @@ def _check_together() -> None:
         raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
     if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")
-    if GIF.value and (INTERPOLATE.value or RECONSTRUCT.value):
-        raise ConfigError("--gif films samples. Leave out --interpolate and --reconstruct")
+    if (GIF.value or PNG.value) and (INTERPOLATE.value or RECONSTRUCT.value):
+        raise ConfigError("--gif and --png are of samples. Leave out --interpolate and --reconstruct")
 
 
 if __name__ == "__main__":

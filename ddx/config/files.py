@@ -21,7 +21,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import config_dict
 
-from ddx.config.values import check_key, check_keys
+from ddx.config.values import check_key, check_keys, from_json
 from ddx.runtime.errors import ConfigError, DdxError, telling_line
 
 _HERE = pathlib.Path(__file__).parents[1]
@@ -33,7 +33,7 @@ def load(name: str) -> ConfigDict:
 
     Args:
       name: of a shipped config, such as "digits"; or the path of a config file; with what get_config takes after a
-        colon, as "ddpm_lsun:church".
+        colon, as "ddpm_lsun:church". Or the config.json of a run.
 
     Raises:
       ConfigError: there is no such file, it fails, or it returns something else than a config with all keys.
@@ -41,6 +41,8 @@ def load(name: str) -> ConfigDict:
     file, colon, argument = name.partition(":")
     if colon and argument.startswith("//"):
         raise ConfigError(f"config file {name} is not on this machine. Copy it here and name the copy")
+    if name.endswith(".json"):
+        return of_run(pathlib.Path(name))
     with _naming(file, path := find(file)):
         made = _call(file, _get_config(file, path), (argument,) if colon else ())
     if not isinstance(made, ConfigDict | dict):
@@ -52,6 +54,18 @@ def load(name: str) -> ConfigDict:
         return check_keys(made)
     except ConfigError as error:
         raise ConfigError(f"config file {file}: {error}") from None
+
+
+def of_run(path: pathlib.Path) -> ConfigDict:
+    """The config that a run wrote to its folder, as config.json.
+
+    Raises:
+      ConfigError: there is none, or it is damaged.
+    """
+    try:
+        return from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). Name the config.json in a run's folder") from None
 
 
 def find(file: str) -> pathlib.Path:

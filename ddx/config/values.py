@@ -16,12 +16,15 @@ from ml_collections import ConfigDict
 from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
 from ddx.config.rules import check_together
 from ddx.diffusion.catalogue import LEARNED_VARIANCES
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, telling_line
 from ddx.runtime.files import local_path
+
+USER = "user"
+"""The group of a config that is the user's own: any keys, any values that JSON has. Nothing of ddx depends on it."""
 
 
 def default_config() -> ConfigDict:
-    """Every key with its default, as a locked ConfigDict: assigning to an unknown key fails."""
+    """Every key with its default, as a locked ConfigDict: assigning to an unknown key fails, but in `config.user`."""
     return _nested(_filled({}))
 
 
@@ -34,7 +37,7 @@ def validate(config: Any) -> ConfigDict:
     values = _all_keys(flatten(config))
     checked = {key: _checked(key, values[key]) for key in KEYS}
     check_together(checked)
-    return _nested(checked)
+    return _nested(checked | {USER: _own(values[USER])})
 
 
 def check_keys(config: Any) -> ConfigDict:
@@ -48,7 +51,7 @@ def check_keys(config: Any) -> ConfigDict:
 
 def check_key(key: str) -> None:
     """Refuse a key that does not exist, suggesting the nearest that does."""
-    if key not in KEYS:
+    if key not in KEYS and key.partition(".")[0] != USER:
         raise ConfigError(f"unknown config key {key}. {_suggestion(key)}")
 
 
@@ -64,7 +67,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if not isinstance(name, str) or "." in name:
             raise ConfigError(f"config key {prefix}{name!r} is no name. Nest keys, as config['train']['num_steps']")
-        if not isinstance(value, ConfigDict | dict):
+        if not isinstance(value, ConfigDict | dict) or (name == USER and not prefix):
             flat[prefix + name] = value
         elif prefix:
             check_key(prefix + name)
@@ -183,6 +186,7 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
 def _all_keys(values: dict[str, Any]) -> dict[str, Any]:
     for key in values:
         check_key(key)
+    values.setdefault(USER, {})
     missing = [key for key in KEYS if key not in values]
     if missing:
         raise ConfigError(f"config key {missing[0]} is missing. Start from ddx.config.default_config()")
@@ -190,7 +194,7 @@ def _all_keys(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _filled(config: Any) -> dict[str, Any]:
-    return {key: spec.default for key, spec in KEYS.items()} | flatten(config)
+    return {key: spec.default for key, spec in KEYS.items()} | {USER: {}} | flatten(config)
 
 
 def _nested(values: dict[str, Any]) -> ConfigDict:
@@ -199,8 +203,20 @@ def _nested(values: dict[str, Any]) -> ConfigDict:
         group, _, name = key.rpartition(".")
         if group and group not in config:
             config[group] = ConfigDict()
-        (config[group] if group else config)[name] = value
-    return config.lock()
+        (config[group] if group else config)[name] = ConfigDict(value) if key == USER else value
+    config.lock()[USER].unlock()
+    return config
+
+
+def _own(value: Any) -> dict[str, Any]:
+    """What a user's own keys hold, as JSON will give it back."""
+    try:
+        if not isinstance(value, ConfigDict | dict):
+            raise TypeError("it must hold keys, as user.note")
+        own: dict[str, Any] = json.loads(json.dumps(ConfigDict(value).to_dict(), allow_nan=False))
+        return own
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{USER}: {telling_line(error)}. Use what JSON has: numbers, strings, lists") from None
 
 
 def _suggestion(key: str) -> str:

@@ -10,6 +10,7 @@ import csv
 import io
 import math
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ddx.evaluation.bound import Bound
 from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, open_examples, training_images
-from ddx.runs.job import Job, working
+from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.arguments import names
 from ddx.runtime.errors import ConfigError, NonFiniteError
@@ -50,7 +51,7 @@ def evaluate(
     weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
-) -> str:
+) -> Result:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 
     Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. That of
@@ -61,7 +62,7 @@ def evaluate(
       workdir: folder of a training run.
       metrics: "bpd", "rate_distortion".
       split: of the run's data set.
-      num_steps: steps of the bound; None for all T, which is what papers report.
+      num_steps: steps of the bound; 0 or None for all T, which is what papers report.
       trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
         where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
       variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. Those of
@@ -80,7 +81,7 @@ def evaluate(
       out: folder to write to; None for one in the workdir named after the protocol.
 
     Returns:
-      A line with the result that says what was written.
+      What was written, with the result as in bpd.json; its arrays() are those of bpd.npz.
 
     Raises:
       ConfigError: a setting is invalid, the data are not the network's, or `out` holds another job.
@@ -93,6 +94,7 @@ def evaluate(
     data_dir = optional_path(data_dir, "--data_dir")
     metrics = names("metrics", metrics)
     _check(metrics, cdf, max_examples, batch_size)
+    num_steps = num_steps or None
     source = trained.load_for_job(workdir, step, out, "bpd", weights)
     config = source.system.config
     clipped = default_clip(config, clip)
@@ -146,10 +148,30 @@ def evaluate(
         if not drawn:
             _draw(out, config.process.num_steps, config.data.low)
     said = "already there:" if finished and drawn else "wrote"
-    written = ", ".join(("bpd.json", "bpd.npz", *(CURVES if "rate_distortion" in metrics else ())))
+    files = ("bpd.json", "bpd.npz", *(CURVES if "rate_distortion" in metrics else ()))
     error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.4f}"
     score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {count} examples of {split}"
-    return f"{score}, {len(times) - 1} steps, variance {how['variance']}; {said} {out}/{written}"
+    line = f"{score}, {len(times) - 1} steps, variance {how['variance']}; {said} {out}/{', '.join(files)}"
+    return Result(line, out, files, result)
+
+
+def bits_per_dim(
+    source: trained.Trained, split: str, max_examples: int, seed: int
+) -> Callable[[Any], dict[str, float]]:
+    """What `evaluate` says of weights with its own settings, for `ddx.evaluation.evaluators`."""
+    config = source.system.config
+    how = settings(config, None, None, None, None, None, None)
+    data, examples = open_examples(source, split, None, max_examples, seed)
+    training = training_images(source) if "delta" in how else None
+    bound = Bound(protocol(source.system, how, how["variance"], training))
+    size = min(config.sample.batch_size, len(examples))
+
+    def score(params: Any) -> dict[str, float]:
+        parts = [part for _, part in bound.parts(params, data, examples, seed, size, frozenset())]
+        total = np.concatenate([part.prior + part.terms.sum(1) + part.decoder for part in parts])
+        return {"bits_per_dim": float(total.mean())}
+
+    return score
 
 
 def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, batch_size: int | None) -> None:

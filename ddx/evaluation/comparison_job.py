@@ -23,7 +23,7 @@ from ddx.evaluation.settings import check_counts, settings
 from ddx.evaluation.statistics_job import measure_trained
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, open_examples
-from ddx.runs.job import Job, working
+from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, NonFiniteError
@@ -59,7 +59,7 @@ def compare(
     weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
-) -> str:
+) -> Result:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
 
     These are the fixed variances, what the network has learned or its head says, and the analytic ones of all
@@ -83,7 +83,7 @@ def compare(
       out: folder to write to.
 
     Returns:
-      The table, and a line that says what was written.
+      What was written: printed, the table and a line; its values are {"table": a dict for each cell}.
 
     Raises:
       ConfigError: a setting is invalid, the network tells no x_0, or `out` holds another job.
@@ -142,7 +142,8 @@ def compare(
             result = _finish(out, job, examples, cells)
         job.remove_parts()
     said = "already there:" if finished else "wrote"
-    return f"{markdown(result['table'])}\n{count} examples of {split}; {said} {out}/{', '.join(_WRITTEN)}"
+    line = f"{markdown(result['table'])}\n{count} examples of {split}; {said} {out}/{', '.join(_WRITTEN)}"
+    return Result(line, out, _WRITTEN, result)
 
 
 def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
@@ -163,8 +164,8 @@ def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir:
     for basis in _COORDINATES:
         if measured.exist(source, workdir, basis, clip):
             return basis
-    line = measure_trained(source, workdir, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
-    print(line, flush=True)
+    measurement = measure_trained(source, workdir, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
+    print(measurement, flush=True)
     return "dct"
 
 

@@ -20,7 +20,7 @@ from ddx.diffusion.reverse.rows import num_rows
 from ddx.evaluation.settings import check_counts, default_clip
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, open_examples
-from ddx.runs.job import Job, working
+from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.runtime.files import local_path, optional_path, replacing, sha256
@@ -47,7 +47,7 @@ def measure(
     weights: str | None = None,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
-) -> str:
+) -> Result:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
 
     An interrupted measurement goes on after the last part that was written; a finished one changes nothing.
@@ -66,7 +66,7 @@ def measure(
       out: folder to write to; None for one in the workdir named after the protocol.
 
     Returns:
-      A line with a summary that says what was written.
+      What was written, with a summary; its arrays() are those of `ddx.diffusion.bound.statistics.Statistics`.
 
     Raises:
       ConfigError: a setting is invalid, or `out` holds another job.
@@ -93,7 +93,7 @@ def measure_trained(
     seed: int = 0,
     data_dir: str | pathlib.Path | None = None,
     out: pathlib.Path | None = None,
-) -> str:
+) -> Result:
     """`measure` a network that is loaded already, whose checkpoint its run may have removed since."""
     config = source.system.config
     if config.loss.prediction == "residual":
@@ -136,7 +136,8 @@ def measure_trained(
         job.remove_parts()
     said = "already there:" if finished else "wrote"
     summary = f"root mean squared error {result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
-    return f"{summary}, {count} examples of {split}; {said} {out}/statistics.json, statistics.npz"
+    line = f"{summary}, {count} examples of {split}; {said} {out}/statistics.json, statistics.npz"
+    return Result(line, out, ("statistics.json", "statistics.npz"), result)
 
 
 def _parts(

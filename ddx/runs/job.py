@@ -13,7 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,25 @@ from ddx.runtime.preemption import one_line
 _FREE = ("workdir", "sample.num_images")
 # What NumPy and zipfile raise for files of which some bytes are wrong.
 _DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+class Result(NamedTuple):
+    """What a job wrote; printed, it is the line that the command says."""
+
+    message: str
+    out: pathlib.Path  # the folder
+    files: tuple[str, ...]  # in it; the first .npz has the arrays
+    values: dict[str, Any] = {}  # noqa: RUF012 - the numbers that the job found, as in its record
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that the job wrote, by name."""
+        name = next(file for file in self.files if file.endswith(".npz"))
+        with np.load(self.out / name, allow_pickle=False) as file:
+            return dict(file)
+
+    def __str__(self) -> str:
+        """The line."""
+        return self.message
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from ddx.diffusion.reverse.interpolate import noises_of_ends, slerp
 from ddx.diffusion.reverse.walk import plan
 from ddx.runs import trained
 from ddx.runs.data import training_images
+from ddx.runs.job import Result
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.files import local_path, make_directory, optional_path, replacing, write_json
@@ -40,7 +41,7 @@ def interpolate(
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
     **given: Any,
-) -> str:
+) -> Result:
     """Draw what lies between images, 11 a row.
 
     With the ddim sampler each row walks along the sphere from one latent to another: random latents 2i and 2i + 1 of
@@ -62,7 +63,7 @@ def interpolate(
       given: sampler, num_steps, trajectory, solver, eta, variance, clip, batch_size, ..., as in `sample`.
 
     Returns:
-      A line that says what was written: interpolation.npz ("samples": (rows, 11, H, W, C) uint8), .png and .json.
+      What was written: interpolation.npz ("samples": (rows, 11, H, W, C) uint8), .png and .json.
 
     Raises:
       ConfigError: a setting is invalid, or the images are too few.
@@ -124,7 +125,7 @@ def reconstruct(
     preset: str | None = None,
     out: str | pathlib.Path | None = None,
     **given: Any,
-) -> str:
+) -> Result:
     """Encode images into latents and decode them again, both by DDIM without clipping (DDIM section 5.4).
 
     Args:
@@ -137,7 +138,7 @@ def reconstruct(
       given: num_steps, trajectory, solver, batch_size, as in `sample`.
 
     Returns:
-      A line that says what was written: reconstruction.npz ("samples": uint8, "latents": float32), .json with the mean
+      What was written: reconstruction.npz ("samples": uint8, "latents": float32), .json with the mean
       squared error per dimension of images in [0, 1], as in DDIM's table 2, and .png: each image beside what came back.
 
     Raises:
@@ -170,9 +171,10 @@ def reconstruct(
     }
     beside = np.stack([originals, to_uint8(decoded, low)], axis=1)[:50].reshape(-1, *x_0.shape[1:])
     arrays = {"samples": to_uint8(decoded, low), "latents": latents}
-    line = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
+    written = _write(out, "reconstruction", arrays, record, grid(beside, columns=min(10, len(beside))))
     steps = f"through {len(how.times) - 1} times up to t = {how.times[0]}"
-    return f"{line}; mean squared error {error:.4g} of images in [0, 1], {steps}"
+    line = f"{written}; mean squared error {error:.4g} of images in [0, 1], {steps}"
+    return written._replace(message=line, values={"mean_squared_error": error, "encoded_to": how.times[0]})
 
 
 def _deterministic(config: ConfigDict, system: System, what: str) -> Sampler:
@@ -244,11 +246,12 @@ def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[s
 
 def _write(
     out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], picture: np.ndarray
-) -> str:
+) -> Result:
     """Write NAME.npz, NAME.json and the picture NAME.png."""
     make_directory(out, "--out")
     with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     save_png(out / f"{name}.png", picture)
     write_json(out / f"{name}.json", record)
-    return f"wrote {out}/{name}.npz, {name}.png, {name}.json"
+    files = (f"{name}.npz", f"{name}.png", f"{name}.json")
+    return Result(f"wrote {out}/{', '.join(files)}", out, files)

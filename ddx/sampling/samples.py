@@ -3,30 +3,35 @@
 samples.json     the job, see `ddx.runs.job`; "sha256" of samples.npz when it is finished
 samples.npz      "samples": (N, H, W, C) uint8
 grid.png         the first images
+png/             each image in a file of its own, if asked for
 film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
 import hashlib
+import math
 import pathlib
 import zipfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
-from ddx.runs.job import Job, working
+from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path, optional_path, replacing, sha256
+from ddx.runtime.files import local_path, make_directory, optional_path, remove_temporaries, replacing, sha256
 from ddx.runtime.pictures import film_frames, film_strip, grid, save_gif, save_png
 from ddx.sampling import measured
 from ddx.sampling.generator import Generator
-from ddx.sampling.sampler import make_sampler
+from ddx.sampling.sampler import Sampler, make_sampler
 from ddx.sampling.settings import describe, sampling_config, to_tell
+from ddx.system import System
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
 FILM = ("film.gif", "film.png")
@@ -44,11 +49,12 @@ def sample(
     seed: int = 0,
     step: int | None = None,
     gif: bool = False,
+    png: bool = False,
     data_dir: str | pathlib.Path | None = None,
     out: str | pathlib.Path | None = None,
     **settings: Any,
-) -> str:
-    """Draw images from the averaged weights of a run's checkpoint. Image i depends only on (seed, i).
+) -> Result:
+    """Draw images from the network of a run's checkpoint. Image i depends only on (seed, i).
 
     Interrupted and called again with the same arguments, the job goes on after the last batch that was written and ends
     in the same bits; finished, it changes nothing.
@@ -56,22 +62,23 @@ def sample(
     Args:
       workdir: folder of a training run; process, network and weights come from there.
       num_samples: N.
-      preset: a paper's setting, one of `ddx.config.keys.SAMPLING_PRESETS`, changed by what else is given.
+      preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, of a network that knows classes, and from the first again; None for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
       seed: names the noise.
       step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
       gif: also write the way from noise to the first images as film.gif and film.png.
+      png: also write every image as a file of its own, png/000000.png and so on.
       data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
       out: folder to write to; None for one in the workdir named after the settings.
-      **settings: those of `ddx.config.keys.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
+      **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
         batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
         `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
         "sn" and "npr" a network with such a head. The trajectory "optimal" needs statistics too.
 
     Returns:
-      A line that says what was written.
+      What was written; its arrays() are {"samples": (N, H, W, C) uint8}.
 
     Raises:
       ConfigError: a setting is invalid, or `out` holds another job.
@@ -86,34 +93,21 @@ def sample(
     if num_samples < 1:
         raise ConfigError(f"num_samples={num_samples} must be at least 1")
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"))
-    variance, trajectory = settings.get("variance"), settings.get("trajectory")
-    if trajectory == "optimal":
-        settings["trajectory"] = _optimal(source, workdir, settings)
-    if variance in OPTIMAL_VARIANCES:
-        settings["variance"] = None  # of no config
-    config = sampling_config(source.system.config, seed, preset, **settings)
-    chosen_name = str(variance or config.sample.variance)
-    system, chosen = measured.variance(source, workdir, chosen_name, config.sample.clip)
-    how = make_sampler(config, system, chosen)
-    if chosen is not None:
-        how = measured.as_published(how, chosen, chosen_name, system.process.low)
-    told = to_tell(source.system, labels, low_res)
-    images = training_images(source, data_dir)
-    generator = Generator(system, how, told=told, images=images)
+    drawing = prepare(source, workdir, seed, preset, labels, low_res, data_dir, settings)
+    config, images, generator, how = drawing.config, drawing.images, drawing.generator(), drawing.sampler
     record: dict[str, Any] = {
         **trained.identity(source, workdir),
         "num_samples": num_samples,
         "seed": seed,
         "labels": list(labels or ()),
         "at_once": generator.batch_size(num_samples),
-        "sample": config.sample.to_dict() | {"variance": chosen_name},
-        **measured.origin(source, workdir, chosen_name, config.sample.clip),
+        "sample": config.sample.to_dict() | {"variance": drawing.variance},
+        **measured.origin(source, workdir, drawing.variance, config.sample.clip),
     }
-    described = describe(config, None if chosen is None else chosen_name)
-    name = f"step{source.step}_seed{seed}_n{num_samples}_{described}"
+    name = f"step{source.step}_seed{seed}_n{num_samples}_{describe(config, drawing.variance)}"
     name += f"_class{'-'.join(map(str, labels))}" if labels else ""
     if low_res is not None:
-        record["low_res"] = hashlib.sha256(told["low_res"].tobytes()).hexdigest()
+        record["low_res"] = hashlib.sha256(drawing.told["low_res"].tobytes()).hexdigest()
         name += f"_of_{low_res.stem}_{record['low_res'][:8]}"
     if images is not None:
         record["starts_from"] = f"{images.num_examples} images of {images.name} {source.system.config.data.split}"
@@ -129,10 +123,59 @@ def sample(
         job.remove_parts()
         filmed = not gif or all((out / name).exists() for name in FILM)
         if not filmed:
-            _film(Generator(system, how, _frames(how.times), told, images), source.params, record, out)
-    said = "already there:" if finished and filmed else "wrote"
-    written = ", ".join(("samples.npz", "grid.png", *(FILM if gif else ())))
-    return f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each: {out}/{written}"
+            _film(drawing.generator(_frames(how.times)), source.params, record, out)
+        new = _write_pngs(out, num_samples) if png else 0
+    said = "already there:" if finished and filmed and not new else "wrote"
+    files = ("samples.npz", "grid.png", *(FILM if gif else ()), *(["png"] if png else []))
+    line = f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each"
+    return Result(f"{line}: {out}/{', '.join(files)}", out, files)
+
+
+class Drawing(NamedTuple):
+    """How images are drawn from a network, all settings checked."""
+
+    config: ConfigDict
+    system: System
+    sampler: Sampler
+    variance: str  # its name
+    told: dict[str, np.ndarray]
+    images: Dataset | None  # that samples start from
+
+    def generator(self, frames: Trajectory = ()) -> Generator:
+        """What draws, and films the times `frames`; it compiles when it is first used."""
+        return Generator(self.system, self.sampler, frames, self.told, self.images)
+
+
+def prepare(
+    source: trained.Trained,
+    workdir: pathlib.Path,
+    seed: int,
+    preset: str | None,
+    labels: tuple[int, ...] | None,
+    low_res: pathlib.Path | None,
+    data_dir: pathlib.Path | None,
+    settings: dict[str, Any],
+) -> Drawing:
+    """How to draw from a network with settings, as `sample` describes them.
+
+    Raises:
+      ConfigError: a setting is invalid, or not for this network.
+      DataError: images that are needed cannot be read.
+    """
+    variance = settings.get("variance")
+    if settings.get("trajectory") == "optimal":
+        settings = settings | {"trajectory": _optimal(source, workdir, settings)}
+    if variance in OPTIMAL_VARIANCES:
+        settings = settings | {"variance": None}  # no config has it
+    config = sampling_config(source.system.config, seed, preset, **settings)
+    variance = str(variance or config.sample.variance)
+    system, chosen = measured.variance(source, workdir, variance, config.sample.clip)
+    how = make_sampler(config, system, chosen)
+    if chosen is not None:
+        how = measured.as_published(how, chosen, variance, system.process.low)
+    return Drawing(
+        config, system, how, variance, to_tell(source.system, labels, low_res), training_images(source, data_dir)
+    )
 
 
 def _optimal(source: trained.Trained, workdir: pathlib.Path, settings: dict[str, Any]) -> str:
@@ -164,6 +207,24 @@ def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
 def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
     return "sha256" in before and all(path.is_file() for path in files) and sha256(files[0]) == before["sha256"]
+
+
+def _write_pngs(out: pathlib.Path, count: int) -> int:
+    """Write each sample that has no file yet, one in memory at a time; how many were written."""
+    folder = out / "png"
+    make_directory(folder, "--out")
+    remove_temporaries(folder)
+    paths = [folder / f"{i:0{max(6, len(str(count - 1)))}d}.png" for i in range(count)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        with zipfile.ZipFile(out / "samples.npz") as archive, archive.open("samples.npy") as file:
+            np.lib.format.read_magic(file)
+            shape = np.lib.format.read_array_header_2_0(file)[0][1:]
+            for path in paths:
+                image = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
+                if not path.is_file():
+                    save_png(path, image)
+    return len(missing)
 
 
 def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathlib.Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.config.keys import SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
 from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
@@ -105,5 +105,5 @@ def to_tell(
 
 def describe(config: ConfigDict, variance: str | None = None) -> str:
     """The settings as part of a folder's name; `variance` is one that replaces the config's, with any sampler."""
-    sample = config.sample if variance is None else ConfigDict(config.sample.to_dict() | {"variance": variance})
+    sample = ConfigDict(config.sample.to_dict() | ({} if variance is None else {"variance": variance}))
     return "".join(key.tag(sample) for key in SAMPLING.values() if key.tag is not None)

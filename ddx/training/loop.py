@@ -22,11 +22,8 @@ from ddx.runs.same_data import check_same_data, described
 from ddx.runtime import parallel
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.files import local_path, make_directory
-from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
-from ddx.sampling.generator import Generator
-from ddx.sampling.sampler import make_sampler
 from ddx.system import joined, make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
@@ -34,6 +31,7 @@ from ddx.training.pace import Pace, steps_per_call
 from ddx.training.remedies import smaller_step
 from ddx.training.state import TrainState, init_state, make_optimizer
 from ddx.training.step import empty_batch, make_step, many_steps, stacked
+from ddx.training.watch import Watch
 
 
 class Outcome(NamedTuple):
@@ -83,7 +81,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path) -> Outcome:
             print(f"changed  {change}", flush=True)
         save_config(workdir, config, start.history)
         forget_later(workdir, step)
-        return run.train(state, step, start.pending)
+        return run.train(state, step, start)
 
 
 def _is_same(start: int, workdir: pathlib.Path, meta: dict[str, Any]) -> Callable[[ddx.data.Dataset], None]:
@@ -108,6 +106,7 @@ class _Run:
     ) -> None:
         self.config, self.workdir, self.data = config, workdir, data
         self.checkpoints, self.history = checkpoints, history
+        self.bad_before = self.bad_steps = 0  # in a row, up to the last line of metrics, and up to now
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
@@ -129,9 +128,7 @@ class _Run:
         )
         self.call = parallel.data_parallel(many_steps(step))
         self.per_call = steps_per_call(config, data.image_shape)
-        shown = data.read(np.arange(config.sample.num_images) % data.num_examples) if self.system.low_res_shape else {}
-        told = self.system.told(self.system.to_float(shown["image"]), shown["label"]) if shown else {}
-        self.generator = Generator(self.system, make_sampler(config, self.system), told=told, images=data)
+        self.watch = Watch(config, workdir, data, self.system, self.about_data)
 
     def initial(self, key: Any) -> TrainState:
         params, frozen = self.system.split(self.system.init(key))
@@ -170,10 +167,11 @@ class _Run:
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
         print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
 
-    def train(self, state: TrainState, start: int, pending: dict[str, Any]) -> Outcome:
-        """Train from step `start`; `pending` are the metrics since the last logged step."""
+    def train(self, state: TrainState, start: int, found: resume.Start) -> Outcome:
+        """Train from step `start`, of which the checkpoint that was found says what no line of metrics has yet."""
         config, total = self.config.train, self.config.train.num_steps
-        every = (config.log_every, config.checkpoint_every, config.sample_every)
+        pending, self.bad_before = found.pending, found.bad_steps
+        every = (config.log_every, config.checkpoint_every, *self.watch.every)
         metrics: list[dict[str, Any]] = [pending] if pending else []
         step = saved = start
         with (
@@ -190,8 +188,8 @@ class _Run:
             Progress("training", total, start, config.batch_size) as progress,
         ):
             pace = Pace(self.per_call)
-            if start and start % config.sample_every == 0 and not self.picture(start).exists():
-                self.draw(start, state, writer, preemption, progress)  # a signal came before it was drawn
+            if start and self.watch.is_due(start, total):  # a signal may have come before
+                self.watch.look(start, total, state, writer, preemption, progress)
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
@@ -204,18 +202,19 @@ class _Run:
                     progress.restart_clock()
                 step += n
                 progress.advance(n)
-                log, save, draw = (step % e == 0 or step == total for e in every)
-                if log or save or draw:
+                log, save = (step % e == 0 or step == total for e in every[:2])
+                look = self.watch.is_due(step, total)
+                if log or save or look:
                     metrics += pace.wait()
                 if log or save:
                     metrics = [self.finite(step, metrics)]
                 if log:
                     self.log(step, metrics.pop(), writer, progress)
-                if draw:
-                    self.draw(step, state, writer, preemption if step < total else None, progress)
-                if save:
+                if look:
+                    self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
+                if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
                     saved = self.save(step, state, metrics, progress)
-                if save or draw:
+                if save or look:
                     progress.restart_clock()
             if saved < step:  # a signal came
                 metrics += pace.wait()
@@ -230,49 +229,29 @@ class _Run:
         return len(batches), work
 
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
-        """The joined metrics of the steps up to `step`, or a NonFiniteError."""
-        joined = join(metrics)
-        finite = joined["finite"].astype(bool)
-        if not finite.all():
-            bad = step - len(finite) + int(np.argmin(finite)) + 1
-            last = self.checkpoints.steps()
-            raise NonFiniteError(
-                f"the loss or its gradient was not finite at step {bad}, and the update was not applied."
-                f" The newest checkpoint is {last[-1] if last else 'none'}."
-                " Lower train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
-            )
+        """The joined metrics of the steps up to `step`; a NonFiniteError if too many in a row changed nothing."""
+        joined, most = join(metrics), self.config.train.max_bad_steps
+        self.bad_steps = bad = self.bad_before
+        for at, good in enumerate(joined["finite"].astype(bool), step - len(joined["finite"]) + 1):
+            self.bad_steps = bad = 0 if good else bad + 1
+            if bad > most:
+                last = self.checkpoints.steps()
+                raise NonFiniteError(
+                    f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"
+                    f" and the update was not applied. The newest checkpoint is {last[-1] if last else 'none'}. Lower"
+                    " train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
+                )
         return joined
 
     def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
         """Show and write the means of all steps since the last line."""
         values = summarise(metrics)
+        self.bad_before = self.bad_steps
+        if "skipped" in values:
+            progress.write(f"step {step}: {values['skipped']} of the last steps were not finite and changed nothing")
         progress.line(**{name: values[name] for name in ("loss", "mse", "vb", "head") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
-
-    def picture(self, step: int) -> pathlib.Path:
-        return self.workdir / "samples" / f"{step:06d}.png"
-
-    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
-    def draw(
-        self, step: int, state: TrainState, writer: MetricsWriter, preemption: Preemption | None, progress: Progress
-    ) -> None:
-        """A grid of samples; the same noise every time, that of `launch.sample --seed=<seed>`.
-
-        A signal to `preemption` leaves it to the run that resumes.
-        """
-        before, sample = time.perf_counter(), self.config.sample
-
-        def images() -> np.ndarray:
-            return self.generator(state.weights(sample.weights), self.config.seed, sample.num_images)
-
-        drawn = preemption.unless_requested(images) if preemption else images()
-        if drawn is None:
-            return
-        picture = grid(drawn)
-        save_png(self.picture(step), picture)
-        writer.picture(step, "samples", picture)
-        progress.write(f"step {step}: drew {len(drawn)} samples in {time.perf_counter() - before:.1f} s")
 
     def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]], progress: Progress) -> int:
         """Write a checkpoint, with the metrics that no line has yet."""
@@ -283,6 +262,7 @@ class _Run:
             "config": self.config.to_dict(),
             "history": self.history,
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
+            "bad_steps": self.bad_before,
         }
         self.checkpoints.save(step, resume.items(state), meta)
         progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - before:.1f} s")

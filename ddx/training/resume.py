@@ -36,6 +36,11 @@ class Start(NamedTuple):
         pending: dict[str, Any] = self.meta.get("pending", {})
         return pending
 
+    @property
+    def bad_steps(self) -> int:
+        """How many steps in a row, up to the last logged one, were not finite."""
+        return int(self.meta.get("bad_steps", 0))
+
 
 def find(workdir: pathlib.Path, checkpoints: Checkpoints, config: ConfigDict) -> Start:
     """The newest checkpoint, from which a run with this config is to resume; without any, all of a config may change.

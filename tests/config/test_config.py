@@ -239,6 +239,8 @@ ADJUSTABLE = {
 # What may change and is no matter of the state after N steps.
 FREE = {
     *("train.num_steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.sample_every"),
+    "train.max_bad_steps",
+    *("train.evaluate", "train.evaluate_every", "train.evaluate_examples", "train.evaluate_split"),
     *("data.dir", "data.memory_mib", "data.disk_mib", "data.cache_dir"),
 }
 
@@ -265,6 +267,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.diffusion.estimate import prediction
     from ddx.diffusion.objective import time_samplers
     from ddx.diffusion.reverse import solvers, variance
+    from ddx.evaluation import evaluators
     from ddx.models import conventions
 
     assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
@@ -275,6 +278,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
     assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
+    assert tuple(evaluators.EVALUATORS) == keys.EVALUATORS
 
 
 @pytest.mark.parametrize(
@@ -317,3 +321,25 @@ def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, t
     paper = (500_000, 128, 1e-4, 0.9999)
     found = (config.train.num_steps, config.train.batch_size, config.train.learning_rate, config.train.ema_decay)
     assert (found == paper) == (network != "digits")
+
+
+def test_a_user_s_own_keys_are_kept_and_change_nothing():
+    config = config_lib.default_config()
+    config.user.note = "first try"
+    config.user.tags = {"gpus": [1, 2], "ok": True}
+    checked = config_lib.validate(config)
+    assert checked.user.tags.gpus == [1, 2]
+    again = config_lib.from_json(config_lib.to_json(checked), "x")
+    assert again == checked and again.user.note == "first try"
+    assert not config_lib.all_changes(config_lib.default_config(), checked)
+    with pytest.raises(AttributeError):
+        config.usr = 3
+    old = config_lib.default_config().to_dict()
+    del old["user"]
+    assert config_lib.validate(old) == config_lib.default_config()
+
+
+@pytest.mark.parametrize("value", [{"a": {1, 2}}, {"a": float("nan")}, 3, {"a": object()}])
+def test_what_json_has_not_is_no_user_s_key(value):
+    with pytest.raises(ConfigError, match=r"^user: .*Use what JSON has"):
+        config_lib.validate(config_lib.default_config().to_dict() | {"user": value})

@@ -145,12 +145,12 @@ def test_an_interrupted_evaluation_goes_on_after_its_last_batch(improved, few, t
 
 
 def test_a_finished_evaluation_changes_nothing_and_curves_can_be_added(improved, tmp_path, monkeypatch):
-    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW).message
     before = contents(tmp_path)
     monkeypatch.setattr(bound_job, "Bound", None)  # nothing is evaluated again
-    assert "; already there: " in evaluate(improved, out=tmp_path, **FEW)
+    assert "; already there: " in evaluate(improved, out=tmp_path, **FEW).message
     assert contents(tmp_path) == before
-    assert "; wrote " in evaluate(improved, ("bpd", "rate_distortion"), out=tmp_path, **FEW)
+    assert "; wrote " in evaluate(improved, ("bpd", "rate_distortion"), out=tmp_path, **FEW).message
     rows = list(csv.DictReader((tmp_path / "rate_distortion.csv").open()))
     expected = numbers(tmp_path)
     coding = ddx.rate_distortion(expected["times"], expected["prior"], expected["terms"], expected["mse"])
@@ -161,7 +161,7 @@ def test_a_finished_evaluation_changes_nothing_and_curves_can_be_added(improved,
     assert picture.shape == (960, 1320, 3) and len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
     monkeypatch.undo()
     (tmp_path / "bpd.npz").unlink()
-    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW).message
 
 
 def test_another_number_of_steps_variance_and_decoder(improved, tmp_path):
@@ -183,7 +183,7 @@ def test_another_number_of_steps_variance_and_decoder(improved, tmp_path):
 
 
 def test_a_single_example_has_no_standard_error(improved, tmp_path):
-    message = evaluate(improved, out=tmp_path, max_examples=1)
+    message = evaluate(improved, out=tmp_path, max_examples=1).message
     assert result(tmp_path)["standard_error"] is None and "+-" not in message
 
 
@@ -239,7 +239,7 @@ def test_a_chain_that_leaves_T_out_pays_the_prior_of_its_start(improved, few, tm
 
 def test_a_rerun_may_have_another_batch_size(improved, few, tmp_path, monkeypatch):
     before = contents(few)
-    assert "already there" in evaluate(improved, out=few, max_examples=10, batch_size=3)
+    assert "already there" in evaluate(improved, out=few, max_examples=10, batch_size=3).message
     assert contents(few) == before
     write, done = job.Job.write, []
 
@@ -285,5 +285,5 @@ def test_a_record_or_an_array_that_is_damaged_is_made_again(improved, few, tmp_p
     (tmp_path / "bpd.npz").write_bytes(content)
     record = json.loads((tmp_path / "bpd.json").read_text())
     (tmp_path / "bpd.json").write_text(json.dumps(record | {"result": "lost"}))
-    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW)
+    assert "; wrote " in evaluate(improved, out=tmp_path, **FEW).message
     assert contents(tmp_path)["bpd.npz"] == contents(few)["bpd.npz"]

@@ -95,13 +95,13 @@ def test_an_interrupted_comparison_goes_on_and_a_finished_one_changes_nothing(co
     assert {name: (tmp_path / name).read_bytes() for name in ("comparison.npz", "comparison.csv")} == {
         name: whole[name] for name in ("comparison.npz", "comparison.csv")
     }
-    assert "already there" in compare(run, num_steps=(5, 20), out=out, **FEW)
+    assert "already there" in compare(run, num_steps=(5, 20), out=out, **FEW).message
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == whole
     (out / "comparison.npz").write_bytes(whole["comparison.npz"][:-1] + b"x")
-    assert "wrote" in compare(run, num_steps=(5, 20), out=out, batch_size=1, max_examples=6)
+    assert "wrote" in compare(run, num_steps=(5, 20), out=out, batch_size=1, max_examples=6).message
     assert (out / "comparison.npz").read_bytes() == whole["comparison.npz"]
     (out / "comparison.png").unlink()
-    assert "wrote" in compare(run, num_steps=(5, 20), out=out, **FEW) and (out / "comparison.png").exists()
+    assert "wrote" in compare(run, num_steps=(5, 20), out=out, **FEW).message and (out / "comparison.png").exists()
 
 
 @pytest.mark.soak

@@ -35,7 +35,7 @@ def run(whole, tmp_path_factory):
     folder.mkdir()
     for entry in whole.iterdir():
         (folder / entry.name).symlink_to(entry)
-    line = measure(folder, **FEW)
+    line = measure(folder, **FEW).message
     assert line.endswith("statistics.json, statistics.npz") and "40 examples of train" in line
     return folder
 
@@ -79,7 +79,7 @@ def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, t
     for name, value in whole.items():
         np.testing.assert_allclose(value, cut[name], rtol=2e-4, atol=1e-7)
     before = (tmp_path / "statistics.npz").read_bytes()
-    assert "already there" in measure(run, out=tmp_path, max_examples=40, batch_size=7)
+    assert "already there" in measure(run, out=tmp_path, max_examples=40, batch_size=7).message
     assert (tmp_path / "statistics.npz").read_bytes() == before and not (tmp_path / "parts").exists()
 
 
@@ -255,7 +255,7 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
         (lambda run, other: evaluate(other, variance="analytic"), "has no statistics of step 12 with x_0 clipped"),
         (lambda run, other: evaluate(other, variance="analytic", clip=False), f"{TO_MEASURE} --noclip"),
         (lambda run, other: evaluate(other, variance="analytic_pixel"), f"{TO_MEASURE} --basis=pixel --clip"),
-        (lambda run, other: evaluate(run, trajectory="optimal", num_steps=0), r"1\.\.20"),
+        (lambda run, other: evaluate(run, trajectory="optimal", num_steps=-1), r"1\.\.20"),
         (lambda run, other: evaluate(run, eta=0.0), "eta=0.0 has no bound"),
         (lambda run, other: evaluate(run, eta=0.5, variance="large"), "variance='large' belongs to eta=1"),
         (lambda run, other: evaluate(run, eta=9.0), "eta"),
@@ -288,7 +288,7 @@ def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp
 
 
 def test_optimal_times_are_as_many_as_the_run_s_steps_and_for_its_variance(run, tmp_path):
-    line = sample(run, 1, out=tmp_path, trajectory="optimal", sampler="ancestral", variance="large", seed=1)
+    line = sample(run, 1, out=tmp_path, trajectory="optimal", sampler="ancestral", variance="large", seed=1).message
     assert " 5 steps each" in line
     record = json.loads((tmp_path / "samples.json").read_text())["sample"]
     source = trained.load(run)

@@ -170,7 +170,7 @@ def test_jobs_draw_from_a_run_that_goes_on(tiny_config, tmp_path):
     train(tiny_config(train__num_steps=1), tmp_path / "run")
     process, lines = launch(config, tmp_path / "run"), []
     while process.poll() is None:
-        lines.append(sample(tmp_path / "run", 2, num_steps=2))
+        lines.append(sample(tmp_path / "run", 2, num_steps=2).message)
     finish(process)
     assert len(lines) > 5 and all(line.startswith(("wrote 2 samples", "already there: 2 samples")) for line in lines)
 

@@ -141,14 +141,14 @@ def test_a_training_step_that_no_memory_holds_is_one_line(tiny_config, tmp_path,
 
 
 def test_grids_that_no_memory_holds_are_told_from_steps(tiny_config):
-    from ddx.training.loop import _Run
+    from ddx.training.watch import Watch
 
-    run, state = SimpleNamespace(generator=allocate, config=tiny_config()), SimpleNamespace(weights=lambda which: None)
+    watch = SimpleNamespace(generator=allocate, _config=tiny_config())
     with (
         pytest.raises(OutOfMemoryError, match=r"^out of memory while drawing samples: .*sample\.batch_size$"),
         parallel.job("training", "Train less"),
     ):
-        _Run.draw(run, 1, state, None, None, None)
+        Watch.draw(watch, 1, None, None, lambda work: work(), None)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_after_the_first_batch_did_not_fit_the_same_job_may_take_fewer_at_once(w
         patch.setattr("ddx.sampling.generator.Generator._take", allocate)
         with pytest.raises(OutOfMemoryError, match="Use a smaller --batch_size"):
             sample(whole, 4, out=tmp_path)
-    assert "wrote 4 samples" in sample(whole, 4, batch_size=2, out=tmp_path)
+    assert "wrote 4 samples" in sample(whole, 4, batch_size=2, out=tmp_path).message
     sample(whole, 4, out=tmp_path / "at once")
     samples = [np.load(folder / "samples.npz")["samples"] for folder in (tmp_path, tmp_path / "at once")]
     np.testing.assert_array_equal(*samples)

@@ -175,7 +175,7 @@ def test_data_in_a_relative_folder_are_found_from_anywhere(tiny_config, tmp_path
     monkeypatch.chdir(tmp_path / "other")
     config = load_config(pathlib.Path("../run"))
     assert open_dataset(config).num_examples == 16 and config.data.dir == str(tmp_path / "images")
-    assert "of 3 examples" in evaluate("../run", split="train", max_examples=3, batch_size=3)
+    assert "of 3 examples" in evaluate("../run", split="train", max_examples=3, batch_size=3).message
 
 
 def test_a_head_of_a_relative_run_is_trained_from_anywhere(tiny_config, tmp_path, monkeypatch):

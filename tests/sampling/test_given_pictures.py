@@ -68,7 +68,7 @@ def shown(out, image, index=0):
 @pytest.mark.parametrize("run", [WIDE, CROPPED], ids=["wide", "cropped"])
 def test_a_folder_and_a_picture_of_the_data_set_are_what_the_run_was_trained_on(run_of, run, tmp_path):
     pictures, images = run_of(run[0], **run[1])
-    line = reconstruct("run", pictures, out=tmp_path / "all", num_steps=3)
+    line = reconstruct("run", pictures, out=tmp_path / "all", num_steps=3).message
     assert "mean squared error 0 of images in [0, 1]" in line
     for index, image in enumerate(images):
         np.testing.assert_array_equal(shown(tmp_path / "all", image, index), image)
@@ -88,7 +88,7 @@ def test_a_run_on_images_that_are_no_squares_reconstructs_them(tiny_config, tmp_
     where = {"data__name": "folder", "data__dir": str(pictures)}
     few = {"train__num_steps": 1, "train__batch_size": 2, "sample__num_images": 1}
     train(tiny_config(**where, **few), tmp_path / "run")
-    line = reconstruct(tmp_path / "run", pictures / "1.png", out=tmp_path / "out", num_steps=3)
+    line = reconstruct(tmp_path / "run", pictures / "1.png", out=tmp_path / "out", num_steps=3).message
     assert "mean squared error" in line
     np.testing.assert_array_equal(shown(tmp_path / "out", np.zeros((8, 12, 3))), Image.open(pictures / "1.png"))
 

@@ -166,7 +166,7 @@ def test_an_interpolation_goes_from_sample_to_sample(heated, tmp_path):
 
 
 def test_its_bound_is_that_of_heat_bits_per_dim(heated, tmp_path):
-    line = evaluate(heated, out=tmp_path, max_examples=5, batch_size=3, delta=0.02)
+    line = evaluate(heated, out=tmp_path, max_examples=5, batch_size=3, delta=0.02).message
     result, found = json.loads((tmp_path / "bpd.json").read_text()), arrays(tmp_path / "bpd.npz")
     assert "variance delta0.02" in line and result["protocol"]["cdf"] == "density"
     source = trained.load(heated)
@@ -203,7 +203,7 @@ def test_a_blurring_run_draws_films_encodes_and_interpolates(blurred, tmp_path):
     assert (tmp_path / "s" / "film.png").exists()
     images = arrays(tmp_path / "s" / "samples.npz")["samples"]
     np.save(tmp_path / "images.npy", images)
-    line = reconstruct(blurred, tmp_path / "images.npy", out=tmp_path / "r", **settings)
+    line = reconstruct(blurred, tmp_path / "images.npy", out=tmp_path / "r", **settings).message
     assert float(line.split("error ")[1].split(" ")[0]) < 0.01
     interpolate(blurred, 1, out=tmp_path / "i", **settings)
     rows = arrays(tmp_path / "i" / "interpolation.npz")["samples"].astype(int)

@@ -181,7 +181,7 @@ def test_a_batch_that_is_lost_after_it_was_counted_is_told_and_the_same_command_
         patch.setattr(
             job.Job, "write", lambda self, start, **arrays: written.append(start) or write(self, start, **arrays)
         )
-        assert sample(whole, out=tmp_path / "cut", **kwargs).startswith("wrote 10 samples")
+        assert sample(whole, out=tmp_path / "cut", **kwargs).message.startswith("wrote 10 samples")
     assert written == [0]
     np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
 
@@ -198,12 +198,12 @@ def test_sigterm_ends_a_job_in_one_line(whole, tmp_path):
 
 
 def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):
-    assert sample(whole, 4, out=tmp_path).startswith("wrote 4 samples of step 12, 5 steps each")
+    assert sample(whole, 4, out=tmp_path).message.startswith("wrote 4 samples of step 12, 5 steps each")
     before = contents(tmp_path)
-    assert sample(whole, 4, out=tmp_path).startswith("already there: 4 samples")
+    assert sample(whole, 4, out=tmp_path).message.startswith("already there: 4 samples")
     assert contents(tmp_path) == before
     (tmp_path / "samples.npz").unlink()
-    assert sample(whole, 4, out=tmp_path).startswith("wrote")
+    assert sample(whole, 4, out=tmp_path).message.startswith("wrote")
     assert contents(tmp_path) == before
 
 
@@ -222,7 +222,7 @@ def test_a_finished_job_of_an_older_version_is_there_already(whole, tmp_path):
     record = json.loads((tmp_path / "samples.json").read_text())
     del record["sample"]["noisy_end"], record["sample"]["delta"]
     (tmp_path / "samples.json").write_text(json.dumps(record))
-    assert sample(whole, 2, out=tmp_path).startswith("already there")
+    assert sample(whole, 2, out=tmp_path).message.startswith("already there")
     with pytest.raises(ConfigError, match=r"sample\.noisy_end False -> True"):
         sample(whole, 2, out=tmp_path, noisy_end=True)
 
@@ -258,11 +258,11 @@ def test_damaged_results_are_drawn_again_and_a_film_can_be_added(whole, tmp_path
     sample(whole, 4, out=tmp_path)
     before = contents(tmp_path)
     (tmp_path / "samples.npz").write_bytes(b"PK")
-    assert sample(whole, 4, out=tmp_path).startswith("wrote") and contents(tmp_path) == before
+    assert sample(whole, 4, out=tmp_path).message.startswith("wrote") and contents(tmp_path) == before
     (tmp_path / "grid.png").unlink()
-    assert sample(whole, 4, out=tmp_path).startswith("wrote") and contents(tmp_path) == before
-    assert sample(whole, 4, out=tmp_path, gif=True).startswith("wrote")
-    assert sample(whole, 4, out=tmp_path, gif=True).startswith("already there")
+    assert sample(whole, 4, out=tmp_path).message.startswith("wrote") and contents(tmp_path) == before
+    assert sample(whole, 4, out=tmp_path, gif=True).message.startswith("wrote")
+    assert sample(whole, 4, out=tmp_path, gif=True).message.startswith("already there")
     (tmp_path / "film.gif").unlink()
     (tmp_path / "film.png").unlink()
     assert contents(tmp_path) == before
@@ -272,7 +272,7 @@ def test_a_preset_over_numbers_of_steps_wants_one(tiny_config, tmp_path):
     train(tiny_config(sample__num_steps=0, train__num_steps=2, sample__solver="dpmpp_2m"), tmp_path)
     with pytest.raises(ConfigError, match="Add --num_steps"):
         sample(tmp_path, 2, preset="ddim_cifar10", out=tmp_path / "out")
-    assert "5 steps each" in sample(tmp_path, 2, preset="ddim_cifar10", num_steps=5, out=tmp_path / "out")
+    assert "5 steps each" in sample(tmp_path, 2, preset="ddim_cifar10", num_steps=5, out=tmp_path / "out").message
     settings = json.loads((tmp_path / "out" / "samples.json").read_text())["sample"]
     assert (settings["solver"], settings["trajectory"], settings["clip"]) == ("euler", "ddim_cifar10", False)
 
@@ -281,7 +281,7 @@ def test_a_job_stays_with_its_checkpoint(whole, tmp_path):
     """Begun at step 8, it goes on with step 8 although 12 is there."""
     sample(whole, 4, out=tmp_path, step=8)
     (tmp_path / "samples.npz").unlink()
-    assert "samples of step 8" in sample(whole, 4, out=tmp_path)
+    assert "samples of step 8" in sample(whole, 4, out=tmp_path).message
     with pytest.raises(ConfigError, match="step 8 -> 12"):
         sample(whole, 4, out=tmp_path, step=12)
 
@@ -334,13 +334,13 @@ def restored(workdir, config):
 
 
 def test_latents_are_interpolated_and_images_come_back(whole, tmp_path, tiny_config):
-    assert "wrote" in interpolate(whole, 2, out=tmp_path / "a")
+    assert "wrote" in interpolate(whole, 2, out=tmp_path / "a").message
     with np.load(tmp_path / "a" / "interpolation.npz") as file:
         assert file["samples"].shape == (2, 11, 8, 8, 1)
         ends = file["samples"][:, [0, -1]]
     sample(whole, 4, out=tmp_path / "samples")
     assert np.abs(ends.reshape(4, 8, 8, 1).astype(int) - samples(tmp_path / "samples")).max() <= 1
-    line = reconstruct(whole, tmp_path / "samples" / "samples.npz", out=tmp_path / "b", num_steps=20)
+    line = reconstruct(whole, tmp_path / "samples" / "samples.npz", out=tmp_path / "b", num_steps=20).message
     error = json.loads((tmp_path / "b" / "reconstruction.json").read_text())["mean_squared_error"]
     assert f"mean squared error {error:.4g}" in line
     with np.load(tmp_path / "b" / "reconstruction.npz") as file:
@@ -349,8 +349,8 @@ def test_latents_are_interpolated_and_images_come_back(whole, tmp_path, tiny_con
     assert clipped_error <= error * 1.1 + 1e-4
     np.savez(tmp_path / "two.npz", samples(tmp_path / "samples")[:2])
     for solver in ("ddim", "ancestral"):
-        line = interpolate(whole, images=tmp_path / "two.npz", out=tmp_path / solver, sampler=solver, num_steps=20)
-        assert "interpolation.png" in line
+        written = interpolate(whole, images=tmp_path / "two.npz", out=tmp_path / solver, sampler=solver, num_steps=20)
+        assert "interpolation.png" in written.files
     with np.load(tmp_path / "ancestral" / "interpolation.npz") as file:
         grid = file["samples"]
     assert grid.shape == (9, 11, 8, 8, 1)
@@ -388,7 +388,7 @@ def test_images_come_back_by_the_steps_of_the_times_that_are_kept(whole, tmp_pat
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11])
 def test_any_number_of_images_comes_back(whole, tmp_path, count):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8))
-    assert "mean squared error" in reconstruct(whole, tmp_path / "images.npy", out=tmp_path, num_steps=3)
+    assert "mean squared error" in reconstruct(whole, tmp_path / "images.npy", out=tmp_path, num_steps=3).message
     rows, columns = -(-count // 5), min(10, 2 * count)
     assert Image.open(tmp_path / "reconstruction.png").size == (columns * 68 + 4, rows * 68 + 4)
 
@@ -443,7 +443,7 @@ def test_classes_are_drawn_as_asked(conditional, tmp_path):
     assert same == [i % 10 == 3 for i in range(12)]
     assert np.abs(turn[1::2].astype(int) - three[1::2]).max() <= 1 and not np.array_equal(turn[0], three[0])
     assert json.loads((tmp_path / "turn" / "samples.json").read_text())["labels"] == [0, 3]
-    assert "wrote" in interpolate(conditional, 1, labels=(7,), out=tmp_path / "between")
+    assert "wrote" in interpolate(conditional, 1, labels=(7,), out=tmp_path / "between").message
     with pytest.raises(ConfigError, match=r"10 is not one of the classes 0\.\.9"):
         sample(conditional, 2, labels=(1, 10), out=tmp_path / "wrong")
 

@@ -112,7 +112,7 @@ def test_from_the_start_both_are_trained_and_the_log_tells_of_both(tiny_config, 
         np.testing.assert_allclose(line["loss"], line["mse"] + line["head"], rtol=1e-5)
     source = trained.load(tmp_path)
     assert source.params["conv_out"]["kernel"].shape[-1] == 2 and not any(of_head(source.params).values())
-    assert "npr" not in evaluate(tmp_path, max_examples=2, num_steps=3)
+    assert "npr" not in evaluate(tmp_path, max_examples=2, num_steps=3).message
 
 
 @pytest.mark.parametrize("kind", ["npr", "sn"])
@@ -169,7 +169,7 @@ def test_samples_have_the_variance_that_the_head_says(name, sampler, headed, tmp
 
 def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
     settings = {"num_steps": 5, "max_examples": 4, "batch_size": 4}
-    assert "variance npr" in evaluate(headed, out=tmp_path / "npr", **settings)
+    assert "variance npr" in evaluate(headed, out=tmp_path / "npr", **settings).message
     evaluate(headed, out=tmp_path / "small", variance="small", **settings)
     evaluate(headed, out=tmp_path / "heuristic", variance="heuristic_averaged", **settings)
     with np.load(tmp_path / "npr" / "bpd.npz") as one, np.load(tmp_path / "small" / "bpd.npz") as other:

@@ -170,7 +170,7 @@ def test_a_signal_ends_a_drawing_which_the_resumed_run_makes_up_for(tiny_config,
     begin, pictures = _Run.begin, ["000006.png", "000012.png"]
 
     def signalled(self):
-        self.generator = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(600)
+        self.watch.generator = lambda *_: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(600)
         return begin(self)
 
     with monkeypatch.context() as patch:

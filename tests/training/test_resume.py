@@ -128,7 +128,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(tiny_config,
     """Also the record is that of the weights: a rate that led to nothing is no part of it."""
     run = four
     with pytest.raises(NonFiniteError, match=r"newest checkpoint is 4\..* Lower train\.learning_rate"):
-        train(tiny_config(train__learning_rate=1e38, train__checkpoint_every=100), run)
+        train(tiny_config(train__learning_rate=1e38, train__checkpoint_every=100, train__max_bad_steps=0), run)
     outcome = train(tiny_config(), run)
     assert outcome.step == 12 and outcome.finished
     assert_same_bits(run, whole)

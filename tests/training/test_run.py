@@ -228,7 +228,7 @@ def test_sampling_from_a_run_that_is_saving_leaves_its_folder_alone(whole, tmp_p
     shutil.copytree(tmp_path / "run" / "checkpoints" / "12", unfinished)
     (unfinished / "MANIFEST.json").unlink()
     before = files(tmp_path / "run")
-    assert "step 12" in sample(tmp_path / "run", 2, out=tmp_path / "out")
+    assert "step 12" in sample(tmp_path / "run", 2, out=tmp_path / "out").message
     assert files(tmp_path / "run") == before
 
 
@@ -295,9 +295,16 @@ def test_the_network_learns_digits(tiny_config, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoints(tiny_config, tmp_path):
-    config = tiny_config(train__learning_rate=1e38, train__log_every=1, train__checkpoint_every=1)
-    with pytest.raises(NonFiniteError, match=r"not finite at step \d+, and the update was not applied"):
+    config = tiny_config(
+        train__learning_rate=1e38,
+        train__warmup_steps=0,
+        train__log_every=1,
+        train__checkpoint_every=1,
+        train__max_bad_steps=3,
+    )
+    with pytest.raises(NonFiniteError, match=r"not finite at step \d+ and the 3 before, and the update was not"):
         train(config, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [1]  # the last step that changed anything
     assert all(np.isfinite(x).all() for x in arrays(tmp_path).values())
 
 

@@ -1,0 +1,105 @@
+"""The settings of sampling, one row each, and the papers' own.
+
+The rows make the keys `sample.*` of a config, the flags of `launch.sample`, what `ddx.sampling` accepts, and the names
+of its folders. A new setting is a row here, and what `ddx.sampling` does with it.
+"""
+
+import math
+from typing import Any
+
+from ddx.config.key import Key, at_least, number, one_of
+from ddx.diffusion.catalogue import FIXED_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES, SOLVERS
+
+
+def _walks(s: Any) -> bool:
+    """Whether a sampler may take its steps in more than one way; heat goes through all levels."""
+    return bool(s.sampler != "heat")
+
+
+SAMPLING: dict[str, Key] = {
+    "sampler": Key(
+        "ddim", "how samples are drawn; heat is IHDM's", **one_of("ddim", "ancestral", "heat"), tag=lambda s: s.sampler
+    ),
+    "num_steps": Key(
+        50,
+        "steps a sample; 0: all T, or as many as the trajectory says",
+        **at_least(0),
+        tag=lambda s: str(s.num_steps or "") if _walks(s) else "",
+    ),
+    "trajectory": Key(
+        "uniform",
+        "the times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ...",
+        tag=lambda s: "_" + s.trajectory.replace(":", "").replace(",", "-")[:40] if _walks(s) else "",
+    ),
+    "eta": Key(
+        0.0,
+        "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
+        limit="at least 0 and finite",
+        holds=lambda eta: 0 <= eta < math.inf,
+        tag=lambda s: f"_eta{s.eta:g}" if s.sampler == "ddim" else "",
+    ),
+    "variance": Key(
+        "small",
+        "reverse variance of the ancestral sampler",
+        **one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
+        also=OPTIMAL_VARIANCES,
+        tag=lambda s: f"_{s.variance}" if s.sampler == "ancestral" or s.variance in OPTIMAL_VARIANCES else "",
+    ),
+    "solver": Key(
+        "euler",
+        "how a step is taken: euler is DDIM and DDPM, the others have a higher order",
+        **one_of(*SOLVERS),
+        tag=lambda s: f"_{s.solver}" if s.solver != "euler" else "",
+    ),
+    "clip": Key(
+        True,
+        "clip the estimate of x_0 to the range of the data",
+        tag=lambda s: "" if s.clip or not _walks(s) else "_unclipped",
+    ),
+    "delta": Key(
+        0.0125,
+        "noise of the steps and the prior of ihdm",
+        **number(0),
+        tag=lambda s: "" if _walks(s) else f"_delta{s.delta:g}",
+    ),
+    "prior_noise": Key(
+        True,
+        "start ihdm from blurred images with noise; its released code adds none",
+        tag=lambda s: "" if _walks(s) or s.prior_noise else "_noiseless_prior",
+    ),
+    "noisy_end": Key(
+        False,
+        "add the noise of the last step, as in Blurring Diffusion's printed algorithm",
+        tag=lambda s: "_noisy_end" if s.noisy_end else "",
+    ),
+    "weights": Key(
+        "ema",
+        "of the network: ema, averaged, or raw, as the last training step left them",
+        **one_of("ema", "raw"),
+        tag=lambda s: "" if s.weights == "ema" else f"_{s.weights}",
+    ),
+    "num_images": Key(64, "images in a grid during training", **at_least(1), is_flag=False),
+    "batch_size": Key(64, "images sampled at once", **at_least(1)),
+}
+
+
+def _ancestral(trajectory: str, variance: str) -> dict[str, Any]:
+    return {"sampler": "ancestral", "solver": "euler", "trajectory": trajectory, "variance": variance, "clip": True}
+
+
+def _ddim(trajectory: str) -> dict[str, Any]:
+    # DDIM's code clips in its sigma-hat rows only.
+    return {"sampler": "ddim", "solver": "euler", "trajectory": trajectory, "eta": 0.0, "clip": False}
+
+
+# Changes of sample.* that make a paper's setting; DDIM's tables vary the number of steps.
+SAMPLING_PRESETS: dict[str, dict[str, Any]] = {
+    "ddpm_cifar10": _ancestral("ddpm", "large") | {"num_steps": 0},
+    "ddpm_256": _ancestral("ddpm", "small") | {"num_steps": 0},
+    "ddim_cifar10": _ddim("ddim_cifar10"),
+    "ddim_cifar10_sigma_hat": _ancestral("ddim_cifar10", "large"),
+    "ddim_celeba64": _ddim("ddim_celeba64"),
+    "ddim_celeba64_sigma_hat": _ancestral("ddim_celeba64", "large"),
+    "ddim_lsun": _ddim("ddim_lsun"),
+    "iddpm": _ancestral("iddpm", "range"),
+}

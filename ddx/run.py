@@ -1,0 +1,140 @@
+"""A trained run as a value: what a notebook needs of it.
+
+run = ddx.load("runs/digits")
+images = run.sample(64, num_steps=20)        # (64, 8, 8, 1) uint8; the second call compiles nothing
+denoise = run.denoiser()                     # for every function of ddx, such as ddx.encode
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ddx.diffusion.estimate.denoiser import Denoiser
+from ddx.diffusion.forward.process import Process
+from ddx.evaluation import evaluate
+from ddx.models import UNet
+from ddx.runs import trained
+from ddx.runs.job import Result
+from ddx.runtime import parallel
+from ddx.runtime.arguments import integers
+from ddx.runtime.errors import ConfigError
+from ddx.runtime.files import local_path, optional_path
+from ddx.sampling.generator import Generator
+from ddx.sampling.samples import prepare
+from ddx.sampling.settings import to_tell
+
+
+class Run:
+    """The network of a checkpoint, with what it was trained as. Made by `load`.
+
+    Attributes:
+      workdir: the run's folder.
+      step: of the checkpoint.
+      system: process, network and loss of the run's config.
+      params: the network's weights.
+    """
+
+    def __init__(self, workdir: pathlib.Path, source: trained.Trained) -> None:
+        """A run in a folder, with a network from it."""
+        self.workdir, self._source = workdir, source
+        self.step, self.system, self.params = source.step, source.system, source.params
+        self._generators: dict[str, Generator] = {}
+
+    @property
+    def config(self) -> ConfigDict:
+        """The run's config."""
+        return self.system.config
+
+    @property
+    def process(self) -> Process:
+        """The process that the network was trained for."""
+        return self.system.process
+
+    @property
+    def model(self) -> UNet:
+        """The network: run.model.apply({"params": run.params}, x_t, model_time)."""
+        return self.system.model
+
+    def denoiser(self, clip: bool | str | None = None, labels: tuple[int, ...] | None = None) -> Denoiser:
+        """The network as an estimate of (x_0, eps), for the functions of ddx.
+
+        Args:
+          clip: as in `ddx.denoiser`; None for the run's sample.clip.
+          labels: of a network that knows classes, one for each image of the batch, (B,).
+
+        Raises:
+          ConfigError: labels are missing, or the network does not know them.
+        """
+        told = to_tell(self.system, None if labels is None else integers("labels", labels))
+        if self.model.num_classes and not told:
+            raise ConfigError("the network is told the class of each image. Pass labels, one for each image")
+        return self.system.denoiser(self.params, self.config.sample.clip if clip is None else clip, told)
+
+    @parallel.job("sampling", parallel.FEWER_AT_ONCE)
+    def sample(
+        self,
+        num_samples: int = 64,
+        *,
+        seed: int = 0,
+        preset: str | None = None,
+        labels: tuple[int, ...] | None = None,
+        low_res: str | pathlib.Path | None = None,
+        data_dir: str | pathlib.Path | None = None,
+        **settings: Any,
+    ) -> np.ndarray:
+        """Draw images; nothing is written. They are those of `launch.sample` with the same settings.
+
+        Args:
+          num_samples: N.
+          seed: names the noise. Image i depends only on (seed, i).
+          preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
+          labels: classes of the images, of a network that knows classes, and from the first again; None for all in
+            turn.
+          low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
+          data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
+          **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
+            What is not given is the run's own. Weights are chosen by `load`.
+
+        Returns:
+          (N, H, W, C) uint8.
+
+        Raises:
+          ConfigError: a setting is invalid.
+          DataError: images that are needed cannot be read.
+          AcceleratorError, OutOfMemoryError: no device can be used, or its memory is too small.
+        """
+        if num_samples < 1:
+            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        if settings.pop("weights", self._source.weights) != self._source.weights:
+            raise ConfigError("weights are chosen when a run is loaded. Use ddx.load(..., weights=...)")
+        labels = None if labels is None else integers("labels", labels)
+        small, data = optional_path(low_res, "low_res"), optional_path(data_dir, "data_dir")
+        key = json.dumps([preset, labels, str(small), str(data), sorted(settings.items())], default=str)
+        if key not in self._generators:
+            drawing = prepare(self._source, self.workdir, seed, preset, labels, small, data, settings)
+            self._generators[key] = drawing.generator()
+        return self._generators[key](self.params, seed, num_samples)
+
+    def evaluate(self, metrics: tuple[str, ...] = ("bpd",), **settings: Any) -> Result:
+        """Score the network as `ddx.evaluation.evaluate` does, with the same arguments."""
+        settings.setdefault("weights", self._source.weights)
+        return evaluate(self.workdir, metrics, step=self.step, **settings)
+
+
+def load(workdir: str | pathlib.Path, step: int | None = None, weights: str | None = None) -> Run:
+    """The trained network in a run's folder.
+
+    Args:
+      workdir: the folder.
+      step: of the checkpoint; None for the newest.
+      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
+
+    Raises:
+      ConfigError: there are no such weights.
+      CheckpointError: the folder has no run, no such checkpoint, or a damaged one.
+    """
+    folder = local_path(workdir, "workdir")
+    return Run(folder, trained.load(folder, step, weights))

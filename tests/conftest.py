@@ -1,5 +1,6 @@
 """What all tests share: one compilation cache for the whole run, its subprocesses included, and a tiny training run."""
 
+import fcntl
 import gc
 import os
 import pathlib
@@ -23,7 +24,8 @@ from ddx import config as config_lib  # noqa: E402
 
 def pytest_collection_modifyitems(items):
     """Files of a few long tests first, lest one of two processes wait for the other in the end."""
-    items.sort(key=lambda item: not {"training", "evaluation", "models"} & set(item.path.parts))
+    long = {"training", "runs", "sampling", "evaluation", "models"}
+    items.sort(key=lambda item: not long & set(item.path.parts))
 
 
 def pytest_unconfigure(config):
@@ -50,8 +52,8 @@ def tiny_config():
         values = {
             "process.schedule": "cosine",
             "process.num_steps": 20,
-            "model.channels": 32,
-            "model.multipliers": (1, 1),
+            "model.channels": 16,
+            "model.multipliers": (1,),
             "model.num_blocks": 1,
             "model.attention_resolutions": (),
             "model.groups": 8,
@@ -78,9 +80,39 @@ def tiny_config():
 
 
 @pytest.fixture(scope="session")
-def whole(tiny_config, tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Has a run made by one of the processes that test, and gives a copy to each."""
+
+    def made(name, config):
+        master = pathlib.Path(_CACHE, "runs", name)
+        master.parent.mkdir(exist_ok=True)
+        with open(master.with_suffix(".lock"), "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not master.with_suffix(".done").exists():
+                run_of(config, master)
+                master.with_suffix(".done").touch()
+        return shutil.copytree(master, tmp_path_factory.mktemp(name) / name)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def whole(tiny_config, made_once):
     """A run of 12 steps without interruption, that many tests look at."""
-    return run_of(tiny_config(), tmp_path_factory.mktemp("whole"))
+    return made_once("whole", tiny_config())
+
+
+@pytest.fixture(scope="session")
+def in_fives(tiny_config, made_once):
+    """The same in calls of up to five steps, as many as the time allows."""
+    changes = {"train__steps_per_call": 5, "train__log_every": 100, "train__checkpoint_every": 100}
+    return made_once("in_fives", tiny_config(**changes))
+
+
+@pytest.fixture
+def four(whole, tmp_path):
+    """The first four steps of `whole`, for one test alone."""
+    return as_it_was(whole, 4, tmp_path / "four")
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +125,7 @@ def headed(whole, tmp_path_factory):
 
 # Four times, so that every time has ten losses, and the sampler of times learns, before the run ends.
 IMPROVED = {
+    "data__flip": True,
     "process__num_steps": 4,
     "model__family": "iddpm",
     "model__num_heads": 2,
@@ -113,9 +146,9 @@ def improved_config(tiny_config):
 
 
 @pytest.fixture(scope="session")
-def improved(improved_config, tmp_path_factory):
-    """The same of Improved DDPM."""
-    return run_of(improved_config(), tmp_path_factory.mktemp("improved"))
+def improved(improved_config, made_once):
+    """The same of Improved DDPM, with flips."""
+    return made_once("improved", improved_config())
 
 
 HEAT = {
@@ -142,15 +175,25 @@ BLURRING = {
 
 
 @pytest.fixture(scope="session")
-def heated(tiny_config, tmp_path_factory):
+def heated(tiny_config, made_once):
     """The same of IHDM."""
-    return run_of(tiny_config(**HEAT), tmp_path_factory.mktemp("heated"))
+    return made_once("heated", tiny_config(**HEAT))
 
 
 @pytest.fixture(scope="session")
-def blurred(tiny_config, tmp_path_factory):
+def blurred(tiny_config, made_once):
     """The same of Blurring Diffusion, with a learned variance."""
-    return run_of(tiny_config(**BLURRING), tmp_path_factory.mktemp("blurred"))
+    return made_once("blurred", tiny_config(**BLURRING))
+
+
+def as_it_was(run, step, workdir):
+    """A copy of a run as it was when it had saved this step."""
+    shutil.copytree(run, workdir)
+    for path in (workdir / "checkpoints").iterdir():
+        if int(path.name) > step:
+            shutil.rmtree(path)
+    (workdir / "checkpoints.last").write_text(f"{step}\n")
+    return workdir
 
 
 def run_of(config, workdir):

@@ -89,7 +89,7 @@ def test_the_protocol_is_written_beside_the_result(few):
     }
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 10, 64])
+@pytest.mark.parametrize("batch_size", [3, 64, *(pytest.param(size, marks=pytest.mark.soak) for size in (1, 10))])
 def test_the_batch_size_changes_only_rounding(improved, few, tmp_path, batch_size):
     evaluate(improved, max_examples=10, batch_size=batch_size, out=tmp_path)
     for name, expected in numbers(few).items():

@@ -35,10 +35,10 @@ def compared(headed, tmp_path_factory):
     ("variance", "trajectory", "num_steps"),
     [
         ("npr", "even", 5),
-        ("npr", "optimal", 5),
         ("large", "optimal", 5),
-        ("small", "even", 20),
         ("analytic", "even", 5),
+        pytest.param("npr", "optimal", 5, marks=pytest.mark.soak),
+        pytest.param("small", "even", 20, marks=pytest.mark.soak),
     ],
 )
 def test_a_cell_is_the_bound_that_is_evaluated_alone(variance, trajectory, num_steps, compared, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from ddx.models import PRESETS, UNet, create, num_params
 from ddx.models.blocks import AttentionBlock, ResnetBlock, enlarge
 from ddx.models.conventions import IDDPM
+from ddx.runtime.parallel import run_once
 from tests import golden
 from tests.models import weights
 
@@ -81,7 +82,7 @@ def test_other_published_networks_have_their_number_of_parameters(change, expect
 def new():
     """A network that is told everything, with its initial weights: (module, variables)."""
     module = TINY.clone(num_classes=5, low_res=4)
-    return module, jax.jit(module.init)(jax.random.key(0), *module.inputs((8, 8, 3)))
+    return module, run_once(module.init, jax.random.key(0), *module.inputs((8, 8, 3)))
 
 
 def test_a_new_network_outputs_exactly_zero(new):

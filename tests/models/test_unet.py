@@ -10,10 +10,12 @@ import pytest
 import ddx
 from ddx.models import PRESETS, UNet, create, num_params, of_head, unet
 from ddx.models.embeddings import time_embedding
+from ddx.runtime.parallel import run_once
 from tests import golden
 from tests.models import weights
 
 TINY = UNet(channels=32, multipliers=(1, 2), num_blocks=1, attention_resolutions=(4,), dropout=0.0)
+SMALLEST = UNet(channels=8, multipliers=(1,), num_blocks=1, attention_resolutions=(), groups=4, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +75,13 @@ def test_the_time_embedding_takes_times_between_indices(cosine_first, intervals)
 
 
 @pytest.mark.parametrize("family", ["ddpm", pytest.param("iddpm", marks=pytest.mark.soak)])
-def test_remat_changes_neither_parameters_nor_numbers(family, tiny):
-    module, params, x, t, _ = tiny
+def test_remat_changes_neither_parameters_nor_numbers(family):
+    module = SMALLEST.clone(attention_resolutions=(8,), family=family)
     if family == "iddpm":
-        module = module.clone(family="iddpm", scale_shift=True, num_heads=4)
-        params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t))["params"]
-        params = jax.tree.map(lambda p: 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
+        module = module.clone(scale_shift=True, num_heads=4)
+    x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.asarray([3, 999])
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, t))["params"]
+    params = jax.tree.map(lambda p: 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
     again = module.clone(remat=True)
     shapes = [jax.eval_shape(lambda m=m: m.init(jax.random.key(0), x, t)) for m in (module, again)]
     assert shapes[0] == shapes[1]
@@ -116,8 +119,8 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters_and_output(tiny):
 
 def test_a_new_network_outputs_almost_nothing_and_a_block_starts_as_the_identity():
     x = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    variables = jax.jit(TINY.init)(jax.random.key(0), x, jnp.zeros(2))
-    out = TINY.apply(variables, x, jnp.asarray([3, 999]))
+    variables = run_once(TINY.init, jax.random.key(0), x, jnp.zeros(2))
+    out = jax.jit(TINY.apply)(variables, x, jnp.asarray([3, 999]))
     assert 0 < float(jnp.abs(out).max()) < 1e-3
     kernel = variables["params"]["conv_in"]["kernel"]
     limit = np.sqrt(3.0 / ((27 + 288) / 2))  # uniform with variance 1 / fan_avg
@@ -129,11 +132,10 @@ def test_a_new_network_outputs_almost_nothing_and_a_block_starts_as_the_identity
 def test_dropout_acts_in_training_only_and_needs_its_stream(tiny):
     module, params, x, t, _ = tiny
     dropped = module.clone(dropout=0.5)
-    plain = module.apply({"params": params}, x, t)
-    np.testing.assert_array_equal(dropped.apply({"params": params}, x, t), plain)
-    one, two = (
-        dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(i)}) for i in (0, 1)
-    )
+    plain = jax.jit(module.apply)({"params": params}, x, t)
+    np.testing.assert_array_equal(jax.jit(dropped.apply)({"params": params}, x, t), plain)
+    apply = jax.jit(lambda key: dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": key}))
+    one, two = (apply(jax.random.key(i)) for i in (0, 1))
     assert float(jnp.abs(one - two).max()) > 1e-3
     with pytest.raises(Exception, match="dropout"):
         dropped.apply({"params": params}, x, t, train=True)
@@ -174,12 +176,19 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
         ddx.models.create("ddpm_cifar")
 
 
-@pytest.mark.parametrize(("classes", "low_res", "head"), [(0, 0, ""), (5, 4, "complex")])
-@pytest.mark.parametrize("batch", [3, 8, 19])
+PLAIN, TOLD = (0, 0, ""), (5, 4, "complex")
+
+
+@pytest.mark.parametrize(
+    ("batch", "classes", "low_res", "head"),
+    [
+        *((3, *TOLD), (8, *PLAIN), (19, *TOLD)),
+        *(pytest.param(*case, marks=pytest.mark.soak) for case in ((3, *PLAIN), (8, *TOLD), (19, *PLAIN))),
+    ],
+)
 def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes, low_res, head, monkeypatch):
     monkeypatch.setattr(unet, "_PIXELS_A_PART", 4 * 8 * 8)
-    settings = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (), "groups": 4}
-    model = UNet(**settings, out_channels=1, num_classes=classes, low_res=low_res, head=head)
+    model = SMALLEST.clone(out_channels=1, num_classes=classes, low_res=low_res, head=head)
     x, _, label, small = model.inputs((8, 8, 1), batch)
     x, t = jax.random.normal(jax.random.key(0), x.shape), jnp.arange(batch)
     label = t % 5 if classes else label
@@ -196,13 +205,13 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes,
 
 @pytest.mark.parametrize(("family", "head"), [("ddpm", "complex"), ("iddpm", "simple")])
 def test_a_head_is_layers_of_its_own_that_leave_the_prediction_as_it_is(family, head):
-    model = TINY.clone(family=family, head=head)
+    model = SMALLEST.clone(family=family, head=head)
     inputs = model.inputs((8, 8, 3), 2)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))["params"]
     names = {name for name, is_head in of_head(shapes).items() if is_head}
     assert names == {"head_norm", "head_conv", *["head_block"] * (head == "complex")}
-    assert shapes["head_conv"]["kernel"].shape == (3, 3, 32, 3) and shapes["conv_out"]["kernel"].shape[-1] == 3
-    started = jax.jit(model.init)(jax.random.key(0), *inputs)
+    assert shapes["head_conv"]["kernel"].shape == (3, 3, 8, 3) and shapes["conv_out"]["kernel"].shape[-1] == 3
+    started = run_once(model.init, jax.random.key(0), *inputs)
     x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.asarray([3, 3])
     # It starts at zero, but for DDPM's 1e-10.
     apply, alone_apply = jax.jit(model.apply), jax.jit(model.clone(head="").apply)
@@ -215,7 +224,7 @@ def test_a_head_is_layers_of_its_own_that_leave_the_prediction_as_it_is(family, 
 
 
 def test_a_complex_head_is_told_the_time_once_more():
-    model = TINY.clone(head="complex", groups=8)
+    model = SMALLEST.clone(head="complex")
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), *model.inputs((8, 8, 3))))["params"]
     params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(2), p.shape), params)
     x, t = jax.random.normal(jax.random.key(1), (1, 8, 8, 3)), jnp.asarray([3])
@@ -229,14 +238,12 @@ def test_a_complex_head_is_told_the_time_once_more():
 
 
 def test_a_network_with_classes_is_told_them():
-    model = UNet(
-        channels=8, multipliers=(1,), num_blocks=1, attention_resolutions=(), groups=4, out_channels=1, num_classes=3
-    )
+    model = SMALLEST.clone(out_channels=1, num_classes=3)
     x, t, label = jnp.ones((4, 4, 4, 1)), jnp.zeros(4), jnp.array([0, 1, 2, 1])
-    params = model.init(jax.random.key(0), x, t, label)
+    params = run_once(model.init, jax.random.key(0), x, t, label)
     assert params["params"]["label"]["embedding"].shape == (3, 32)
     params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(2), p.shape), params)
-    out = model.apply(params, x, t, label)
+    out = jax.jit(model.apply)(params, x, t, label)
     np.testing.assert_allclose(out[1], out[3], rtol=1e-6)
     assert float(jnp.abs(out[0] - out[1]).max()) > 1e-3 and float(jnp.abs(out[2] - out[1]).max()) > 1e-3
     for wrong in (None, jnp.zeros((2,), jnp.int32)):

@@ -99,7 +99,7 @@ def command(workdir, out, *args, devices=1):
 JOB = ("--num_samples=30", "--batch_size=4", "--sampler=ancestral", "--num_steps=20", "--gif")
 
 
-@pytest.mark.parametrize("parts_before", [(1, 3), (0, 7)])
+@pytest.mark.parametrize("parts_before", [(1, 3), pytest.param((0, 7), marks=pytest.mark.soak)])
 def test_kill_9_and_the_same_command_end_in_the_same_bytes(whole, tmp_path, parts_before):
     assert command(whole, tmp_path / "whole", *JOB).wait(300) == 0
     out = tmp_path / "cut"

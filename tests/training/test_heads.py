@@ -19,6 +19,7 @@ from ddx.evaluation import evaluate
 from ddx.models import of_head
 from ddx.runs import trained
 from ddx.runtime.errors import CheckpointError, ConfigError
+from ddx.runtime.parallel import run_once
 from ddx.sampling import interpolate, measured, sample
 from ddx.training import backbone, train
 from tests import oracle
@@ -88,17 +89,17 @@ def test_a_run_that_begins_again_does_so_on_the_same_checkpoint(whole, tiny_conf
 
 def test_of_a_network_that_learned_variances_the_prediction_is_taken(improved_config, tmp_path, monkeypatch):
     theirs = ddx.system.make_system(improved_config(), (8, 8, 1), 10)
-    params = jax.jit(theirs.init)(jax.random.key(0))
+    params = run_once(theirs.init, jax.random.key(0))
     params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size).reshape(x.shape)), params)
-    monkeypatch.setattr(trained, "load", lambda folder, step: trained.Trained(12, "seal", theirs, params))
+    monkeypatch.setattr(trained, "load", lambda *_: trained.Trained(12, "seal", theirs, params))
     (tmp_path / "config.json").write_text(ddx.config.to_json(theirs.config))
     ours = ddx.system.make_system(of(tmp_path, "sn", "complex"), (8, 8, 1), 10)
     frozen = backbone.load(tmp_path, ours)
-    head = {name: module for name, module in jax.jit(ours.init)(jax.random.key(1)).items() if name.startswith("head")}
+    head = {name: module for name, module in run_once(ours.init, jax.random.key(1)).items() if name.startswith("head")}
     assert set(head) == {"head_norm", "head_conv", "head_block"} and ours.config.sample.variance == "small"
     args = (jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.asarray([0, 1, 3]), jnp.asarray([1, 5, 9]))
-    new = ours.model.apply({"params": {**frozen, **head}}, *args)
-    old = theirs.model.apply({"params": params}, *args)
+    new = jax.jit(ours.model.apply)({"params": {**frozen, **head}}, *args)
+    old = jax.jit(theirs.model.apply)({"params": params}, *args)
     assert new.shape == old.shape == (3, 8, 8, 2)
     np.testing.assert_allclose(new[..., :1], old[..., :1], rtol=1e-5, atol=1e-6)
     assert float(jnp.abs(new[..., 1] - old[..., 1]).max()) > 1e-3

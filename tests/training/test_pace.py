@@ -109,10 +109,9 @@ def test_what_else_the_loop_does_counts_where_it_takes_longer(monkeypatch):
     assert max(device.calls) * 0.5 <= 5 and min(device.calls[4:-1]) >= 2
 
 
-def test_a_run_is_cut_by_the_time_of_its_steps_and_ends_in_the_same_bits(tiny_config, tmp_path, monkeypatch):
+def test_a_run_is_cut_by_the_time_of_its_steps_and_ends_in_the_same_bits(in_fives, tiny_config, tmp_path, monkeypatch):
     """The same run with calls of five steps, once as fast as it is and once with slow steps by the clock."""
     config = tiny_config(train__steps_per_call=5, train__log_every=100, train__checkpoint_every=100)
-    train(config, tmp_path / "fast")
     clock, counts, compiled = Clock(monkeypatch), [], parallel.data_parallel
 
     def slow(step):
@@ -127,9 +126,9 @@ def test_a_run_is_cut_by_the_time_of_its_steps_and_ends_in_the_same_bits(tiny_co
         return counting
 
     monkeypatch.setattr(parallel, "data_parallel", slow)
-    train(config, tmp_path / "slow")
+    train(config, tmp_path)
     assert counts == [1, 1, 2, 2, 2, 2, 2]
-    assert_same_bits(tmp_path / "fast", tmp_path / "slow")
+    assert_same_bits(in_fives, tmp_path)
 
 
 def test_a_signal_is_answered_after_the_calls_that_were_begun(tiny_config, tmp_path, monkeypatch):
@@ -164,7 +163,9 @@ def test_a_signal_is_answered_after_the_calls_that_were_begun(tiny_config, tmp_p
 
 
 def test_a_signal_ends_a_drawing_which_the_resumed_run_makes_up_for(tiny_config, tmp_path, monkeypatch):
-    config = tiny_config(train__sample_every=6, train__checkpoint_every=100, train__log_every=100)
+    """Of a network that halves and doubles its images."""
+    changes = {"train__sample_every": 6, "train__checkpoint_every": 100, "train__log_every": 100}
+    config = tiny_config(model__multipliers=(1, 1), **changes)
     train(config, tmp_path / "whole")
     begin, pictures = _Run.begin, ["000006.png", "000012.png"]
 

@@ -30,20 +30,6 @@ def meta(workdir, step):
     return Checkpoints(workdir / "checkpoints").meta(step)
 
 
-@pytest.fixture(scope="module")
-def four(tiny_config, tmp_path_factory):
-    """The first four steps of `whole`."""
-    workdir = tmp_path_factory.mktemp("four")
-    train(tiny_config(train__num_steps=4), workdir)
-    return workdir
-
-
-@pytest.fixture
-def run(four, tmp_path):
-    shutil.copytree(four, tmp_path / "run")
-    return tmp_path / "run"
-
-
 def test_without_a_checkpoint_every_key_may_change_and_nothing_of_the_old_attempt_stays(
     tiny_config, whole, tmp_path, monkeypatch, capsys
 ):
@@ -62,7 +48,7 @@ def test_without_a_checkpoint_every_key_may_change_and_nothing_of_the_old_attemp
             train(tiny_config(train__init_from=str(whole), **changes), tmp_path / "run")
     assert steps_logged(tmp_path / "run") == [1, 2, 3, 4]
     assert (tmp_path / "run" / "init_from.json").exists()
-    other = {"loss__prediction": "v", "seed": 3, "train__num_steps": 3, "model__remat": True, "train__accumulation": 2}
+    other = {"loss__prediction": "v", "seed": 3, "train__num_steps": 3, "process__schedule": "linear"}
     capsys.readouterr()
     train(tiny_config(**other), tmp_path / "run")
     assert "changed  loss.prediction eps -> v; no checkpoint yet" in capsys.readouterr().out
@@ -91,7 +77,8 @@ ALL = {
 }
 
 
-def test_all_that_does_not_change_a_state_s_meaning_may_change_and_is_recorded(tiny_config, run, capsys):
+def test_all_that_does_not_change_a_state_s_meaning_may_change_and_is_recorded(tiny_config, four, capsys):
+    run = four
     before = arrays(run, 4)
     config = tiny_config(train__num_steps=6, **ALL)
     assert train(config, run).step == 6
@@ -109,8 +96,9 @@ def test_all_that_does_not_change_a_state_s_meaning_may_change_and_is_recorded(t
 
 
 def test_a_changed_run_that_is_interrupted_ends_in_the_same_bits_and_one_record(
-    tiny_config, run, tmp_path, monkeypatch
+    tiny_config, four, tmp_path, monkeypatch
 ):
+    run = four
     shutil.copytree(run, tmp_path / "cut")
     config = tiny_config(train__learning_rate=1e-4, train__num_steps=8, train__checkpoint_every=100)
     train(config, run)
@@ -121,20 +109,24 @@ def test_a_changed_run_that_is_interrupted_ends_in_the_same_bits_and_one_record(
             raise Stop
         return finite(self, step, metrics)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "finite", dies)
-        for rate in (1e-2, 1e-4):  # the first is thought better of, before there is any checkpoint of it
-            with pytest.raises(Stop):
-                config.unlock().train.learning_rate = rate
-                train(config, tmp_path / "cut")
+    def at_once(*_):
+        raise Stop
+
+    # The first rate is thought better of, before there is any checkpoint of it.
+    for rate, name, death in ((1e-2, "train", at_once), (1e-4, "finite", dies)):
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(loop._Run, name, death)
+            config.unlock().train.learning_rate = rate
+            train(config, tmp_path / "cut")
     train(None, tmp_path / "cut")
     assert_same_bits(run, tmp_path / "cut")
     assert history(run) == history(tmp_path / "cut")
     assert history(run) == [{"step": 4, "changes": {"train.learning_rate": [1e-3, 1e-4]}}]
 
 
-def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(tiny_config, run, whole):
+def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(tiny_config, four, whole):
     """Also the record is that of the weights: a rate that led to nothing is no part of it."""
+    run = four
     with pytest.raises(NonFiniteError, match=r"newest checkpoint is 4\..* Lower train\.learning_rate"):
         train(tiny_config(train__learning_rate=1e38, train__checkpoint_every=100, train__max_bad_steps=0), run)
     outcome = train(tiny_config(), run)
@@ -222,7 +214,7 @@ def test_a_run_that_begins_again_starts_from_the_same_weights(whole, tiny_config
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__channels": 64}, r"ema\['conv_in'\]\['bias'\]: saved float32 \(32,\), needed float32 \(64,\)"),
+        ({"model__channels": 64}, r"ema\['conv_in'\]\['bias'\]: saved float32 \(16,\), needed float32 \(64,\)"),
         ({"model__num_heads": 4}, r"model\.num_heads: saved 1, needed 4\. "),
         ({"model__groups": 4}, r"model\.groups: saved 8, needed 4\. "),
         ({"model__family": "iddpm"}, r"model\.family: saved ddpm, needed iddpm[;.] "),

@@ -281,9 +281,9 @@ def test_a_blur_has_statistics_of_frequencies_and_no_gamma(name, tiny_config, tm
 
 def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp_path):
     source = trained.Trained(12, "", ddx.system.make_system(tiny_config(**HEAT), (8, 8, 1)), None)
-    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
+    with pytest.raises(ConfigError, match="needs a network that predicts one of eps, x0, v, velocity, not 'residual'"):
         measured.variance(source, tmp_path, "heuristic", False)
-    with pytest.raises(ConfigError, match="needs a network that predicts eps, x0, v or velocity, not 'residual'"):
+    with pytest.raises(ConfigError, match="needs a network that predicts one of eps, x0, v, velocity, not 'residual'"):
         measured.trajectory(source, tmp_path, "optimal", 3, "small", False)
 
 

@@ -1,12 +1,18 @@
-"""The README tells the truth: its code runs, its table of keys is that of the library."""
+"""The README and the pages of docs tell the truth: code runs, tables are the library's, what they name exists."""
 
 import configparser
 import pathlib
 import re
 
-from ddx.config import keys
+import pytest
 
-README = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+from ddx.config import keys
+from ddx.config.sampling import SAMPLING
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+CONFIGS, RUNS = ((ROOT / "docs" / name).read_text() for name in ("configs.md", "runs.md"))
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
 
 def test_its_code_runs():
@@ -17,25 +23,37 @@ def test_its_code_runs():
 
 
 def test_its_table_of_keys_is_the_librarys():
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", README, re.M))
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| `(.*?)` \|", CONFIGS, re.M))
     for key, spec in keys.KEYS.items():
         assert rows[key] == (str(spec.default) or '""'), key
-        assert spec.meaning in README, key
+        assert spec.meaning in CONFIGS, key
 
 
 def test_what_it_says_to_install_for_each_chip_is_an_extra():
     setup = configparser.ConfigParser()
-    setup.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+    setup.read(ROOT / "setup.cfg")
     named = set(re.findall(r"pip install [^`\n]*\[([a-z0-9-]+)\]'", README))
     assert named == {"test", "tpu", "tpu-v3", "cuda"} and named <= setup["options.extras_require"].keys()
 
 
-def test_files_that_it_names_exist():
-    root = pathlib.Path(__file__).parents[1]
-    for name in set(re.findall(r"`((?:configs|tests|docs)/[\w/]+\.\w+)", README)):
-        assert (root / name).exists(), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_it_names_exist(page):
+    text = page.read_text()
+    for name in set(re.findall(r"`((?:configs|tests|docs|ddx)/[\w/]+\.\w+)", text)):
+        assert (ROOT / name).exists(), name
+    for link in set(re.findall(r"\]\(([^)#:]+)\)", text)):
+        assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_flag_that_it_names_is_one(page):
+    sources = "".join(path.read_text() for path in (ROOT / "ddx" / "cli").glob("*.py"))
+    known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", sources)) | {*SAMPLING, "config", "help", "seed"}
+    for line in re.findall(r"^    python -m launch\.\w+.*$", page.read_text(), re.M):
+        for flag in re.findall(r"--(?:no)?(\w+)", line.partition("#")[0]):
+            assert flag in known, (flag, line)
 
 
 def test_it_lists_the_keys_that_may_change_in_a_run():
-    (listed,) = re.findall(r"It also resumes with another\n\n(.*?)\n\nwhich", README, re.S)
+    (listed,) = re.findall(r"It also resumes with another\n\n(.*?)\n\nwhich", RUNS, re.S)
     assert set(re.findall(r"`([a-z_.]+)`", listed)) == set(keys.ADJUSTABLE)

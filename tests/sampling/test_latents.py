@@ -1,4 +1,4 @@
-"""Images of a trained network, encoded and decoded again: the figures of the README."""
+"""Images of a trained network, encoded and decoded again: the figures of docs/sampling.md."""
 
 import itertools
 import json
@@ -11,13 +11,13 @@ from ddx.sampling import reconstruct, sample
 from ddx.training import train
 from tests.evaluation.test_digits import config
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "sampling.md"
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_digits_are_found_again_as_closely_as_the_readme_says(tmp_path):
-    rows = re.findall(r"^\| `(euler|heun)` \|((?: [0-9.]+ \|){4})$", README.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(euler|heun)` \|((?: [0-9.]+ \|){4})$", PAGE.read_text(), re.MULTILINE)
     assert [solver for solver, _ in rows] == ["euler", "heun"]
     train(config("digits"), tmp_path / "run")
     sample(tmp_path / "run", 8, num_steps=100, out=tmp_path / "own")

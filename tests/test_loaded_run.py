@@ -21,7 +21,7 @@ def run(whole):
 def test_it_has_what_the_run_was_trained_as(run, whole, tiny_config):
     assert run.step == 12 and run.workdir == whole
     assert run.config.process.to_dict() == tiny_config().process.to_dict()
-    assert run.process.num_steps == 20 and run.model.channels == 32
+    assert run.process.num_steps == 20 and run.model.channels == tiny_config().model.channels
     x = np.zeros((2, 8, 8, 1), np.float32)
     raw = run.model.apply({"params": run.params}, x, np.full(2, 6.0, np.float32))
     np.testing.assert_allclose(run.denoiser(clip=False)(x, 7).eps, raw, atol=1e-6)

@@ -197,7 +197,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
         ({"max_examples": 0}, ConfigError, "max_examples=0 must be at least 1"),
         ({"batch_size": -1}, ConfigError, "batch_size=-1 must be at least 1"),
         ({"num_steps": 5}, ConfigError, "trajectory"),
-        ({"num_steps": 0}, ConfigError, "trajectory"),
+        ({"num_steps": -1}, ConfigError, "trajectory"),
         ({"trajectory": "quad"}, ConfigError, "needs a number of steps"),
         ({"split": "validation"}, (ConfigError, DataError), "validation"),
         ({"seed": -1}, ConfigError, "seed=-1 must be at least 0"),

@@ -28,7 +28,7 @@ def compared(headed, tmp_path_factory):
     run, out = folder / "run", folder / "out"
     shutil.copytree(headed, run, ignore=shutil.ignore_patterns("statistics", "evaluated"))
     assert not measured.exist(trained.load(run), run, "dct", True)
-    return run, out, compare(run, num_steps=(5, 20), out=out, **FEW)
+    return run, out, compare(run, num_steps=(5, 20), out=out, **FEW).message
 
 
 @pytest.mark.parametrize(

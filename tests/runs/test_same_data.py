@@ -195,7 +195,7 @@ def test_what_was_trained_on_is_measured_and_evaluated_only_as_it_was(copied, ru
             "the network of step 2 was trained on other data than folder train is now (the content of the images)."
             " Put the data back, or name the folder where they are with --data_dir"
         )
-        assert "2 examples of train" in job(copied / "run", data_dir=safe, **FEW)
+        assert "2 examples of train" in job(copied / "run", data_dir=safe, **FEW).message
 
 
 def test_labels_of_a_test_set_mean_what_the_network_knows_them_as(copied):

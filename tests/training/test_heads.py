@@ -230,9 +230,7 @@ def test_a_head_s_own_settings_do_not_come_from_its_network(whole, tiny_config, 
     ours = head_config(str(tmp_path), "sn", "complex")
     assert (ours.loss.reduction, ours.loss.times, ours.model.dropout) == ("mean", "uniform", 0.0)
     (tmp_path / "config.json").write_text(ddx.config.to_json(tiny_config(**HEAT)))
-    with pytest.raises(
-        ConfigError, match=r"belongs to loss\.prediction='eps', 'x0', 'v' or 'velocity', not 'residual'"
-    ):
+    with pytest.raises(ConfigError, match=r"belongs to a loss\.prediction of eps, x0, v, velocity, not 'residual'"):
         head_config(str(tmp_path), "npr")
 
 

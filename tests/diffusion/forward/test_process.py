@@ -60,7 +60,7 @@ def test_scalar_times_have_no_axes_and_batches_broadcast_to_images():
         (lambda p: ddx.trajectory(1000, None, (5, 7, 0)), "decrease"),
         (lambda p: ddx.trajectory(1000, None, ()), "decrease"),
         (lambda p: ddx.denoiser(p, None, "epsilon"), "choose one of: eps"),
-        (lambda p: ddx.denoiser(ddx.ddpm(1000, "jsd"), None, "eps"), "alpha_T = 0"),
+        (lambda p: ddx.denoiser(ddx.ddpm(1000, "jsd"), None, "eps"), "says nothing of x_0 at t = T"),
     ],
 )
 def test_mistakes_are_named(call, message):

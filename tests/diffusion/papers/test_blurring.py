@@ -396,7 +396,7 @@ def test_the_gradient_by_eta_is_finite_where_nothing_is_left():
         (lambda: ddx.denoiser(ddx.blurring(d_min=0.0), None), "use 'v' or 'x0'"),
         (lambda: ddx.denoiser(ddx.blurring(), None, "residual"), "use 'v'"),
         (lambda: ddx.denoiser(ddx.ihdm(), None, "mean"), "use 'residual'"),
-        (lambda: ddx.denoiser(ddx.ihdm(), None, "eps"), "use 'v' or 'x0'"),
+        (lambda: ddx.denoiser(ddx.ihdm(), None, "eps"), "use 'v', 'x0' or, under ihdm's blur, 'residual'"),
         (lambda: ddx.ihdm(0), "at least 1"),
         (lambda: ddx.ihdm(sigma_blur_min=30.0), "at most sigma_blur_max=24"),
         (lambda: ddx.ihdm(sigma=0.0), "sigma=0.0 above 0"),

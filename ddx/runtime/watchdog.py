@@ -2,8 +2,10 @@
 
 import contextlib
 import faulthandler
+import math
 import sys
 import threading
+import time
 from types import TracebackType
 
 
@@ -16,6 +18,7 @@ class Watchdog:
     def __init__(self, seconds: float) -> None:
         """`seconds` without a new phase are a hang; 0 is never."""
         self._seconds = seconds
+        self._what, self._armed = "", -math.inf
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> "Watchdog":
@@ -27,12 +30,23 @@ class Watchdog:
         self._disarm()
 
     def phase(self, what: str) -> None:
-        """A new phase begins: there is progress."""
-        if not self._seconds:
-            return
+        """A new phase begins: there is progress.
+
+        Phases come by the thousand, and the clock is set anew, which takes a thread, at most twenty times in the
+        seconds that one may take. So a hang may be told of by a twentieth too early.
+        """
+        self._what, now = what, time.monotonic()
+        if self._seconds and now - self._armed > self._seconds / 20:
+            self._armed = now
+            self._arm()
+
+    def _tell(self) -> None:
+        message = f"no progress for {self._seconds:g} s while {self._what}; the stacks of all threads follow"
+        print(message, file=sys.stderr, flush=True)
+
+    def _arm(self) -> None:
         self._disarm()
-        message = f"no progress for {self._seconds:g} s while {what}; the stacks of all threads follow"
-        self._timer = threading.Timer(0.98 * self._seconds, print, [message], {"file": sys.stderr, "flush": True})
+        self._timer = threading.Timer(0.98 * self._seconds, self._tell)
         self._timer.daemon = True
         self._timer.start()
         if sys.__stderr__ is not None:

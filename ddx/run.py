@@ -84,7 +84,7 @@ class Run:
         data_dir: str | pathlib.Path | None = None,
         **settings: Any,
     ) -> np.ndarray:
-        """Draw images; nothing is written. They are those of `launch.sample` with the same settings.
+        """Draw images and write nothing: the images of `launch.sample` with the same settings.
 
         Args:
           num_samples: N.
@@ -94,7 +94,7 @@ class Run:
             None for all in turn.
           low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
           data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
-          **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
+          **settings: settings of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
             What is not given is the run's own. Weights are chosen by `load`.
 
         Returns:

@@ -5,7 +5,6 @@ colon: "ddpm_lsun:church". A file may import modules that lie beside it.
 """
 
 import contextlib
-import difflib
 import importlib.machinery
 import importlib.util
 import inspect
@@ -21,8 +20,8 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import config_dict
 
-from ddx.config.values import check_key, check_keys, from_json
-from ddx.runtime.errors import ConfigError, DdxError, telling_line
+from ddx.config.values import check_key, check_keys, from_file
+from ddx.runtime.errors import ConfigError, DdxError, did_you_mean, telling_line
 
 _HERE = pathlib.Path(__file__).parents[1]
 _SHIPPED = (_HERE / "configs", _HERE.parent / "configs")  # of an installed ddx, of a checkout
@@ -42,7 +41,7 @@ def load(name: str) -> ConfigDict:
     if colon and argument.startswith("//"):
         raise ConfigError(f"config file {name} is not on this machine. Copy it here and name the copy")
     if name.endswith(".json"):
-        return of_run(pathlib.Path(name))
+        return from_file(pathlib.Path(name), "Name the config.json in a run's folder")
     with _naming(file, path := find(file)):
         made = _call(file, _get_config(file, path), (argument,) if colon else ())
     if not isinstance(made, ConfigDict | dict):
@@ -54,18 +53,6 @@ def load(name: str) -> ConfigDict:
         return check_keys(made)
     except ConfigError as error:
         raise ConfigError(f"config file {file}: {error}") from None
-
-
-def of_run(path: pathlib.Path) -> ConfigDict:
-    """The config that a run wrote to its folder, as config.json.
-
-    Raises:
-      ConfigError: there is none, or it is damaged.
-    """
-    try:
-        return from_json(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path} ({error}). Name the config.json in a run's folder") from None
 
 
 def find(file: str) -> pathlib.Path:
@@ -84,10 +71,8 @@ def find(file: str) -> pathlib.Path:
     name = pathlib.PurePath(file).stem
     if name in known and pathlib.PurePath(file) == pathlib.PurePath("configs", f"{name}.py"):
         return known[name]
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f"Did you mean {close[0]}? " if close else ""
     what = f"config file not found: {file}" if file else "--config is empty"
-    raise ConfigError(f"{what}. {guess}Shipped configs: {', '.join(known)}")
+    raise ConfigError(f"{what}. {did_you_mean(name, known)}Shipped configs: {', '.join(known)}")
 
 
 def shipped() -> dict[str, pathlib.Path]:

@@ -8,6 +8,7 @@ values that cannot go together. This module imports neither jax nor a data libra
 import difflib
 import json
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -155,6 +156,18 @@ def from_json(text: str, where: str) -> ConfigDict:
         raise ConfigError(f"in {where}: {error}") from None
 
 
+def from_file(path: pathlib.Path, remedy: str) -> ConfigDict:
+    """A validated config from the file config.json of a run; `remedy` is what to do if it cannot be read.
+
+    Raises:
+      ConfigError: it cannot be read, or is no valid config.
+    """
+    try:
+        return from_json(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} ({error}). {remedy}") from None
+
+
 def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "simple") -> ConfigDict:
     """The config of a run that trains a head on the network of the run in `workdir`, whose weights stay as they are.
 
@@ -169,11 +182,7 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
       ConfigError: the folder has no run, or one whose network cannot have such a head.
     """
     folder = local_path(workdir, "workdir")
-    path = folder / "config.json"
-    try:
-        config = from_json(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path} ({error}). Name the folder of a run that is trained") from None
+    config = from_file(folder / "config.json", "Name the folder of a run that is trained")
     config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
     config.loss.reduction = "mean"
     config.model.head, config.model.dropout = head, 0.0

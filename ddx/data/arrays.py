@@ -1,15 +1,15 @@
 """Images in a NumPy file, of any number of channels, as a source."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
-from ddx.data.decode import file_size, one_line
+from ddx.data.decode import file_size
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
-from ddx.data.npy import SUFFIXES, Header, headers
+from ddx.data.npy import SUFFIXES, Header, headers, reading
 from ddx.data.sources import Source
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.files import local_path
@@ -17,7 +17,6 @@ from ddx.runtime.files import local_path
 _SPLITS = ("train", "all")
 _MOST_UNNAMED = 2**16  # classes that are known by their numbers alone
 _STORE = "Store uint8 images (N, H, W, C) or (N, H, W) with np.save, or as images=... with np.savez"
-T = TypeVar("T")
 
 
 class _Content(NamedTuple):
@@ -47,12 +46,12 @@ def array(path: str, split: str) -> Source:
             f"there is no split {split!r}. {file} has {' and '.join(_SPLITS)}, which are the same. Choose one of them;"
             " images of another file are its split all"
         )
-    size = _reading(file, lambda: file_size(file))
-    images, labels, classes = _content(file, _reading(file, lambda: headers(file)))
+    size = reading(file, lambda: file_size(file), _STORE)
+    images, labels, classes = _content(file, reading(file, lambda: headers(file), _STORE))
     remedy = "Store the images again."
 
     def check_size() -> None:  # to touch what was cut off from a mapped file would end the process
-        if file.suffix == ".npy" and _reading(file, lambda: os.stat(file).st_size) < size:
+        if file.suffix == ".npy" and reading(file, lambda: os.stat(file).st_size, _STORE) < size:
             raise DataError(f"{file} was cut short while it was read. {remedy}")
 
     def examples(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:
@@ -82,14 +81,14 @@ def _content(file: Path, held: dict[str, Header]) -> _Content:
         raise DataError(f"{file} holds {dtype} of shape {shape}. {_STORE}{convert}")
     _check_labels(file, held, shape[0])
     if name == "":
-        mapped = _reading(file, lambda: np.load(file, mmap_mode="r", allow_pickle=False))
+        mapped = reading(file, lambda: np.load(file, mmap_mode="r", allow_pickle=False), _STORE)
         images, labels, classes = np.asarray(mapped), None, None
     else:
-        images, labels, classes = _reading(file, lambda: _members(file, name))
+        images, labels, classes = reading(file, lambda: _members(file, name), _STORE)
     images = images if images.ndim == 4 else images[..., None]
     if labels is None:
         return _Content(images, np.zeros(len(images), np.int32), ("",))
-    names = None if classes is None else [str(name) for name in _reading(file, lambda: _decoded(classes))]
+    names = None if classes is None else [str(name) for name in reading(file, lambda: _decoded(classes), _STORE)]
     low, count = int(labels.min()), int(labels.max()) + 1
     if low < 0 or count > (_MOST_UNNAMED if names is None else len(names)):
         known = "" if names is None else f", and classes has {len(names)} names"
@@ -134,12 +133,3 @@ def _members(file: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, np.n
 
 def _decoded(names: np.ndarray) -> np.ndarray:
     return np.char.decode(names) if names.dtype.kind == "S" else names
-
-
-def _reading(file: Path, read: Callable[[], T]) -> T:
-    """Turns whatever the bytes of a file lead NumPy's and zipfile's parsers into into one line that names it."""
-    try:
-        return read()
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
-        raise DataError(f"cannot read {file} ({reason}). {_STORE}") from error

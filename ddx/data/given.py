@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddx.data.datasets import Shape, decode
 from ddx.data.decode import CropError, file_size, one_line, read_image
-from ddx.data.npy import SUFFIXES, Header, headers
+from ddx.data.npy import SUFFIXES, Header, headers, reading
 from ddx.data.sources import folder
 from ddx.runtime.errors import DataError
 from ddx.runtime.files import local_path
@@ -87,15 +87,14 @@ def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
 
 
 def _read(path: pathlib.Path, read: Callable[[], T]) -> T:
-    try:
-        file_size(path)  # a regular file
-        return read()
-    except KeyError:
-        raise DataError(f"{path} has no array 'samples'. Store the images under that name") from None
-    # NumPy's and zipfile's parsers raise whatever the bytes lead them into: OSError, BadZipFile, zlib.error...
-    except Exception as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
-        raise DataError(f"cannot read {path} ({reason}). Name an .npy or .npz file of images") from None
+    def of_regular_file() -> T:
+        file_size(path)  # refuses any other
+        try:
+            return read()
+        except KeyError:
+            raise DataError(f"{path} has no array 'samples'. Store the images under that name") from None
+
+    return reading(path, of_regular_file, "Name an .npy or .npz file of images")
 
 
 def _described(path: pathlib.Path) -> tuple[str, Header]:

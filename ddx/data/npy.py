@@ -3,10 +3,15 @@
 import io
 import pathlib
 import zipfile
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from ddx.data.decode import one_line
+from ddx.runtime.errors import DataError
+
+T = TypeVar("T")
 SUFFIXES = (".npy", ".npz")
 _HEADER = 2**16  # bytes in which the header of an array must end
 
@@ -33,6 +38,21 @@ def headers(path: pathlib.Path) -> dict[str, Header]:
                 with archive.open(name) as member:
                     found[name.removesuffix(".npy")] = _header(member.read(_HEADER))
     return found
+
+
+def reading(path: pathlib.Path, read: Callable[[], T], remedy: str) -> T:
+    """What `read` returns; whatever the bytes of a file lead the parsers into becomes one line that names it.
+
+    Raises:
+      DataError: the file cannot be read; its last sentence is the remedy.
+    """
+    try:
+        return read()
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
+        raise DataError(f"cannot read {path} ({reason}). {remedy}") from error
 
 
 def _header(begin: bytes) -> Header:

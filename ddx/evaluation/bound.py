@@ -40,6 +40,11 @@ class Part(NamedTuple):
     terms: np.ndarray  # (n, K, ...) bits/dim, by ascending time
     mse: np.ndarray  # (n, K)
 
+    @property
+    def total(self) -> np.ndarray:
+        """The bound of each example, (n,) bits/dim, where terms are (n, K)."""
+        return self.prior + self.terms.sum(1) + self.decoder
+
 
 class Protocol(NamedTuple):
     """Functions of a batch, for one device, that together are a bound."""

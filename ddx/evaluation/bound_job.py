@@ -81,7 +81,7 @@ def evaluate(
       out: folder to write to; None for one in the workdir named after the protocol.
 
     Returns:
-      What was written, with the result as in bpd.json; its arrays() are those of bpd.npz.
+      What was written, with the result as in bpd.json; its arrays() are the arrays of bpd.npz.
 
     Raises:
       ConfigError: a setting is invalid, the data are not the network's, or `out` holds another job.
@@ -139,9 +139,8 @@ def evaluate(
         if result is None:
             bound = Bound(protocol(system, how, chosen or how["variance"], training))
             for start, part in bound.parts(source.params, data, examples, seed, job.size, job.begin()):
-                total = part.prior + part.terms.sum(1) + part.decoder
                 sums = {"terms": part.terms.sum(0), "mse": part.mse.sum(0)}
-                job.write(start, total=total, prior=part.prior, decoder=part.decoder, **sums)
+                job.write(start, total=part.total, prior=part.prior, decoder=part.decoder, **sums)
             result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
         job.remove_parts()
         drawn = "rate_distortion" not in metrics or all((out / curve).exists() for curve in CURVES)
@@ -168,7 +167,7 @@ def bits_per_dim(
 
     def score(params: Any) -> dict[str, float]:
         parts = [part for _, part in bound.parts(params, data, examples, seed, size, frozenset())]
-        total = np.concatenate([part.prior + part.terms.sum(1) + part.decoder for part in parts])
+        total = np.concatenate([part.total for part in parts])
         return {"bits_per_dim": float(total.mean())}
 
     return score

@@ -66,7 +66,7 @@ def measure(
       out: folder to write to; None for one in the workdir named after the protocol.
 
     Returns:
-      What was written, with a summary; its arrays() are those of `ddx.diffusion.bound.statistics.Statistics`.
+      What was written, with a summary; its arrays() are the fields of `ddx.diffusion.bound.statistics.Statistics`.
 
     Raises:
       ConfigError: a setting is invalid, or `out` holds another job.

@@ -1,4 +1,4 @@
-"""From the folder of a run to a trained network, and to the settings that images are drawn from it with."""
+"""From the folder of a run to a trained network."""
 
 import pathlib
 import shlex
@@ -62,7 +62,7 @@ def load(workdir: pathlib.Path, step: int | None = None, weights: str | None = N
 def load_for_job(
     workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str, weights: str | None = None
 ) -> Trained:
-    """`load`, where no step is that of the job of this name in the folder `out`, if there is one."""
+    """As `load`; without a step, the step of the job of this name in the folder `out`, if there is such a job."""
     begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
     if begun is None:
         return load(workdir, step, weights)

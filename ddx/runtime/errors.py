@@ -4,6 +4,9 @@ A message is one line that says what is wrong, where, and how to fix it; the com
 traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class DdxError(Exception):
     """Base of the errors below; never raised itself."""
@@ -45,6 +48,12 @@ class NonFiniteError(DdxError):
     """Training met a loss or a gradient that is not a finite number."""
 
     exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to an unknown one, as the question of a message; empty if none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {close[0]}? " if close else ""
 
 
 def telling_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, did_you_mean
 from ddx.system import System
 
 
@@ -67,9 +67,7 @@ def check_setting(name: str) -> None:
     """Refuse, with a ConfigError, a name that is no setting of a sampling job."""
     known = [setting for setting, key in SAMPLING.items() if key.is_flag]
     if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        guess = f"Did you mean {close[0]}? " if close else ""
-        raise ConfigError(f"unknown setting {name}. {guess}Settings: preset, {', '.join(known)}")
+        raise ConfigError(f"unknown setting {name}. {did_you_mean(name, known)}Settings: preset, {', '.join(known)}")
 
 
 Labels = tuple[int | str, ...]

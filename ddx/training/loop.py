@@ -32,7 +32,7 @@ from ddx.training.pace import Pace, steps_per_call
 from ddx.training.remedies import smaller_step
 from ddx.training.state import TrainState, init_state, make_optimizer
 from ddx.training.step import empty_batch, make_step, many_steps, stacked
-from ddx.training.watch import Watch
+from ddx.training.watch import Watch, is_due
 
 
 class Outcome(NamedTuple):
@@ -84,7 +84,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path, data: Any = No
             print(f"changed  {change}", flush=True)
         save_config(workdir, config, start.history)
         forget_later(workdir, step)
-        return run.train(state, step, start)
+        return run.train(state, start)
 
 
 def _config(workdir: pathlib.Path, config: ConfigDict | None, data: Any) -> ConfigDict:
@@ -176,9 +176,9 @@ class _Run:
         print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
         print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
 
-    def train(self, state: TrainState, start: int, found: resume.Start) -> Outcome:
-        """Train from step `start`, of which the checkpoint that was found says what no line of metrics has yet."""
-        config, total = self.config.train, self.config.train.num_steps
+    def train(self, state: TrainState, found: resume.Start) -> Outcome:
+        """Train from where a run starts; of what no line of metrics has yet, its checkpoint tells."""
+        config, total, start = self.config.train, self.config.train.num_steps, found.step
         pending, self.bad_before = found.pending, found.bad_steps
         every = (config.log_every, config.checkpoint_every, *self.watch.every)
         metrics: list[dict[str, Any]] = [pending] if pending else []
@@ -198,7 +198,7 @@ class _Run:
             Progress("training", total, start, config.batch_size) as progress,
         ):
             pace = Pace(self.per_call)
-            if start and self.watch.is_due(start, total):  # a signal may have come before
+            if start:  # what a signal prevented
                 self.watch.look(start, total, state, writer, preemption, progress)
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
@@ -215,8 +215,8 @@ class _Run:
                     progress.restart_clock()
                 step += n
                 progress.advance(n)
-                log, save = (step % e == 0 or step == total for e in every[:2])
-                look = self.watch.is_due(step, total)
+                log, save = (is_due(step, total, one) for one in every[:2])
+                look = is_due(step, total, *self.watch.every)
                 if log or save or look:
                     metrics += pace.wait()
                 if log or save:
@@ -246,10 +246,10 @@ class _Run:
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         """The joined metrics of the steps up to `step`; a NonFiniteError if too many in a row changed nothing."""
         joined, most = join(metrics), self.config.train.max_bad_steps
-        self.bad_steps = bad = self.bad_before
-        for at, good in enumerate(joined["finite"].astype(bool), step - len(joined["finite"]) + 1):
-            self.bad_steps = bad = 0 if good else bad + 1
-            if bad > most:
+        self.bad_steps = self.bad_before
+        for at, good in enumerate(joined["finite"], step - len(joined["finite"]) + 1):
+            self.bad_steps = 0 if good else self.bad_steps + 1
+            if self.bad_steps > most:
                 last = self.checkpoints.steps()
                 raise NonFiniteError(
                     f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"

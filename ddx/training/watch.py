@@ -28,6 +28,11 @@ from ddx.training.state import TrainState
 T = TypeVar("T")
 
 
+def is_due(step: int, last: int, *every: int) -> bool:
+    """Whether a step is one of those that something happens at: every so many steps, and at the last."""
+    return step == last or any(step % one == 0 for one in every)
+
+
 class Watch:
     """Draws and scores the network of a run, every so many steps and at the end."""
 
@@ -46,10 +51,6 @@ class Watch:
         }
         self.every = (t.sample_every, *([t.evaluate_every] if names else []))
 
-    def is_due(self, step: int, last: int) -> bool:
-        """Whether anything is to be shown at a step, of which `last` is the last."""
-        return any(step % every == 0 or step == last for every in self.every)
-
     def look(
         self,
         step: int,
@@ -64,11 +65,11 @@ class Watch:
         def unless_requested(work: Callable[[], T]) -> T | None:
             return preemption.unless_requested(work) if preemption else work()
 
-        weights = state.weights(self._config.sample.weights)
-        if (step % self.every[0] == 0 or step == last) and not self.picture(step).exists():
+        weights, t = state.weights(self._config.sample.weights), self._config.train
+        if is_due(step, last, t.sample_every) and not self.picture(step).exists():
             self.draw(step, weights, writer, unless_requested, progress)
         for name, score in self._scores.items():
-            if (step % self.every[1] == 0 or step == last) and not writer.has_scores(step, name):
+            if is_due(step, last, t.evaluate_every) and not writer.has_scores(step, name):
                 self.score(step, name, functools.partial(score, weights), writer, unless_requested, progress)
 
     def picture(self, step: int) -> pathlib.Path:

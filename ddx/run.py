@@ -6,7 +6,6 @@ denoise = run.denoiser()                     # for every function of ddx, such a
 """
 
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ddx.runs import trained
 from ddx.runs.job import Result
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path, optional_path
+from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.sampling.generator import Generator
 from ddx.sampling.samples import prepare
 from ddx.sampling.settings import Labels, class_numbers, to_tell
@@ -36,7 +35,7 @@ class Run:
       params: the network's weights.
     """
 
-    def __init__(self, workdir: pathlib.Path, source: trained.Trained) -> None:
+    def __init__(self, workdir: Path, source: trained.Trained) -> None:
         """A run in a folder, with a network from it."""
         self.workdir, self._source = workdir, source
         self.step, self.system, self.params = source.step, source.system, source.params
@@ -80,8 +79,8 @@ class Run:
         seed: int = 0,
         preset: str | None = None,
         labels: Labels | None = None,
-        low_res: str | pathlib.Path | None = None,
-        data_dir: str | pathlib.Path | None = None,
+        low_res: str | Path | None = None,
+        data_dir: str | Path | None = None,
         **settings: Any,
     ) -> np.ndarray:
         """Draw images and write nothing: the images of `launch.sample` with the same settings.
@@ -123,7 +122,7 @@ class Run:
         return evaluate(self.workdir, metrics, step=self.step, **settings)
 
 
-def load(workdir: str | pathlib.Path, step: int | None = None, weights: str | None = None) -> Run:
+def load(workdir: str | Path, step: int | None = None, weights: str | None = None) -> Run:
     """The trained network in a run's folder.
 
     Args:
@@ -135,5 +134,5 @@ def load(workdir: str | pathlib.Path, step: int | None = None, weights: str | No
       ConfigError: there are no such weights.
       CheckpointError: the folder has no run, no such checkpoint, or a damaged one.
     """
-    folder = local_path(workdir, "workdir")
+    folder = user_path(workdir, "workdir")
     return Run(folder, trained.load(folder, step, weights))

@@ -4,7 +4,6 @@ jax and the parts of ddx that need it are imported by the commands only when the
 mistakes in flags or configs are answered at once.
 """
 
-import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,9 +14,9 @@ from ml_collections import ConfigDict, config_flags
 from ddx.config import files
 from ddx.config.key import Key
 from ddx.config.values import check_key, validate, wrong_type
-from ddx.runtime import faults
+from ddx.runtime import faults, storage
 from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
-from ddx.runtime.files import local_path, optional_path
+from ddx.runtime.paths import Path, optional_path, user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
@@ -85,11 +84,11 @@ def run(main: Callable[[], int]) -> None:
     sys.exit(code)
 
 
-def workdir() -> pathlib.Path:
+def workdir() -> Path:
     """The --workdir flag, without which there is no run."""
     if not WORKDIR.value:
         raise ConfigError("--workdir is missing. Name the folder of the run, such as --workdir=runs/digits")
-    return local_path(WORKDIR.value, "--workdir")
+    return user_path(WORKDIR.value, "--workdir")
 
 
 def given_config(flag: flags.FlagHolder) -> ConfigDict | None:
@@ -135,12 +134,12 @@ def _parse(argv: list[str]) -> None:
         raise ConfigError(f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help")
 
 
-def _own_config(argv: list[str], change: str) -> pathlib.Path:
+def _own_config(argv: list[str], change: str) -> Path:
     """The config of the run in --workdir, which a change without --config is of."""
     given = [value for arg, value in zip(argv, [*argv[1:], ""], strict=True) if arg in ("--workdir", "-workdir")]
     given += [arg.partition("=")[2] for arg in argv if arg.startswith(("--workdir=", "-workdir="))]
-    path = local_path(given[-1], "--workdir") / "config.json" if given and given[-1] else None
-    if path is None or not path.is_file():
+    path = user_path(given[-1], "--workdir") / "config.json" if given and given[-1] else None
+    if path is None or not storage.is_file(path):
         where = f", and there is no {path}" if path else ""
         raise ConfigError(f"--{change} needs a config to change{where}. Pass --config, such as --config=digits")
     return path

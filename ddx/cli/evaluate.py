@@ -9,7 +9,6 @@ python -m launch.evaluate --workdir=runs/digits --metrics=statistics     what an
 python -m launch.evaluate --workdir=runs/digits --metrics=comparison     a table of all variances
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
@@ -18,6 +17,7 @@ from ddx.cli import command
 from ddx.config.sampling import SAMPLING
 from ddx.diffusion.catalogue import VARIANCES
 from ddx.runtime.errors import ConfigError
+from ddx.runtime.paths import Path
 
 METRICS = flags.DEFINE_list(
     "metrics", ["bpd"], "Of: bpd (bits per dimension), rate_distortion; or statistics; or comparison (of variances)."
@@ -78,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def _measure(workdir: pathlib.Path) -> int:
+def _measure(workdir: Path) -> int:
     why = "--metrics=statistics measures all times, and nothing else"
     _refuse(why, num_steps=NUM_STEPS, trajectory=TRAJECTORY, variance=VARIANCE, cdf=CDF, delta=DELTA, eta=ETA)
     from ddx.evaluation import measure
@@ -87,7 +87,7 @@ def _measure(workdir: pathlib.Path) -> int:
     return 0
 
 
-def _compare(workdir: pathlib.Path) -> int:
+def _compare(workdir: Path) -> int:
     why = "--metrics=comparison compares all there are"
     _refuse(why, trajectory=TRAJECTORY, variance=VARIANCE, delta=DELTA, eta=ETA, basis=BASIS)
     num_steps = _num_steps()

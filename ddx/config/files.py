@@ -22,6 +22,7 @@ from ml_collections.config_dict import config_dict
 
 from ddx.config.values import check_key, check_keys, from_file
 from ddx.runtime.errors import ConfigError, DdxError, did_you_mean, telling_line
+from ddx.runtime.paths import user_path
 
 _HERE = pathlib.Path(__file__).parents[1]
 _SHIPPED = (_HERE / "configs", _HERE.parent / "configs")  # of an installed ddx, of a checkout
@@ -38,10 +39,10 @@ def load(name: str) -> ConfigDict:
       ConfigError: there is no such file, it fails, or it returns something else than a config with all keys.
     """
     file, colon, argument = name.partition(":")
+    if name.endswith(".json"):
+        return from_file(user_path(name, "--config"), "Name the config.json in a run's folder")
     if colon and argument.startswith("//"):
         raise ConfigError(f"config file {name} is not on this machine. Copy it here and name the copy")
-    if name.endswith(".json"):
-        return from_file(pathlib.Path(name), "Name the config.json in a run's folder")
     with _naming(file, path := find(file)):
         made = _call(file, _get_config(file, path), (argument,) if colon else ())
     if not isinstance(made, ConfigDict | dict):

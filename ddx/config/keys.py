@@ -147,6 +147,7 @@ KEYS: dict[str, Key] = {
 
 # Keys that name a folder.
 PATHS = ("data.dir", "data.cache_dir", "train.backbone", "train.init_from")
+LOCAL = ("data.cache_dir",)  # and must be on this machine
 
 # A run that has checkpoints may resume with other values of these: they do not decide the state after N steps.
 CHANGEABLE = (

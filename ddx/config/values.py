@@ -8,17 +8,17 @@ values that cannot go together. This module imports neither jax nor a data libra
 import difflib
 import json
 import os
-import pathlib
 import re
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
-from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
+from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LOCAL, PATHS
 from ddx.config.rules import check_together
 from ddx.diffusion.catalogue import LEARNED_VARIANCES
+from ddx.runtime import storage
 from ddx.runtime.errors import ConfigError, telling_line
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import Path, absolute, local_path, place, user_path
 
 USER = "user"
 """The group of a config that is the user's own: any keys, any values that JSON has. Nothing of ddx depends on it."""
@@ -114,7 +114,7 @@ def _place(key: str, value: Any) -> Any:
     if key not in PATHS or not isinstance(value, str) or not value:
         return value
     folder, step = named_run(value) if key == "train.init_from" else (value, None)
-    return os.path.realpath(os.path.expanduser(folder)), step
+    return place(folder), step
 
 
 def named_run(value: str) -> tuple[str, int | None]:
@@ -156,14 +156,14 @@ def from_json(text: str, where: str) -> ConfigDict:
         raise ConfigError(f"in {where}: {error}") from None
 
 
-def from_file(path: pathlib.Path, remedy: str) -> ConfigDict:
+def from_file(path: Path, remedy: str) -> ConfigDict:
     """A validated config from the file config.json of a run; `remedy` is what to do if it cannot be read.
 
     Raises:
       ConfigError: it cannot be read, or is no valid config.
     """
     try:
-        return from_json(path.read_text(), str(path))
+        return from_json(storage.read_text(path), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path} ({error}). {remedy}") from None
 
@@ -181,7 +181,7 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
     Raises:
       ConfigError: the folder has no run, or one whose network cannot have such a head.
     """
-    folder = local_path(workdir, "workdir")
+    folder = user_path(workdir, "workdir")
     config = from_file(folder / "config.json", "Name the folder of a run that is trained")
     config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
     config.loss.reduction = "mean"
@@ -275,9 +275,9 @@ def _plain(value: Any) -> Any:
 def _absolute(key: str, value: str) -> str:
     """A folder as other commands find it too, from wherever they are run."""
     if key != "train.init_from":
-        return os.path.abspath(local_path(value, key))
+        return str(absolute(local_path(value, key) if key in LOCAL else user_path(value, key)))
     folder, step = named_run(value)
-    path = os.path.abspath(local_path(folder, key))
+    path = str(absolute(user_path(folder, key)))
     if step is not None:
         return f"{path}:{step}"
     return path if named_run(path)[1] is None else f"{path}/"  # a folder whose name ends as if in a step

@@ -1,18 +1,16 @@
 """Images in a NumPy file, of any number of channels, as a source."""
 
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ddx.data.decode import file_size
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.data.npy import SUFFIXES, Header, headers, reading
 from ddx.data.sources import Source
+from ddx.runtime import storage
 from ddx.runtime.errors import ConfigError, DataError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import Path, is_local, user_path
 
 _SPLITS = ("train", "all")
 _MOST_UNNAMED = 2**16  # classes that are known by their numbers alone
@@ -38,7 +36,7 @@ def array(path: str, split: str) -> Source:
     """
     if not path:
         raise ConfigError('data set "array" needs to know which file. Set data.dir to an .npy or .npz file')
-    file = local_path(path, "data.dir")
+    file = user_path(path, "data.dir")
     if file.suffix not in SUFFIXES:
         raise DataError(f"{file} is no .npy or .npz file. {_STORE}")
     if split not in _SPLITS:
@@ -46,12 +44,14 @@ def array(path: str, split: str) -> Source:
             f"there is no split {split!r}. {file} has {' and '.join(_SPLITS)}, which are the same. Choose one of them;"
             " images of another file are its split all"
         )
-    size = reading(file, lambda: file_size(file), _STORE)
+    size = reading(file, lambda: storage.size(file), _STORE)
+    if not is_local(file):  # all of it is read, and it is known by its headers first
+        file = storage.on_this_machine(file)
     images, labels, classes = _content(file, reading(file, lambda: headers(file), _STORE))
     remedy = "Store the images again."
 
     def check_size() -> None:  # to touch what was cut off from a mapped file would end the process
-        if file.suffix == ".npy" and reading(file, lambda: os.stat(file).st_size, _STORE) < size:
+        if file.suffix == ".npy" and reading(file, lambda: storage.size(file), _STORE) < size:
             raise DataError(f"{file} was cut short while it was read. {remedy}")
 
     def examples(indices: Sequence[int]) -> Iterator[tuple[np.ndarray, int]]:

@@ -33,8 +33,10 @@ import numpy as np
 from ddx.data.decode import Conversion
 from ddx.data.fingerprint import Fingerprint
 from ddx.runtime.errors import ConfigError, DdxError
-from ddx.runtime.files import digest, local_path, make_directory, sha256, write_json
+from ddx.runtime.folders import make_directory
+from ddx.runtime.paths import local_path
 from ddx.runtime.progress import Progress
+from ddx.runtime.storage import digest, sha256, write_json
 
 Fetch = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -21,7 +21,7 @@ from ddx.data.fingerprint import Fingerprint
 from ddx.data.prepared import prepared
 from ddx.data.sources import Source, digits, folder
 from ddx.runtime.errors import ConfigError, DataError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import user_path
 
 Shape = tuple[int, int, int]
 _THREADS = min(16, os.cpu_count() or 1)
@@ -114,7 +114,7 @@ def load(
     """
     if channels not in (0, 1, 3):
         raise ConfigError(f"data.channels must be 0 (as the images are), 1 or 3, got {channels}.")
-    source = _open(name, split, str(local_path(directory, "data.dir")) if directory else "")
+    source = _open(name, split, str(user_path(directory, "data.dir")) if directory else "")
     conversion = Conversion(channels or source.channels, _sides(image_size), tuple(crop))
     image, _ = next(source.examples([0]))
     shape = _convert(source, conversion, 0, image).shape

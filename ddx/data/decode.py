@@ -5,12 +5,13 @@ first frame. Every failure is a `ValueError` that holds the reason alone; who kn
 """
 
 import io
-import os
-import stat
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ddx.runtime import storage
+from ddx.runtime.paths import Path
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # Where Pillow starts to warn of a decompression bomb; it refuses only twice that, and its setting is process-wide.
@@ -67,31 +68,17 @@ class Conversion:
         return to_array(picture, self.size or 0, self.channels, crop)
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
     """Decodes an image file, turned as its EXIF orientation asks.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is no regular file (a pipe, or a device that never ends), too large, or no image.
     """
-    size = file_size(path)
+    size = storage.size(path)
     if size > MAX_BYTES:
         raise ValueError(f"{size} bytes, more than {MAX_BYTES}")
-    with open(path, "rb") as file:
-        return open_image(file.read(), upright=True)
-
-
-def file_size(path: str | os.PathLike[str]) -> int:
-    """The bytes in a regular file.
-
-    Raises:
-        OSError: there is none, or it may not be looked at.
-        ValueError: it is something else.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
-    return status.st_size
+    return open_image(storage.read_bytes(path), upright=True)
 
 
 def open_image(data: bytes, *, upright: bool) -> Image.Image:

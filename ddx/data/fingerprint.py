@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ddx.runtime.files import digest
+from ddx.runtime.storage import digest
 
 # At most so much is read of a set; of more, a part of some examples.
 MOST_BYTES = 2**26

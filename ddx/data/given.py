@@ -1,7 +1,7 @@
 """Images that a user hands to a command: a picture, a folder of pictures, or a NumPy file."""
 
 import math
-import pathlib
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,18 +9,19 @@ import numpy as np
 from PIL import Image
 
 from ddx.data.datasets import Shape, decode
-from ddx.data.decode import CropError, file_size, one_line, read_image
+from ddx.data.decode import CropError, one_line, read_image
 from ddx.data.npy import SUFFIXES, Header, headers, reading
 from ddx.data.sources import folder
+from ddx.runtime import storage
 from ddx.runtime.errors import DataError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import Path, user_path
 
 MAX_BYTES = 2**31  # of pixels: they are all in memory, also as floats
 T = TypeVar("T")
 Convert = Callable[[Image.Image], np.ndarray]
 
 
-def given_images(path: str | pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
+def given_images(path: str | os.PathLike[str], convert: Convert, shape: Shape) -> np.ndarray:
     """The images at a path, (N, H, W, C) uint8 of the wanted shape.
 
     Args:
@@ -31,13 +32,13 @@ def given_images(path: str | pathlib.Path, convert: Convert, shape: Shape) -> np
         shape: (H, W, C), which arrays must have.
 
     Raises:
-        ConfigError: the path is none on this machine.
+        ConfigError: it is no path.
         DataError: there are none, or they cannot be used.
     """
-    path = local_path(path, "images")
+    path = user_path(path, "images")
     if path.suffix in SUFFIXES:
         return _array(path, shape)
-    if path.is_dir():
+    if storage.is_dir(path):
         return _folder(path, convert, shape)
     try:
         picture = read_image(path)
@@ -48,7 +49,7 @@ def given_images(path: str | pathlib.Path, convert: Convert, shape: Shape) -> np
     return _converted(picture, convert, shape, str(path))[None]
 
 
-def _folder(path: pathlib.Path, convert: Convert, shape: Shape) -> np.ndarray:
+def _folder(path: Path, convert: Convert, shape: Shape) -> np.ndarray:
     source = folder(str(path), "all", "Name an image, a folder of images or an .npz file.")
     _check_size(path, source.num_examples, shape)
 
@@ -71,7 +72,7 @@ def _converted(picture: Image.Image, convert: Convert, shape: Shape, where: str)
         raise DataError(f"image cannot be used: {one_line(error)}. {where}. Name another") from None
 
 
-def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
+def _array(path: Path, shape: Shape) -> np.ndarray:
     name, (found, dtype) = _read(path, lambda: _described(path))
     if dtype != np.uint8 or found[1:] != shape or found[0] < 1:
         wanted = ", ".join(map(str, shape))
@@ -79,16 +80,17 @@ def _array(path: pathlib.Path, shape: Shape) -> np.ndarray:
     _check_size(path, found[0], shape)
 
     def read() -> np.ndarray:
-        content = np.load(path, allow_pickle=False)
-        images: np.ndarray = content[name] if name else content
-        return images
+        with storage.opened(path) as file:
+            content = np.load(file, allow_pickle=False)
+            images: np.ndarray = content[name] if name else content
+            return images
 
     return _read(path, read)
 
 
-def _read(path: pathlib.Path, read: Callable[[], T]) -> T:
+def _read(path: Path, read: Callable[[], T]) -> T:
     def of_regular_file() -> T:
-        file_size(path)  # refuses any other
+        storage.size(path)  # refuses any other
         try:
             return read()
         except KeyError:
@@ -97,14 +99,14 @@ def _read(path: pathlib.Path, read: Callable[[], T]) -> T:
     return reading(path, of_regular_file, "Name an .npy or .npz file of images")
 
 
-def _described(path: pathlib.Path) -> tuple[str, Header]:
+def _described(path: Path) -> tuple[str, Header]:
     """The name of the images in an .npz file, "" for an .npy file, and what they are."""
     held = headers(path)
     name = "samples" if "samples" in held or len(held) != 1 else next(iter(held))
     return name, held[name]
 
 
-def _check_size(path: pathlib.Path, count: int, shape: Shape) -> None:
+def _check_size(path: Path, count: int, shape: Shape) -> None:
     if count * math.prod(shape) > MAX_BYTES:
         raise DataError(
             f"{path} holds {count} images of {' x '.join(map(str, shape))}, too many for memory."

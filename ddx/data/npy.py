@@ -1,7 +1,6 @@
 """What NumPy files hold, told by their headers alone: content may inflate to thousands of times a file's size."""
 
 import io
-import pathlib
 import zipfile
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
@@ -9,7 +8,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ddx.data.decode import one_line
-from ddx.runtime.errors import DataError
+from ddx.runtime import storage
+from ddx.runtime.errors import DataError, DdxError
+from ddx.runtime.paths import Path
 
 T = TypeVar("T")
 SUFFIXES = (".npy", ".npz")
@@ -23,16 +24,16 @@ class Header(NamedTuple):
     dtype: np.dtype
 
 
-def headers(path: pathlib.Path) -> dict[str, Header]:
+def headers(path: Path) -> dict[str, Header]:
     """The arrays of an .npz file by name; of an .npy file its one array, as "".
 
     NumPy's and zipfile's parsers raise whatever the bytes lead them into: OSError, ValueError, BadZipFile...
     """
     if path.suffix == ".npy":
-        with open(path, "rb") as file:
+        with storage.opened(path) as file:
             return {"": _header(file.read(_HEADER))}
     found = {}
-    with zipfile.ZipFile(path) as archive:
+    with storage.opened(path) as file, zipfile.ZipFile(file) as archive:
         for name in archive.namelist():
             if name.endswith(".npy"):
                 with archive.open(name) as member:
@@ -40,7 +41,7 @@ def headers(path: pathlib.Path) -> dict[str, Header]:
     return found
 
 
-def reading(path: pathlib.Path, read: Callable[[], T], remedy: str) -> T:
+def reading(path: Path, read: Callable[[], T], remedy: str) -> T:
     """What `read` returns; whatever the bytes of a file lead the parsers into becomes one line that names it.
 
     Raises:
@@ -48,7 +49,7 @@ def reading(path: pathlib.Path, read: Callable[[], T], remedy: str) -> T:
     """
     try:
         return read()
-    except DataError:
+    except DdxError:
         raise
     except Exception as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)

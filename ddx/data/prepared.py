@@ -4,11 +4,11 @@ Preparing one (downloading it, writing its records) needs TensorFlow and happens
 here. A prepared copy lies in <directory>/<name>[/<config>]/<version> and describes itself: splits, classes, counts.
 """
 
+import functools
 import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ from PIL import Image
 from ddx.data.decode import one_line, open_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
 from ddx.data.sources import Source
+from ddx.runtime import folders, storage
 from ddx.runtime.errors import DataError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import Path, is_local, user_path
 
 _NAME = re.compile(r"(?P<dataset>\w+)(/(?P<config>[^/:]+))?(:(?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -37,11 +38,13 @@ def prepared(name: str, split: str, directory: str) -> Source:
     """
     given = [("data.dir", directory), ("TFDS_DATA_DIR", os.environ.get("TFDS_DATA_DIR")), ("", "~/tensorflow_datasets")]
     option, first = next((option, path) for option, path in given if path)
-    directory = str(local_path(first, option))
+    directory = str(user_path(first, option))
     # Imported here because it costs a quarter of a second, or several from a cold disk, that the other sources save.
     import tensorflow_datasets as tfds
 
     copy, splits = _find_copy(name, directory)
+    if not is_local(copy):
+        directory = _nearer(copy, directory)
     try:
         # With its version in the name, TFDS opens the copy as it describes itself and does not ask the code of that
         # data set, which may be of another version or look for one in the network.
@@ -96,7 +99,7 @@ def prepared(name: str, split: str, directory: str) -> Source:
     def fingerprint() -> Fingerprint:
         try:
             files = sorted(map(os.fspath, records.dataset_info.splits[split].filepaths))
-            sizes = [os.stat(file).st_size for file in files]
+            sizes = [storage.size(user_path(file, "data.dir")) for file in files]
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}. {remedy}") from error
         whole, some = is_read_whole(sum(sizes)), to_read(len(records), sum(sizes))
@@ -117,9 +120,10 @@ def _find_copy(name: str, directory: str) -> tuple[Path, str]:
             f"{name!r} is not the name of a data set. Use digits, folder, array, or a name of TensorFlow Datasets, "
             "name[/config][:version], e.g. cifar10."
         )
-    home = Path(directory, parts["dataset"], parts["config"] or "")
-    infos = [p for p in home.glob("*/dataset_info.json") if _VERSION.fullmatch(p.parent.name)]
-    infos = [p for p in infos if parts["version"] in (None, p.parent.name) and p.with_name("features.json").exists()]
+    home = user_path(directory, "data.dir") / parts["dataset"] / (parts["config"] or "")
+    versions = [v for v in folders.names(home) if _VERSION.fullmatch(v) and parts["version"] in (None, v)]
+    described = ("dataset_info.json", "features.json")
+    infos = [home / v / described[0] for v in versions if all(storage.is_file(home / v / name) for name in described)]
     if not infos:
         raise DataError(
             f"there is no prepared copy of {name}. Looked in {home} (found: {_contents(home)}). Name the directory "
@@ -127,7 +131,7 @@ def _find_copy(name: str, directory: str) -> tuple[Path, str]:
         )
     newest = max(infos, key=lambda p: tuple(map(int, p.parent.name.split("."))))
     try:
-        info = json.loads(newest.read_bytes())
+        info = json.loads(storage.read_bytes(newest))
         formats = [info.get("fileFormat", "tfrecord"), *info.get("alternativeFileFormats", [])]
         splits = [f"{entry['name']} ({sum(map(int, entry['shardLengths']))} images)" for entry in info["splits"]]
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
@@ -140,6 +144,23 @@ def _find_copy(name: str, directory: str) -> tuple[Path, str]:
     return newest.parent, ", ".join(splits)
 
 
+@functools.cache
+def _nearer(copy: Path, directory: str) -> str:
+    """The directory to read a copy in a bucket from: one on this machine to which a small copy is downloaded first.
+
+    Its records are read one by one, each with a request.
+    """
+    sizes = folders.files_below(copy).values()
+    if sum(size or 0 for size in sizes) > _MOST_FETCHED:
+        return directory
+    top = storage.temporary_folder()
+    folders.download(copy, top / copy.relative_to(user_path(directory, "data.dir")))
+    return str(top)
+
+
+_MOST_FETCHED = 4 * 2**30  # bytes
+
+
 def _recipe(name: str, directory: str) -> str:
     return (
         "on a machine with tensorflow, `import tensorflow_datasets as tfds; "
@@ -149,9 +170,9 @@ def _recipe(name: str, directory: str) -> str:
 
 def _contents(home: Path) -> str:
     """What a directory holds: the versions or configs that a wrong name missed."""
-    if not home.is_dir():
+    if not storage.is_dir(home):
         return "no such directory"
-    return ", ".join(sorted(path.name for path in home.iterdir())[:10]) or "nothing"
+    return ", ".join(folders.names(home)[:10]) or "nothing"
 
 
 def _contents_of(

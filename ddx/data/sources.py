@@ -1,20 +1,23 @@
 """Where images come from: what a source is, and the two that are plain files, the digits and a folder of images."""
 
 import collections
+import concurrent.futures
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ddx.data.decode import file_size, read_image
+from ddx.data.decode import read_image
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
+from ddx.runtime import folders, storage
 from ddx.runtime.errors import ConfigError, DataError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import Path, user_path
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def digits(split: str) -> Source:
     splits = {"train": slice(0, 1500), "test": slice(1500, None), "all": slice(None)}
     if split not in splits:
         raise DataError(f"digits has no split {split!r}. It has {', '.join(splits)}.")
-    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+    with np.load(pathlib.Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
         images = np.rint(file["images"][splits[split]] * (255 / 16)).astype(np.uint8)
         labels = file["labels"][splits[split]]
 
@@ -75,6 +78,7 @@ def digits(split: str) -> Source:
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SPLIT_FOLDERS = ("train", "test")
+_THREADS = 16
 
 
 def folder(directory: str, split: str, advice: str = "Set data.dir to a directory of images.") -> Source:
@@ -94,26 +98,28 @@ def folder(directory: str, split: str, advice: str = "Set data.dir to a director
     """
     if not directory:
         raise ConfigError(f'data set "folder" needs to know which one. {advice}')
-    root = local_path(directory, "data.dir")
-    if not root.is_dir():
+    root = user_path(directory, "data.dir")
+    if not storage.is_dir(root):
         raise DataError(f"{root} is not a directory. {advice}")
-    roots = {name: root / name for name in SPLIT_FOLDERS if (root / name).is_dir()} or {"train": root}
+    roots = {name: root / name for name in SPLIT_FOLDERS if storage.is_dir(root / name)} or {"train": root}
     if split != "all" and split not in roots:
         raise DataError(
             f"there is no split {split!r}. {root} has {', '.join(roots)} and all. Choose one of them; "
             "sub-folders named train and test become splits."
         )
-    files = {name: _image_files(top) for name, top in roots.items()}
+    found = {name: _files(top) for name, top in roots.items()}
+    files = {name: sorted(path for path in found[name] if path.suffix.lower() in SUFFIXES) for name in roots}
     classes = sorted({_class_of(path, roots[name]) for name in files for path in files[name]})
     label_of = {name: label for label, name in enumerate(classes)}
     chosen = list(roots) if split == "all" else [split]
     paths = [path for name in chosen for path in files[name]]
     labels = [label_of[_class_of(path, roots[name])] for name in chosen for path in files[name]]
+    known = {path: size for each in found.values() for path, size in each.items()}
     if not paths:
         searched = root if split == "all" else roots[split]
         raise DataError(
             f"{searched} has 0 images (looked for {' '.join(SUFFIXES)}, sub-folders included). "
-            f"Found: {_census(searched)}. {advice}"
+            f"Found: {_census(_files(searched))}. {advice}"
         )
     remedy = "Replace or remove the file."
 
@@ -127,9 +133,11 @@ def folder(directory: str, split: str, advice: str = "Set data.dir to a director
         sizes = []
         for path in paths:
             with _named(path, remedy):
-                sizes.append(file_size(path))
+                sizes.append(known[path] or storage.size(path))
         whole, total = is_read_whole(sum(sizes)), sum(sizes)
-        content = checksum(_head(paths[i], None if whole else SOME_BYTES, remedy) for i in to_read(len(paths), total))
+        read = functools.partial(_head, size=None if whole else SOME_BYTES, remedy=remedy)
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # each image of a bucket is a request
+            content = checksum(pool.map(read, [paths[i] for i in to_read(len(paths), total)]))
         # Below the folder of the split: in a copy elsewhere the names are the same.
         names = (_below(roots[name], path) for name in chosen for path in files[name])
         each = (f"{label} {size} ".encode() + name for name, label, size in zip(names, labels, sizes, strict=True))
@@ -150,8 +158,8 @@ def _named(path: Path, remedy: str) -> Iterator[None]:
 
 def _head(path: Path, size: int | None, remedy: str) -> bytes:
     """The first bytes of a file, or all of them."""
-    with _named(path, remedy), open(path, "rb") as file:
-        return file.read(size)
+    with _named(path, remedy):
+        return storage.read_bytes(path, size)
 
 
 def _below(top: Path, path: Path) -> bytes:
@@ -159,18 +167,12 @@ def _below(top: Path, path: Path) -> bytes:
     return os.fsencode(str(path).removeprefix(os.path.join(top, "")))  # Path.relative_to takes ten times as long
 
 
-def _image_files(top: Path) -> list[Path]:
-    return sorted(path for path in _files(top) if path.suffix.lower() in SUFFIXES)
-
-
-def _files(top: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(top, onerror=_refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
-
-
-def _refuse(error: OSError) -> NoReturn:  # os.walk would leave the folder out without a word
-    raise DataError(f"folder cannot be read: {error.strerror}. {error.filename}. Allow reading it.") from error
+def _files(top: Path) -> dict[Path, int | None]:
+    """As `ddx.runtime.folders.files_below`."""
+    try:
+        return folders.files_below(top)
+    except OSError as error:
+        raise DataError(f"folder cannot be read: {error.strerror}. {error.filename}. Allow reading it.") from error
 
 
 def _class_of(path: Path, top: Path) -> str:
@@ -178,6 +180,6 @@ def _class_of(path: Path, top: Path) -> str:
     return parts[0] if len(parts) > 1 else ""
 
 
-def _census(top: Path) -> str:
-    counts = collections.Counter(path.suffix.lower() or "without a suffix" for path in _files(top))
+def _census(files: Iterable[Path]) -> str:
+    counts = collections.Counter(path.suffix.lower() or "without a suffix" for path in files)
     return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(5)) or "nothing"

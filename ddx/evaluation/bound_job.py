@@ -9,7 +9,6 @@ rate_distortion.csv, .png  if asked for
 import csv
 import io
 import math
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +20,11 @@ from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_va
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, open_examples, training_images
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import parallel
+from ddx.runtime import parallel, storage
 from ddx.runtime.arguments import names
 from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.files import digest, local_path, optional_path, replacing, sha256, write_text
+from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.runtime.storage import digest, read_arrays, sha256, write_arrays, write_text
 from ddx.sampling import measured
 
 METRICS = ("bpd", "rate_distortion")
@@ -33,7 +33,7 @@ CURVES = ("rate_distortion.csv", "rate_distortion.png")
 
 @parallel.job("evaluating", parallel.FEWER_AT_ONCE)
 def evaluate(
-    workdir: str | pathlib.Path,
+    workdir: str | Path,
     metrics: tuple[str, ...] = ("bpd",),
     *,
     split: str = "test",
@@ -49,8 +49,8 @@ def evaluate(
     seed: int = 0,
     step: int | None = None,
     weights: str | None = None,
-    data_dir: str | pathlib.Path | None = None,
-    out: str | pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Result:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 
@@ -90,7 +90,7 @@ def evaluate(
       NonFiniteError: a bound is not finite.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
     metrics = names("metrics", metrics)
     _check(metrics, cdf, max_examples, batch_size)
@@ -143,7 +143,7 @@ def evaluate(
                 job.write(start, total=part.total, prior=part.prior, decoder=part.decoder, **sums)
             result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
         job.remove_parts()
-        drawn = "rate_distortion" not in metrics or all((out / curve).exists() for curve in CURVES)
+        drawn = "rate_distortion" not in metrics or all(storage.is_file(out / curve) for curve in CURVES)
         if not drawn:
             _draw(out, config.process.num_steps, config.data.low)
     said = "already there:" if finished and drawn else "wrote"
@@ -185,7 +185,7 @@ def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, 
     check_counts(max_examples, batch_size)
 
 
-def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
+def _finish(out: Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
     """Put the batches together."""
     found = job.gathered(each=("total", "prior", "decoder"), summed=("terms", "mse"))
     total, prior, decoder = (found[name] for name in ("total", "prior", "decoder"))
@@ -198,8 +198,7 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray
         )
     ends = {"prior": prior, "decoder": decoder}
     arrays: dict[str, Any] = {"example": examples, "total": total, **ends, "times": times, "terms": terms, "mse": mse}
-    with replacing(out / "bpd.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    write_arrays(out / "bpd.npz", arrays)
     coding = rate_distortion(times, prior, terms, mse, low)
     last = float(decoder.mean()) if decoder.any() else float(terms[0])
     result = {
@@ -216,12 +215,12 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, times: np.ndarray
     return result
 
 
-def _draw(out: pathlib.Path, num_steps: int, low: int) -> None:
+def _draw(out: Path, num_steps: int, low: int) -> None:
     """Rate and distortion by time, as numbers and as a picture."""
     from ddx.evaluation.plots import rate_distortion_png  # matplotlib takes a second to import
 
-    with np.load(out / "bpd.npz", allow_pickle=False) as file:
-        times, prior, terms, mse = (file[name] for name in ("times", "prior", "terms", "mse"))
+    file = read_arrays(out / "bpd.npz")
+    times, prior, terms, mse = (file[name] for name in ("times", "prior", "terms", "mse"))
     coding = rate_distortion(times, prior, terms, mse, low)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -9,7 +9,6 @@ comparison.npz        "total": (N, rows) bits/dim of each example; "example": it
 import csv
 import io
 import math
-import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +26,8 @@ from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.files import local_path, optional_path, replacing, sha256, write_text
+from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.runtime.storage import sha256, write_arrays, write_text
 from ddx.sampling import measured
 
 NUM_STEPS = (10, 25, 50, 100)  # and all T
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
 @parallel.job("comparing", parallel.FEWER_AT_ONCE)
 def compare(
-    workdir: str | pathlib.Path,
+    workdir: str | Path,
     *,
     num_steps: tuple[int, ...] | None = None,
     split: str = "test",
@@ -57,8 +57,8 @@ def compare(
     seed: int = 0,
     step: int | None = None,
     weights: str | None = None,
-    data_dir: str | pathlib.Path | None = None,
-    out: str | pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Result:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
 
@@ -92,7 +92,7 @@ def compare(
       NonFiniteError: a bound is not finite.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "comparison", weights)
@@ -159,7 +159,7 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 _COORDINATES = {"dct": "frequency", "pixel": "pixel"}
 
 
-def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir: str | pathlib.Path | None) -> str:
+def _basis(source: trained.Trained, workdir: Path, clip: bool, data_dir: str | Path | None) -> str:
     """The basis of the run's statistics, that of frequencies if there are both; measures a run that has none."""
     for basis in _COORDINATES:
         if measured.exist(source, workdir, basis, clip):
@@ -169,9 +169,7 @@ def _basis(source: trained.Trained, workdir: pathlib.Path, clip: bool, data_dir:
     return "dct"
 
 
-def _variances(
-    source: trained.Trained, workdir: pathlib.Path, basis: str, clip: bool
-) -> dict[str, tuple[Process, VarianceFn]]:
+def _variances(source: trained.Trained, workdir: Path, basis: str, clip: bool) -> dict[str, tuple[Process, VarianceFn]]:
     """Every variance by name, with the process that it belongs to."""
     own = source.system.config.loss.variance
     learned = (own,) if own in (*LEARNED_VARIANCES, *HEAD_VARIANCES) else ()
@@ -182,9 +180,7 @@ def _variances(
     return found
 
 
-def _times(
-    source: trained.Trained, workdir: pathlib.Path, cells: list[Cell], clip: bool
-) -> dict[Cell, tuple[int, ...]]:
+def _times(source: trained.Trained, workdir: Path, cells: list[Cell], clip: bool) -> dict[Cell, tuple[int, ...]]:
     """The times of each cell. All T steps are the same, whatever they are called."""
     T = source.system.process.num_steps
     found = {cell: trajectory(T, cell.num_steps, "even" if cell.num_steps < T else "full") for cell in cells}
@@ -195,7 +191,7 @@ def _times(
     return found | {cell: optimal[kinds[cell.variance]][cell.num_steps] for cell in few}
 
 
-def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, cells: list[Cell]) -> dict[str, Any]:
+def _finish(out: Path, job: Job, examples: np.ndarray, cells: list[Cell]) -> dict[str, Any]:
     """Put the batches together."""
     from ddx.evaluation.plots import comparison_png  # matplotlib takes a second to import
 
@@ -211,8 +207,7 @@ def _finish(out: pathlib.Path, job: Job, examples: np.ndarray, cells: list[Cell]
         cell._asdict() | {"bits_per_dim": float(mean), "standard_error": float(se) if np.isfinite(se) else None}
         for cell, mean, se in zip(cells, total.mean(0), error, strict=True)
     ]
-    with replacing(out / "comparison.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, example=examples, total=total)
+    write_arrays(out / "comparison.npz", {"example": examples, "total": total})
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
     writer.writeheader()

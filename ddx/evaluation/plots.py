@@ -1,16 +1,16 @@
 """Pictures of scores."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from ddx.runtime.files import replacing
+from ddx.runtime.paths import Path
+from ddx.runtime.storage import replacing
 
 
 def rate_distortion_png(
-    path: pathlib.Path, num_steps: int, times: np.ndarray, rate: np.ndarray, distortion: np.ndarray, terms: np.ndarray
+    path: Path, num_steps: int, times: np.ndarray, rate: np.ndarray, distortion: np.ndarray, terms: np.ndarray
 ) -> None:
     """DDPM's figure 5 (distortion and rate as the receiver goes on, and against each other) and the bound by time.
 
@@ -44,7 +44,7 @@ def rate_distortion_png(
         figure.savefig(temporary, format="png", dpi=120)
 
 
-def comparison_png(path: pathlib.Path, table: list[dict[str, Any]]) -> None:
+def comparison_png(path: Path, table: list[dict[str, Any]]) -> None:
     """Bits per dimension by the number of steps, a line for each variance and trajectory.
 
     Args:

@@ -5,7 +5,6 @@ statistics.npz    the fields of `ddx.diffusion.bound.statistics.Statistics`
 """
 
 import math
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,8 +22,9 @@ from ddx.runs.data import fingerprint_of, open_examples
 from ddx.runs.job import Job, Result, working
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.files import local_path, optional_path, replacing, sha256
+from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.runtime.progress import Progress
+from ddx.runtime.storage import sha256, write_arrays
 from ddx.sampling import measured
 from ddx.sampling.generator import in_pieces
 from ddx.system import System
@@ -35,7 +35,7 @@ _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
 @parallel.job("measuring", parallel.FEWER_AT_ONCE)
 def measure(
-    workdir: str | pathlib.Path,
+    workdir: str | Path,
     *,
     split: str | None = None,
     basis: str = "dct",
@@ -45,8 +45,8 @@ def measure(
     seed: int = 0,
     step: int | None = None,
     weights: str | None = None,
-    data_dir: str | pathlib.Path | None = None,
-    out: str | pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
 ) -> Result:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
 
@@ -75,7 +75,7 @@ def measure(
       NonFiniteError: an error is not finite.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     data_dir = optional_path(data_dir, "--data_dir")
     check_counts(max_examples, batch_size)
     source = trained.load_for_job(workdir, step, out, "statistics", weights)
@@ -84,15 +84,15 @@ def measure(
 
 def measure_trained(
     source: trained.Trained,
-    workdir: pathlib.Path,
+    workdir: Path,
     split: str | None = None,
     basis: str = "dct",
     clip: bool | None = None,
     max_examples: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
-    data_dir: str | pathlib.Path | None = None,
-    out: pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: Path | None = None,
 ) -> Result:
     """`measure` a network that is loaded already, whose checkpoint its run may have removed since."""
     config = source.system.config
@@ -200,15 +200,14 @@ def _over_devices(x: Any) -> np.ndarray:
     return total
 
 
-def _finish(path: pathlib.Path, job: Job, system: System, count: int) -> dict[str, Any]:
+def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:
     total = job.gathered(summed=(*stats.Sums._fields, *_MOMENTS))
     sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
     if not all(np.isfinite(x).all() for x in sums):
         raise NonFiniteError("an error of the network is not finite. Try --clip, or another checkpoint")
     times = np.arange(1, system.process.num_steps + 1)
     found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **found._asdict())
+    write_arrays(path, found._asdict())
     middle = (len(times) - 1) // 2
     mse = float(found.mse[middle].mean())
     result = {

@@ -3,12 +3,15 @@
 A checkpoint without a manifest is the remains of an interrupted save. Before anything is restored, every file is
 compared with it: zarr chunks carry no checksum, and a flipped bit would come back as a wrong weight without a word. A
 damaged checkpoint is set aside as <step>.corrupt and the one before it is used; a run never starts afresh by itself.
+
+A checkpoint in a bucket is written and read as a copy on this machine: uploaded when it is whole, its manifest last,
+and compared with it after the download.
 """
 
 import contextlib
 import pathlib
 import re
-import shutil
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -19,8 +22,10 @@ import orbax.checkpoint as ocp
 
 from ddx.runs import manifest
 from ddx.runs.manifest import MANIFEST
-from ddx.runtime.errors import CheckpointError
-from ddx.runtime.files import write_text
+from ddx.runtime import folders, storage
+from ddx.runtime.errors import CheckpointError, StorageError, telling_line
+from ddx.runtime.paths import Path, absolute, is_local
+from ddx.runtime.storage import write_text
 
 _STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
 
@@ -28,10 +33,11 @@ _STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else
 class Checkpoints:
     """The checkpoints of one run. A checkpoint is a dict of named items, each a pytree, that can be restored alone."""
 
-    def __init__(self, directory: pathlib.Path, keep: int = 1) -> None:
+    def __init__(self, directory: Path, keep: int = 1) -> None:
         """`directory` is created by the first save; the newest `keep` checkpoints are kept."""
-        self.directory = directory.absolute()
+        self.directory = absolute(directory)
         self._keep = keep
+        self._copy: tuple[int, tempfile.TemporaryDirectory[str]] | None = None  # of a step in a bucket
         # Outlives the folder: a run whose checkpoints are gone must not start afresh by itself.
         self._record = self.directory.with_suffix(".last")
 
@@ -46,16 +52,14 @@ class Checkpoints:
         items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
         folder = self._folder(step)
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
             self._clear_unfinished()
-            with _files() as files:
-                args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
-                files.save(folder, args=ocp.args.Composite(**args))
-            write_text(folder / MANIFEST, manifest.seal(manifest.describe(folder, step, items) | {"meta": meta}))
+            with self._written(folder, items) as local:
+                text = manifest.seal(manifest.describe(local, step, items) | {"meta": meta})
+            write_text(folder / MANIFEST, text)
             write_text(self._record, f"{step}\n")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, StorageError) as error:
             raise CheckpointError(
-                f"cannot save a checkpoint at step {step} in {self.directory}: {manifest.first_line(error)}."
+                f"cannot save a checkpoint at step {step} in {self.directory}: {telling_line(error)}."
                 " Mend that and run the same command again to go on from the checkpoint before"
             ) from error
         for old in self.steps()[: -self._keep]:
@@ -63,10 +67,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps whose save was finished, good or damaged since, ascending."""
-        if not self.directory.is_dir():
-            return []
-        names = (path.parent.name for path in self.directory.glob(f"*/{MANIFEST}"))
-        return sorted(int(name) for name in names if _STEP.fullmatch(name))
+        names = [name for name in folders.names(self.directory) if _STEP.fullmatch(name)]
+        return sorted(int(name) for name in names if manifest.exists(self.directory / name))
 
     def newest(self, *, set_aside: bool) -> int | None:
         """The newest step with an undamaged checkpoint, or None if no save was ever finished.
@@ -97,7 +99,10 @@ class Checkpoints:
         else:
             found, held = step, self._chosen(step)
         with held:
-            yield found
+            try:
+                yield found
+            finally:
+                self._forget_copy()
 
     def seal(self, step: int) -> str:
         """What no other checkpoint has: the checksum of its checksums."""
@@ -121,11 +126,53 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), targets)
         with _files() as files:
             args = {name: ocp.args.StandardRestore(item) for name, item in abstract.items()}
-            restored = files.restore(self._folder(step), args=ocp.args.Composite(**args))
+            restored = files.restore(self._here(step), args=ocp.args.Composite(**args))
+        self._forget_copy()
         return {name: restored[name] for name in targets}
 
-    def _folder(self, step: int) -> pathlib.Path:
+    def _folder(self, step: int) -> Path:
         return self.directory / str(step)
+
+    @contextlib.contextmanager
+    def _written(self, folder: Path, items: dict[str, Any]) -> Iterator[pathlib.Path]:
+        """Write the items to a folder; what is seen in the block is on this machine."""
+        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        with contextlib.ExitStack() as stack:
+            if is_local(folder):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                local = folder
+            else:
+                local = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddx-")), folder.name)
+            with _files() as files:
+                files.save(local, args=ocp.args.Composite(**args))
+            if not is_local(folder):
+                folders.upload(local, folder)
+            yield local
+
+    def _here(self, step: int) -> pathlib.Path:
+        """The folder of a checkpoint on this machine; of one in a bucket, a copy."""
+        folder = self._folder(step)
+        if is_local(folder):
+            return folder
+        if self._copy is None or self._copy[0] != step:
+            self._forget_copy()
+            copy = tempfile.TemporaryDirectory(prefix="ddx-")
+            self._copy = step, copy
+            folders.download(folder, pathlib.Path(copy.name))
+        return pathlib.Path(self._copy[1].name)
+
+    def _forget_copy(self) -> None:
+        if self._copy is not None:
+            self._copy[1].cleanup()
+            self._copy = None
+
+    def _damage(self, step: int) -> str | None:
+        """Why the checkpoint of a step cannot be trusted, or None."""
+        try:
+            return manifest.damage(self._here(step), step)
+        except FileNotFoundError as error:  # an object was removed during the download
+            self._forget_copy()
+            return f"{error.filename} is missing"
 
     def _newest(self, set_aside: bool) -> tuple[int | None, contextlib.ExitStack]:
         """`newest`, and what keeps a run from removing it until it is closed."""
@@ -137,7 +184,7 @@ class Checkpoints:
             if held is None:
                 time.sleep(0.001)
                 continue  # the run has removed it, for a newer one
-            reason = manifest.damage(folder, step)
+            reason = self._damage(step)
             if reason is None:
                 if last is not None and last not in damaged:
                     self._tell_if_lost(last, step)
@@ -150,8 +197,7 @@ class Checkpoints:
             then = f"; set aside as {aside.name}" if set_aside else "; using the one before" * (len(left) > 1)
             warnings.warn(f"checkpoint {folder} is damaged ({reason}){then}", stacklevel=3)
             if set_aside:
-                shutil.rmtree(aside, ignore_errors=True)
-                folder.rename(aside)
+                folders.move_tree(folder, aside, last=MANIFEST)
         reasons = [f"{step}: {reason}" for step, reason in damaged.items()]
         if not reasons and last is not None:
             reasons = [f"{self._record.name} says that {f'step {last}' if last else 'one'} was saved"]
@@ -167,7 +213,7 @@ class Checkpoints:
         folder = self._folder(step)
         held = manifest.hold(folder)
         if held is not None:
-            reason = manifest.damage(folder, step)
+            reason = self._damage(step)
             if reason is None:
                 return held
             held.close()
@@ -178,7 +224,7 @@ class Checkpoints:
     def _last(self) -> int | None:
         """The step of the last finished save by its record, 0 if that tells none; None without a record."""
         try:
-            text = self._record.read_bytes().decode(errors="replace").strip()
+            text = storage.read_bytes(self._record).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
         except OSError:
@@ -192,8 +238,8 @@ class Checkpoints:
         if last <= step:
             return
         folder = self._folder(last)
-        fate = f"has no {MANIFEST}" if folder.exists() else "is gone"
-        if not folder.exists() and folder.with_name(f"{last}.corrupt").exists():
+        fate = f"has no {MANIFEST}" if storage.exists(folder) else "is gone"
+        if not storage.exists(folder) and storage.exists(folder.with_name(f"{last}.corrupt")):
             fate = f"was damaged and set aside as {last}.corrupt"
         warnings.warn(
             f"{self._record} says that step {last} was saved, but {folder} {fate};"
@@ -202,12 +248,10 @@ class Checkpoints:
         )
 
     def _clear_unfinished(self) -> None:
-        finished = {self._folder(step) for step in self.steps()}
-        for path in self.directory.iterdir():
-            unfinished = _STEP.fullmatch(path.name) and path not in finished
-            if unfinished or ".orbax-checkpoint-tmp" in path.name:
-                shutil.rmtree(path, ignore_errors=True)
-                path.unlink(missing_ok=True)
+        finished = set(map(str, self.steps()))
+        for name in folders.names(self.directory):
+            if (_STEP.fullmatch(name) and name not in finished) or ".orbax-checkpoint-tmp" in name:
+                folders.remove_tree(self.directory / name)
 
 
 def _files() -> ocp.Checkpointer:

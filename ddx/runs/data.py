@@ -1,6 +1,5 @@
 """The data of a run: the set of its config, and the examples that a job reads of it."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,8 @@ from ddx.runs.same_data import check_same_classes, check_same_data
 from ddx.runs.trained import Trained
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError, DataError
-from ddx.runtime.files import digest
+from ddx.runtime.paths import Path
+from ddx.runtime.storage import digest
 
 
 @parallel.job("reading the data set", "Free memory, or use a machine with more")
@@ -126,7 +126,7 @@ def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
 
 
 def open_examples(
-    source: Trained, split: str | None, data_dir: str | pathlib.Path | None, max_examples: int | None, seed: int
+    source: Trained, split: str | None, data_dir: str | Path | None, max_examples: int | None, seed: int
 ) -> tuple[Dataset, np.ndarray]:
     """A split of the run's data set, and the indices of all of it, or of a random part that the seed chooses.
 
@@ -145,7 +145,7 @@ def open_examples(
     return data, np.arange(count) if everything else batch_indices(seed, 0, data.num_examples, count)
 
 
-def training_images(source: Trained, data_dir: str | pathlib.Path | None = None) -> Dataset | None:
+def training_images(source: Trained, data_dir: str | Path | None = None) -> Dataset | None:
     """The training set, for a system whose samples start from its images; None for others.
 
     `data_dir` is where the set lies, if not where the run found it.

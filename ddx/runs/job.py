@@ -8,7 +8,6 @@ The same job goes on after the last part that was written; another one is refuse
 
 import contextlib
 import json
-import pathlib
 import warnings
 import zipfile
 import zlib
@@ -18,10 +17,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.keys import KEYS
-from ddx.runs.folder import lock
+from ddx.runtime import folders, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
-from ddx.runtime.files import digest, make_directory, remove_temporaries, replacing, sha256, write_json
+from ddx.runtime.folders import make_directory, remove_temporaries
+from ddx.runtime.lock import lock
+from ddx.runtime.paths import Path
 from ddx.runtime.preemption import one_line
+from ddx.runtime.storage import digest, read_arrays, sha256, write_arrays, write_json
 
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
 _FREE = ("workdir", "sample.num_images")
@@ -33,15 +35,14 @@ class Result(NamedTuple):
     """What a job wrote; printed, it is the line that the command says."""
 
     message: str
-    out: pathlib.Path  # the folder
+    out: Path  # the folder
     files: tuple[str, ...]  # in it; the first .npz has the arrays
     values: dict[str, Any] = {}  # noqa: RUF012 - the numbers that the job found, as in its record
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that the job wrote, by name."""
         name = next(file for file in self.files if file.endswith(".npz"))
-        with np.load(self.out / name, allow_pickle=False) as file:
-            return dict(file)
+        return read_arrays(self.out / name)
 
     def __str__(self) -> str:
         """The line."""
@@ -49,7 +50,7 @@ class Result(NamedTuple):
 
 
 @contextlib.contextmanager
-def working(out: pathlib.Path) -> Iterator[None]:
+def working(out: Path) -> Iterator[None]:
     """Work in the folder of a job, which no other process may meanwhile; SIGTERM ends the job with one line.
 
     Raises:
@@ -59,14 +60,14 @@ def working(out: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def read_record(path: pathlib.Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
     """A job's record, empty if there is none.
 
     Raises:
       ConfigError: the file is unreadable, or no record.
     """
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(storage.read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
@@ -80,7 +81,7 @@ class Job:
     """A job of `total` examples in parts of `size`. Only the process that holds the folder's lock may have one."""
 
     def __init__(
-        self, out: pathlib.Path, name: str, record: dict[str, Any], total: int, size: int, fixed: bool = False
+        self, out: Path, name: str, record: dict[str, Any], total: int, size: int, fixed: bool = False
     ) -> None:
         """Open the folder for the job of this record.
 
@@ -105,7 +106,7 @@ class Job:
     def result(self, *files: str) -> dict[str, Any] | None:
         """The result of the job, if it was finished and its files are all there, the first as it was written."""
         result = self.before.get("result")
-        if not isinstance(result, dict) or not all((self._out / file).is_file() for file in files):
+        if not isinstance(result, dict) or not all(storage.is_file(self._out / file) for file in files):
             return None
         return result if result.get("sha256") == sha256(self._out / files[0]) else None
 
@@ -119,14 +120,13 @@ class Job:
             part, problem = self._read(start)
             if part is not None:
                 done.append(start)
-            elif self._file(start).exists():
+            elif storage.exists(self._file(start)):
                 warnings.warn(f"{self._file(start)} cannot be used ({problem}); doing it again", stacklevel=2)
         return frozenset(done)
 
     def write(self, start: int, **arrays: Any) -> None:
         """Write the part that begins at example `start`."""
-        with replacing(self._file(start)) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays, job=np.array(self._seal()))
+        write_arrays(self._file(start), arrays | {"job": np.array(self._seal())})
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """All parts in order, one at a time; only when all are there.
@@ -169,15 +169,16 @@ class Job:
     def remove_parts(self) -> None:
         """Remove what `finish` made superfluous."""
         for start in self.starts:
-            self._file(start).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
-            self._parts.rmdir()
+            storage.remove(self._file(start))
+        folders.remove_if_empty(self._parts)
 
     def _has_begun(self) -> bool:
         """Whether the job that was there has done any part, or all."""
-        return any(key in self.before for key in ("result", "sha256")) or any(self._parts.glob("*.npz"))
+        return any(key in self.before for key in ("result", "sha256")) or any(
+            name.endswith(".npz") for name in folders.names(self._parts)
+        )
 
-    def _file(self, start: int) -> pathlib.Path:
+    def _file(self, start: int) -> Path:
         return self._parts / f"{start:08d}.npz"
 
     def _seal(self) -> str:
@@ -187,8 +188,7 @@ class Job:
     def _read(self, start: int) -> tuple[dict[str, np.ndarray] | None, str]:
         """A part, or None and why it cannot be used."""
         try:
-            with np.load(self._file(start), allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = read_arrays(self._file(start))
             if str(arrays.pop("job")) == self._seal():
                 return arrays, ""
             return None, "it belongs to another job"

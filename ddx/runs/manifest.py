@@ -10,14 +10,15 @@ import fcntl
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import numpy as np
 
-from ddx.runtime.errors import CheckpointError
-from ddx.runtime.files import digest, sha256
+from ddx.runtime import folders, storage
+from ddx.runtime.errors import CheckpointError, telling_line
+from ddx.runtime.paths import Path, is_local
+from ddx.runtime.storage import digest, sha256
 
 MANIFEST = "MANIFEST.json"
 _FORMAT = 1
@@ -40,15 +41,15 @@ def seal(manifest: dict[str, Any]) -> str:
     return json.dumps(manifest | {"seal": digest(json.loads(json.dumps(manifest)))}, indent=1)
 
 
-def read(folder: pathlib.Path) -> dict[str, Any]:
+def read(folder: Path) -> dict[str, Any]:
     """The manifest of an undamaged checkpoint."""
-    manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+    manifest: dict[str, Any] = json.loads(storage.read_text(folder / MANIFEST))
     return manifest
 
 
-def exists(folder: pathlib.Path) -> bool:
+def exists(folder: Path) -> bool:
     """Whether the folder is a checkpoint, good or damaged."""
-    return (folder / MANIFEST).exists()
+    return storage.exists(folder / MANIFEST)
 
 
 def damage(folder: pathlib.Path, step: int) -> str | None:
@@ -68,13 +69,18 @@ def damage(folder: pathlib.Path, step: int) -> str | None:
             if sha256(folder / name) != expected:
                 return f"{name} has changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return f"{MANIFEST} is unreadable: {first_line(error)}"
+        return f"{MANIFEST} is unreadable: {telling_line(error)}"
     return None
 
 
-def hold(folder: pathlib.Path) -> contextlib.ExitStack | None:
-    """Keep a run from removing a checkpoint until the result is closed; None if it is removed already."""
+def hold(folder: Path) -> contextlib.ExitStack | None:
+    """Keep a run from removing a checkpoint until the result is closed; None if it is removed already.
+
+    In a bucket nothing can be kept: it may go while it is read.
+    """
     held = contextlib.ExitStack()
+    if not is_local(folder):
+        return held if exists(folder) else None
     try:
         file = held.enter_context(open(folder / MANIFEST, "rb"))
     except (FileNotFoundError, NotADirectoryError):
@@ -93,8 +99,12 @@ def hold(folder: pathlib.Path) -> contextlib.ExitStack | None:
     return held if is_there else None
 
 
-def remove(folder: pathlib.Path) -> None:
+def remove(folder: Path) -> None:
     """Remove a checkpoint, its manifest first, unless somebody reads it or has removed it."""
+    if not is_local(folder):
+        storage.remove(folder / MANIFEST)
+        folders.remove_tree(folder)
+        return
     with contextlib.suppress(FileNotFoundError):
         with open(folder / MANIFEST, "rb") as file:
             try:
@@ -104,7 +114,7 @@ def remove(folder: pathlib.Path) -> None:
             except OSError:  # a file system without locks
                 pass
             (folder / MANIFEST).unlink()
-    shutil.rmtree(folder, ignore_errors=True)  # without a manifest, the next save clears what is left
+    folders.remove_tree(folder)  # without a manifest, the next save clears what is left
 
 
 def arrays_of(tree: Any) -> dict[str, str]:
@@ -114,7 +124,7 @@ def arrays_of(tree: Any) -> dict[str, str]:
 
 
 def check_fit(
-    folder: pathlib.Path,
+    folder: Path,
     saved: dict[str, dict[str, str]],
     targets: dict[str, Any],
     others: tuple[str, ...] = (),
@@ -135,8 +145,3 @@ def check_fit(
     if wrong:
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise CheckpointError(f"checkpoint {folder} does not fit this config: {'; '.join(wrong[:5])}{more}. {remedy}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says; others add pages to it."""
-    return str(error).strip().split("\n")[0]

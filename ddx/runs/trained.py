@@ -1,6 +1,5 @@
 """From the folder of a run to a trained network."""
 
-import pathlib
 import shlex
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -11,7 +10,9 @@ import jax
 from ddx.config.values import completed
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.job import read_record
+from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
+from ddx.runtime.paths import Path
 from ddx.system import System, joined, make_system
 
 WEIGHTS = {"ema": "ema", "raw": "params"}
@@ -34,7 +35,7 @@ class Trained(NamedTuple):
         return "" if self.weights == "ema" else f"_{self.weights}"
 
 
-def load(workdir: pathlib.Path, step: int | None = None, weights: str | None = None) -> Trained:
+def load(workdir: Path, step: int | None = None, weights: str | None = None) -> Trained:
     """The network of a checkpoint, by default the newest, of a run that may be going on.
 
     `weights` are "ema", the averaged ones, or "raw"; None for what the run's sample.weights says.
@@ -46,7 +47,7 @@ def load(workdir: pathlib.Path, step: int | None = None, weights: str | None = N
     while True:
         with checkpoints.reading(step) as found:
             if found is None:
-                config = "" if (workdir / "config.json").exists() else " --config=digits"
+                config = "" if storage.exists(workdir / "config.json") else " --config=digits"
                 raise CheckpointError(
                     f"{workdir} has no trained network. Train one with python -m launch.train{config}"
                     f" --workdir={shlex.quote(str(workdir))}"
@@ -59,9 +60,7 @@ def load(workdir: pathlib.Path, step: int | None = None, weights: str | None = N
                 # The run removed it meanwhile, for a newer one, on a file system without locks.
 
 
-def load_for_job(
-    workdir: pathlib.Path, step: int | None, out: pathlib.Path | None, name: str, weights: str | None = None
-) -> Trained:
+def load_for_job(workdir: Path, step: int | None, out: Path | None, name: str, weights: str | None = None) -> Trained:
     """As `load`; without a step, the step of the job of this name in the folder `out`, if there is such a job."""
     begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
     if begun is None:
@@ -72,7 +71,7 @@ def load_for_job(
         raise CheckpointError(f"{error}. {out} holds a job of that step; use another --out for a new one") from None
 
 
-def identity(source: Trained, workdir: pathlib.Path) -> dict[str, Any]:
+def identity(source: Trained, workdir: Path) -> dict[str, Any]:
     """What the record of every job begins with: whose weights."""
     return {"workdir": str(workdir), "step": source.step, "weights": source.seal}
 

@@ -38,6 +38,12 @@ class CheckpointError(DdxError):
     exit_code = 3
 
 
+class StorageError(DdxError):
+    """A file or an object cannot be written, or a bucket cannot be reached."""
+
+    exit_code = 3
+
+
 class DataError(DdxError):
     """A data set cannot be read."""
 

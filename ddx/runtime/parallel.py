@@ -154,6 +154,12 @@ def replicate(tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def copied_to_host(tree: Any) -> Any:
+    """A tree as NumPy arrays that stay as they are when its own arrays are donated."""
+    on_host = jax.device_get(tree)
+    return jax.tree.map(np.array, on_host) if jax.default_backend() == "cpu" else on_host  # views of them, there
+
+
 def assert_replicated(tree: Any, what: str) -> None:
     """Check, bit by bit, that all devices hold the same tree; a step that forgot `mean_over_devices` is found here.
 

@@ -1,13 +1,13 @@
 """Images for people: bytes, grids and PNG files."""
 
 import math
-import pathlib
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ddx.runtime.files import replacing
+from ddx.runtime.paths import Path
+from ddx.runtime.storage import replacing
 
 _GAP = 96  # a grey that stands out from black and from white images
 _STRIP_COLUMNS, _STRIP_IMAGES = 10, 4  # of a film on one picture
@@ -59,13 +59,13 @@ def grid(images: np.ndarray, columns: int = 0) -> np.ndarray:
     return picture
 
 
-def save_png(path: pathlib.Path, picture: np.ndarray) -> None:
+def save_png(path: Path, picture: np.ndarray) -> None:
     """Write an (H, W, C) uint8 picture, as `as_seen` shows it."""
     with replacing(path) as temporary:
         _image(picture).save(temporary, format="PNG")
 
 
-def save_gif(path: pathlib.Path, frames: list[np.ndarray]) -> None:
+def save_gif(path: Path, frames: list[np.ndarray]) -> None:
     """Write (H, W, C) uint8 pictures as an endless film of four seconds; its last frame stands for one more."""
     images = [_image(frame) for frame in frames]
     each = max(20, 4000 // len(images))  # a GIF counts hundredths of a second

@@ -1,7 +1,6 @@
 """A picture of the forward process: how DDPM, Blurring Diffusion and heat take an image apart."""
 
 import fractions
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +18,12 @@ from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import ihdm
 from ddx.diffusion.random import example_keys, seed_key, white_noise
-from ddx.runtime import parallel
+from ddx.runtime import parallel, storage
 from ddx.runtime.errors import ConfigError, DataError
-from ddx.runtime.files import local_path, make_directory, optional_path, replacing
+from ddx.runtime.folders import make_directory
+from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.runtime.pictures import to_uint8
+from ddx.runtime.storage import replacing
 
 MOST_IMAGES, MOST_COLUMNS, MOST_PIXELS = 4, 50, 256
 _LABELS = ("DDPM", "Blurring\nDiffusion", "IHDM")
@@ -32,12 +33,12 @@ _DPI = 128  # a power of two: sizes in inches are exact
 
 @parallel.job("drawing", "Show fewer or smaller images")
 def forward(
-    images: str | pathlib.Path | None = None,
+    images: str | Path | None = None,
     *,
     num_columns: int = 9,
     sigma_blur_max: float | None = None,
     seed: int = 0,
-    out: str | pathlib.Path = "forward",
+    out: str | Path = "forward",
 ) -> str:
     """Draw x_t ~ q(x_t | x_0) of images under three processes: a row for each, time goes from left to right.
 
@@ -57,11 +58,11 @@ def forward(
       DataError: the images cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    out, images = local_path(out, "--out"), optional_path(images, "--images")
-    path = pathlib.Path(f"{str(out).removesuffix('.png')}.png")
+    out, images = user_path(out, "--out"), optional_path(images, "--images")
+    path = out.with_name(f"{out.name.removesuffix('.png')}.png")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be at least 0 and below 4,294,967,296")
-    if path.name == ".png" or path.is_dir():
+    if path.name == ".png" or storage.is_dir(path):
         raise ConfigError(f"--out={out} names no file. Give one, such as --out=forward.png")
     x_0 = load("digits").read(np.zeros(1, int))["image"] if images is None else _read(images)
     rows = forward_rows(x_0, num_columns, sigma_blur_max, seed)
@@ -113,10 +114,10 @@ def _row(process: Process, image: np.ndarray, noise: jax.Array, num_columns: int
     return np.concatenate([image[None], to_uint8(x_t, process.low)])
 
 
-def _read(path: pathlib.Path) -> np.ndarray:
+def _read(path: Path) -> np.ndarray:
     """The first pictures at a path, (N, H, W, C) uint8, squares of the size and with the channels of the first."""
     try:
-        pictures = _folder(path) if path.is_dir() else [read_image(path)]
+        pictures = _folder(path) if storage.is_dir(path) else [read_image(path)]
         size, channels = min(MOST_PIXELS, *pictures[0].size), 1 if _is_grey(pictures[0]) else 3
         return np.stack([to_array(picture, size, channels) for picture in pictures])
     except OSError as error:
@@ -125,7 +126,7 @@ def _read(path: pathlib.Path) -> np.ndarray:
         raise DataError(f"image cannot be used: {one_line(error)}. {path}. Name another") from None
 
 
-def _folder(path: pathlib.Path) -> list[Image.Image]:
+def _folder(path: Path) -> list[Image.Image]:
     source = folder(str(path), "all", "Name an image or a folder of images.")
     return [picture for picture, _ in source.examples(range(min(MOST_IMAGES, source.num_examples)))]
 
@@ -134,7 +135,7 @@ def _is_grey(picture: Image.Image) -> bool:
     return picture.mode in ("1", "L", "LA") or picture.mode.startswith("I;16")
 
 
-def _save(path: pathlib.Path, rows: np.ndarray) -> None:
+def _save(path: Path, rows: np.ndarray) -> None:
     """Write rows (N, 3, K, H, W, C) as one picture with labels, every pixel as many whole ones of the file."""
     n, processes, columns, height, width, channels = rows.shape
     scale = max(1, 128 // max(height, width))

@@ -1,6 +1,5 @@
 """Pictures of the latent space of a trained network: interpolations and reconstructions."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,10 @@ from ddx.runs.data import training_images
 from ddx.runs.job import Result
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path, make_directory, optional_path, replacing, write_json
+from ddx.runtime.folders import make_directory
+from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.runtime.pictures import grid, save_png, to_uint8
+from ddx.runtime.storage import write_arrays, write_json
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
 from ddx.sampling.settings import Labels, class_numbers, describe, sampling_config, to_tell
@@ -30,16 +31,16 @@ LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
 
 @parallel.job("interpolating", parallel.FEWER_AT_ONCE)
 def interpolate(
-    workdir: str | pathlib.Path,
+    workdir: str | Path,
     num_rows: int = 8,
     *,
-    images: str | pathlib.Path | None = None,
+    images: str | Path | None = None,
     labels: Labels | None = None,
     seed: int = 0,
     step: int | None = None,
     preset: str | None = None,
-    data_dir: str | pathlib.Path | None = None,
-    out: str | pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
     **given: Any,
 ) -> Result:
     """Draw what lies between images, 11 a row.
@@ -71,7 +72,7 @@ def interpolate(
       DataError: the images cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
     if num_rows < 1:
         raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
@@ -117,13 +118,13 @@ def interpolate(
 
 @parallel.job("reconstructing", parallel.FEWER_AT_ONCE)
 def reconstruct(
-    workdir: str | pathlib.Path,
-    images: str | pathlib.Path,
+    workdir: str | Path,
+    images: str | Path,
     *,
     labels: Labels | None = None,
     step: int | None = None,
     preset: str | None = None,
-    out: str | pathlib.Path | None = None,
+    out: str | Path | None = None,
     **given: Any,
 ) -> Result:
     """Encode images into latents and decode them again, both by DDIM without clipping (DDIM section 5.4).
@@ -147,8 +148,8 @@ def reconstruct(
       DataError: the images cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
-    images = local_path(images, "--reconstruct")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
+    images = user_path(images, "--reconstruct")
     source = trained.load(workdir, step, given.get("weights"))
     config = sampling_config(source.system.config, 0, preset, **given)
     originals = _given(images, source.system)
@@ -195,12 +196,12 @@ def _encoding(config: ConfigDict, system: System, how: Sampler) -> tuple[ConfigD
     return config, how._replace(clip=False, times=times, plan=rows)
 
 
-def _given(path: pathlib.Path, system: System) -> np.ndarray:
+def _given(path: Path, system: System) -> np.ndarray:
     """Pictures as the run's own were made; arrays as they are."""
     return given_images(path, system.conversion, system.image_shape)
 
 
-def _pairs(path: pathlib.Path, system: System) -> np.ndarray:
+def _pairs(path: Path, system: System) -> np.ndarray:
     images = _given(path, system)
     if len(images) < 2:
         raise ConfigError(f"{path} has one image; interpolation needs two. Name a folder or a file with more")
@@ -213,7 +214,7 @@ def _between_samples(
     seed: int,
     told: dict[str, Any],
     num_rows: int,
-    data_dir: str | pathlib.Path | None,
+    data_dir: str | Path | None,
 ) -> np.ndarray:
     """`ddx.interpolate_heat` between samples 2i and 2i + 1 on all devices."""
     images = training_images(source, data_dir)
@@ -244,13 +245,10 @@ def _through_noise(source: trained.Trained, config: Any, seed: int, told: dict[s
     return np.stack(rows)
 
 
-def _write(
-    out: pathlib.Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], picture: np.ndarray
-) -> Result:
+def _write(out: Path, name: str, arrays: dict[str, np.ndarray], record: dict[str, Any], picture: np.ndarray) -> Result:
     """Write NAME.npz, NAME.json and the picture NAME.png."""
     make_directory(out, "--out")
-    with replacing(out / f"{name}.npz") as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    write_arrays(out / f"{name}.npz", arrays)
     save_png(out / f"{name}.png", picture)
     write_json(out / f"{name}.json", record)
     files = (f"{name}.npz", f"{name}.png", f"{name}.json")

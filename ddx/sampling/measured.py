@@ -3,7 +3,6 @@
 Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads are part of the network.
 """
 
-import pathlib
 import shlex
 from typing import Any, NamedTuple
 
@@ -26,8 +25,10 @@ from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.runs.job import read_record
 from ddx.runs.trained import Trained
+from ddx.runtime import folders, storage
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path, sha256
+from ddx.runtime.paths import Path, user_path
+from ddx.runtime.storage import read_arrays, sha256
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
 
@@ -51,17 +52,17 @@ def in_basis(system: System, basis: str) -> System:
 class _Found(NamedTuple):
     """A finished measurement in a run's folder."""
 
-    path: pathlib.Path  # of the .npz file
+    path: Path  # of the .npz file
     protocol: dict[str, Any]
     checksum: str
 
 
-def exist(source: Trained, workdir: pathlib.Path, basis: str, clip: bool) -> bool:
+def exist(source: Trained, workdir: Path, basis: str, clip: bool) -> bool:
     """Whether there are statistics of a checkpoint in a basis, with x_0 clipped or not."""
     return bool(_all(source, workdir, basis, clip))
 
 
-def origin(source: Trained, workdir: pathlib.Path, variance: str, clip: bool) -> dict[str, dict[str, Any]]:
+def origin(source: Trained, workdir: Path, variance: str, clip: bool) -> dict[str, dict[str, Any]]:
     """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
     if variance not in ANALYTIC_VARIANCES:
         return {}
@@ -69,7 +70,7 @@ def origin(source: Trained, workdir: pathlib.Path, variance: str, clip: bool) ->
     return {"statistics": found.protocol | {"sha256": found.checksum}}
 
 
-def variance(source: Trained, workdir: pathlib.Path, name: str, clip: bool) -> tuple[System, VarianceFn | None]:
+def variance(source: Trained, workdir: Path, name: str, clip: bool) -> tuple[System, VarianceFn | None]:
     """The system to draw from and its reverse variance, for a name; None for one that is not of `OPTIMAL_VARIANCES`.
 
     `clip` says whether the estimate of x_0 is clipped.
@@ -119,7 +120,7 @@ def as_published(how: Sampler, variance: VarianceFn, name: str, low: float) -> S
 
 
 def trajectory(
-    source: Trained, workdir: pathlib.Path, name: str | None, num_steps: int | None, variance: str, clip: bool
+    source: Trained, workdir: Path, name: str | None, num_steps: int | None, variance: str, clip: bool
 ) -> str | None:
     """The name of a trajectory: "optimal" as the times that it stands for, others as they are.
 
@@ -136,7 +137,7 @@ def trajectory(
 
 
 def optimal_times(
-    source: Trained, workdir: pathlib.Path, num_steps: int, variance: str, clip: bool
+    source: Trained, workdir: Path, num_steps: int, variance: str, clip: bool
 ) -> dict[int, tuple[int, ...]]:
     """The times of the tightest bound in every number of steps up to `num_steps`, {K: times}.
 
@@ -178,35 +179,35 @@ def _needs(variance: str, clip: bool) -> tuple[str | None, bool | None]:
     return basis, None if "gamma" in variance or "paper" in variance else clip
 
 
-def load_statistics(folder: str | pathlib.Path) -> Statistics:
+def load_statistics(folder: str | Path) -> Statistics:
     """What `ddx.evaluation.measure` wrote to a folder, for variances of other samplers: of another schedule, say.
 
     Raises:
       ConfigError: there is nothing of the kind, or it is damaged.
     """
-    path = local_path(folder, "folder") / "statistics.json"
+    path = user_path(folder, "folder") / "statistics.json"
     record = _record(path)
     checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
     if checksum is None:
         raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
-    if not arrays.is_file() or sha256(arrays) != checksum:
+    if not storage.is_file(arrays) or sha256(arrays) != checksum:
         raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
-    with np.load(arrays, allow_pickle=False) as file:
-        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    file: dict[str, Any] = read_arrays(arrays)
+    return Statistics(**{name: file[name][()] for name in Statistics._fields})
 
 
-def _record(path: pathlib.Path) -> dict[str, Any]:
+def _record(path: Path) -> dict[str, Any]:
     try:
         return read_record(path)
     except ConfigError:
         raise ConfigError(f"{path} is damaged. Remove its folder and measure again") from None
 
 
-def _load(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> Statistics:
+def _load(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> Statistics:
     return load_statistics(_find(source, workdir, basis, clip).path.parent)
 
 
-def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> _Found:
+def _find(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> _Found:
     """The statistics to use: of the split that the network was trained on if there are such, and of the most images."""
     found = _all(source, workdir, basis, clip)
     if not found:
@@ -222,9 +223,10 @@ def _find(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool 
     return max(found, key=lambda entry: (entry.protocol["split"] == own, entry.protocol["num_examples"]))
 
 
-def _all(source: Trained, workdir: pathlib.Path, basis: str | None, clip: bool | None) -> list[_Found]:
+def _all(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> list[_Found]:
     found = []
-    for path in sorted((workdir / FOLDER).glob("*/statistics.json")):
+    for name in folders.names(workdir / FOLDER):
+        path = workdir / FOLDER / name / "statistics.json"
         record = _record(path)
         try:
             protocol, checksum = record["protocol"], record["result"]["sha256"]

@@ -9,7 +9,6 @@ film.gif, .png   the way to the first of them, if asked for; drawn apart, so tha
 
 import hashlib
 import math
-import pathlib
 import zipfile
 from typing import Any, NamedTuple
 
@@ -22,10 +21,12 @@ from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import parallel
+from ddx.runtime import folders, parallel, storage
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path, make_directory, optional_path, remove_temporaries, replacing, sha256
+from ddx.runtime.folders import make_directory, remove_temporaries
+from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.runtime.pictures import film_frames, film_strip, grid, save_gif, save_png
+from ddx.runtime.storage import replacing, sha256
 from ddx.sampling import measured
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
@@ -39,18 +40,18 @@ FILM_IMAGES, FILM_FRAMES = 16, 40
 
 @parallel.job("sampling", parallel.FEWER_AT_ONCE)
 def sample(
-    workdir: str | pathlib.Path,
+    workdir: str | Path,
     num_samples: int = 64,
     *,
     preset: str | None = None,
     labels: Labels | None = None,
-    low_res: str | pathlib.Path | None = None,
+    low_res: str | Path | None = None,
     seed: int = 0,
     step: int | None = None,
     gif: bool = False,
     png: bool = False,
-    data_dir: str | pathlib.Path | None = None,
-    out: str | pathlib.Path | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
     **settings: Any,
 ) -> Result:
     """Draw images from the network of a run's checkpoint. Image i depends only on (seed, i).
@@ -86,7 +87,7 @@ def sample(
       DataError: the images to enlarge cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir, out = local_path(workdir, "--workdir"), optional_path(out, "--out")
+    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
     if num_samples < 1:
@@ -123,7 +124,7 @@ def sample(
                 job.write(batch.start, samples=batch.images)
             _finish(out, job, (num_samples, *source.system.image_shape))
         job.remove_parts()
-        filmed = not gif or all((out / name).exists() for name in FILM)
+        filmed = not gif or all(storage.is_file(out / name) for name in FILM)
         if not filmed:
             _film(drawing.generator(_frames(how.times)), source.params, record, out)
         new = _write_pngs(out, num_samples) if png else 0
@@ -150,12 +151,12 @@ class Drawing(NamedTuple):
 
 def prepare(
     source: trained.Trained,
-    workdir: pathlib.Path,
+    workdir: Path,
     seed: int,
     preset: str | None,
     labels: tuple[int, ...] | None,
-    low_res: pathlib.Path | None,
-    data_dir: pathlib.Path | None,
+    low_res: Path | None,
+    data_dir: Path | None,
     settings: dict[str, Any],
 ) -> Drawing:
     """How to draw from a network with settings, as `sample` describes them.
@@ -180,7 +181,7 @@ def prepare(
     )
 
 
-def _optimal(source: trained.Trained, workdir: pathlib.Path, settings: dict[str, Any]) -> str:
+def _optimal(source: trained.Trained, workdir: Path, settings: dict[str, Any]) -> str:
     """The times of the trajectory "optimal", in as many steps and for the variance that the run has otherwise."""
     own = source.system.config.sample.to_dict()
     s = own | {name: value for name, value in settings.items() if value is not None}
@@ -188,7 +189,7 @@ def _optimal(source: trained.Trained, workdir: pathlib.Path, settings: dict[str,
     return str(measured.trajectory(source, workdir, "optimal", s["num_steps"] or None, variance, s["clip"]))
 
 
-def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
+def _finish(out: Path, job: Job, shape: tuple[int, ...]) -> None:
     """Put the batches together. Only one is in memory at a time."""
     shown: list[np.ndarray] = []
     with replacing(out / "samples.npz") as temporary:
@@ -206,9 +207,9 @@ def _finish(out: pathlib.Path, job: Job, shape: tuple[int, ...]) -> None:
     job.finish(sha256=sha256(out / "samples.npz"))
 
 
-def _is_finished(out: pathlib.Path, before: dict[str, Any]) -> bool:
+def _is_finished(out: Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
-    return "sha256" in before and all(path.is_file() for path in files) and sha256(files[0]) == before["sha256"]
+    return "sha256" in before and all(storage.is_file(path) for path in files) and sha256(files[0]) == before["sha256"]
 
 
 def _check_png(system: System) -> None:
@@ -218,25 +219,30 @@ def _check_png(system: System) -> None:
         raise ConfigError(f"png: a PNG holds 1 or 3 channels, and these images have {channels}. Use samples.npz")
 
 
-def _write_pngs(out: pathlib.Path, count: int) -> int:
+def _write_pngs(out: Path, count: int) -> int:
     """Write each sample that has no file yet, one in memory at a time; how many were written."""
     folder = out / "png"
     make_directory(folder, "--out")
     remove_temporaries(folder)
     paths = [folder / f"{i:0{max(6, len(str(count - 1)))}d}.png" for i in range(count)]
-    missing = [path for path in paths if not path.is_file()]
+    there = set(folders.names(folder))
+    missing = {path for path in paths if path.name not in there}
     if missing:
-        with zipfile.ZipFile(out / "samples.npz") as archive, archive.open("samples.npy") as file:
+        with (
+            storage.opened(out / "samples.npz") as whole,
+            zipfile.ZipFile(whole) as archive,
+            archive.open("samples.npy") as file,
+        ):
             np.lib.format.read_magic(file)
             shape = np.lib.format.read_array_header_2_0(file)[0][1:]
             for path in paths:
                 image = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
-                if not path.is_file():
+                if path in missing:
                     save_png(path, image)
     return len(missing)
 
 
-def _film(generator: Generator, params: Any, record: dict[str, Any], out: pathlib.Path) -> None:
+def _film(generator: Generator, params: Any, record: dict[str, Any], out: Path) -> None:
     """Draw the first images once more, and the way to them."""
     batch = next(generator.batches(params, record["seed"], min(FILM_IMAGES, record["at_once"], record["num_samples"])))
     assert batch.film is not None

@@ -1,7 +1,6 @@
 """The settings that images are drawn with: the run's own, changed by a preset and by what is given."""
 
 import difflib
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
 from ddx.runtime.errors import ConfigError, did_you_mean
+from ddx.runtime.paths import Path
 from ddx.system import System
 
 
@@ -107,9 +107,7 @@ def _class_number(label: str, classes: list[str]) -> int:
     raise ConfigError(f"labels: {label!r} is none of the {len(classes)} classes. The nearest are {', '.join(close)}")
 
 
-def to_tell(
-    system: System, labels: tuple[int, ...] | None, low_res: pathlib.Path | None = None
-) -> dict[str, np.ndarray]:
+def to_tell(system: System, labels: tuple[int, ...] | None, low_res: Path | None = None) -> dict[str, np.ndarray]:
     """What to tell the network of the images to draw, each for one image after the other: classes, small images.
 
     Raises:

@@ -1,6 +1,5 @@
 """The network that a head is trained on: the averaged weights of another run, which stay as they are."""
 
-import pathlib
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ from ddx.data import Dataset
 from ddx.models import of_head
 from ddx.runs.same_data import check_same_classes
 from ddx.runtime.errors import ConfigError
+from ddx.runtime.paths import Path, user_path
 from ddx.system import System
 from ddx.training import origin
 
@@ -18,7 +18,7 @@ _SAME = ("data.low", "process.", "model.", "loss.prediction")
 _OWN = ("model.head", "model.dropout", "model.dtype", "model.remat")
 
 
-def load(workdir: pathlib.Path, system: System, data: Dataset | None = None) -> dict[str, Any]:
+def load(workdir: Path, system: System, data: Dataset | None = None) -> dict[str, Any]:
     """The weights that a run in a folder is to train its head on, of the run that `train.backbone` names.
 
     Raises:
@@ -26,7 +26,7 @@ def load(workdir: pathlib.Path, system: System, data: Dataset | None = None) -> 
       DataError: the labels of `data`, on which the head is to be trained, mean other classes there.
       CheckpointError: it has no usable checkpoint, or no longer the one that was begun on.
     """
-    folder = pathlib.Path(system.config.train.backbone)
+    folder = user_path(system.config.train.backbone, origin.BACKBONE)
     source = origin.load(workdir, origin.BACKBONE, folder)
     _check_same(folder, source.system, system)
     if data is not None and system.model.num_classes:
@@ -43,7 +43,7 @@ def load(workdir: pathlib.Path, system: System, data: Dataset | None = None) -> 
     return weights
 
 
-def _check_same(folder: pathlib.Path, theirs: System, ours: System) -> None:
+def _check_same(folder: Path, theirs: System, ours: System) -> None:
     old, new = flatten(theirs.config), flatten(ours.config)
     keys = [key for key in new if key.startswith(_SAME) and key not in _OWN and old[key] != new[key]]
     different = [f"{key} {old[key]} -> {new[key]}" for key in keys]

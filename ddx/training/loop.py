@@ -4,7 +4,6 @@ The state after N steps is a pure function of (config, seed, N): a run that is k
 command ends in the same bits.
 """
 
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,15 +16,18 @@ import ddx.data
 from ddx.diffusion.random import seed_key
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import given_config, open_dataset
-from ddx.runs.folder import forget_later, lock, run_config, save_config
+from ddx.runs.folder import forget_later, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
 from ddx.runtime import parallel
+from ddx.runtime.background import Background
 from ddx.runtime.errors import NonFiniteError
-from ddx.runtime.files import local_path, make_directory
+from ddx.runtime.folders import make_directory
+from ddx.runtime.lock import Lock, lock
+from ddx.runtime.paths import Path, user_path
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
 from ddx.runtime.watchdog import Watchdog
-from ddx.system import joined, make_system, make_time_sampler
+from ddx.system import make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.pace import Pace, steps_per_call
@@ -43,7 +45,7 @@ class Outcome(NamedTuple):
     message: str  # one line that says what was written
 
 
-def train(config: ConfigDict | None, workdir: str | pathlib.Path, data: Any = None) -> Outcome:
+def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> Outcome:
     """Train until config.train.num_steps, going on from the newest checkpoint in the folder.
 
     Args:
@@ -57,29 +59,33 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path, data: Any = No
     Raises:
       ConfigError: the config is invalid or not that of the run in the folder.
       CheckpointError: all checkpoints are damaged, or one cannot be saved.
+      StorageError: something else cannot be written, or the bucket cannot be reached.
       DataError: the data set cannot be read, or is not that of the run.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
-    workdir = local_path(workdir, "--workdir")
+    workdir = user_path(workdir, "--workdir")
     _config(workdir, config, data)  # tells a mistake before the folder is made
-    with parallel.job("training", lambda: smaller_step(config)), lock(workdir):
+    with parallel.job("training", lambda: smaller_step(config)), lock(workdir) as held:
         config = _config(workdir, config, data)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
         start = resume.find(workdir, checkpoints, config)
         step, total = start.step, config.train.num_steps
         if step >= total:
             return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
-        parallel.check_divisible(config.train.batch_size, config.train.accumulation)
+        batch_size = config.train.batch_size
+        parallel.check_divisible(batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
         check = _is_same(step, workdir, start.meta, data is not None) if step else None
         data = open_dataset(config, write_copy=True, check=check, given=data)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
-        run = _Run(config, workdir, data, checkpoints, start.history)
+        run = _Run(config, workdir, data, checkpoints, start.history, held)
         state = parallel.replicate(run.restore(step) if step else run.begin())
-        run.describe(state, step)
+        flops = summary.flops_per_step(run.call, state, run.key, run.work([empty_batch(batch_size, data.image_shape)]))
+        print(summary.describe_run(config, data, state, flops))
+        print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:
             print(f"changed  {change}", flush=True)
         save_config(workdir, config, start.history)
@@ -87,7 +93,7 @@ def train(config: ConfigDict | None, workdir: str | pathlib.Path, data: Any = No
         return run.train(state, start)
 
 
-def _config(workdir: pathlib.Path, config: ConfigDict | None, data: Any) -> ConfigDict:
+def _config(workdir: Path, config: ConfigDict | None, data: Any) -> ConfigDict:
     """The config to run with, which says whether data are given."""
     config = run_config(workdir, config)
     return config if data is None else given_config(config)
@@ -108,13 +114,15 @@ class _Run:
     def __init__(
         self,
         config: ConfigDict,
-        workdir: pathlib.Path,
+        workdir: Path,
         data: ddx.data.Dataset,
         checkpoints: Checkpoints,
         history: resume.History,
+        held: Lock,
     ) -> None:
         self.config, self.workdir, self.data = config, workdir, data
-        self.checkpoints, self.history = checkpoints, history
+        self.checkpoints, self.history, self.held = checkpoints, history, held
+        self.saving = Background("ddx-save")
         self.bad_before = self.bad_steps = 0  # in a row, up to the last line of metrics, and up to now
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
@@ -156,26 +164,6 @@ class _Run:
     def restore(self, step: int) -> TrainState:
         return resume.restore(self.checkpoints, step, jax.eval_shape(self.initial, self.init_key))
 
-    def describe(self, state: TrainState, start: int) -> None:
-        """The rest of the first screen."""
-        config, data = self.config, self.data
-        batch, devices = config.train.batch_size, parallel.num_devices()
-        flops = summary.flops_per_step(self.call, state, self.key, self.work([empty_batch(batch, data.image_shape)]))
-        split = f"{batch} images = {devices} x {batch // devices}"
-        if config.train.accumulation > 1:
-            split += f", in {config.train.accumulation} parts"
-        params = joined(state.frozen, state.params)
-        trained, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, params))
-        some = f", {trained:,} of them trained, the others from {config.train.backbone}" if state.frozen else ""
-        print(f"network  {total:,} parameters{some}, {config.model.dtype}")
-        print(summary.parameter_table(params))
-        print(f"process  {summary.describe_process(config)}")
-        print(f"loss     {summary.describe_loss(config)}")
-        print(f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""))
-        epochs = config.train.num_steps * batch / data.num_examples
-        print(f"length   {config.train.num_steps:,} steps, {epochs:,.1f} epochs")
-        print(f"{'resuming' if start else 'starting'} at step {start} in {self.workdir}", flush=True)
-
     def train(self, state: TrainState, found: resume.Start) -> Outcome:
         """Train from where a run starts; of what no line of metrics has yet, its checkpoint tells."""
         config, total, start = self.config.train, self.config.train.num_steps, found.step
@@ -187,6 +175,7 @@ class _Run:
             Preemption() as preemption,
             Watchdog(config.hang_timeout) as watchdog,
             MetricsWriter(self.workdir, start) as writer,
+            self.saving,
             ddx.data.batches(
                 self.data,
                 seed=self.config.seed,
@@ -217,6 +206,7 @@ class _Run:
                 progress.advance(n)
                 log, save = (is_due(step, total, one) for one in every[:2])
                 look = is_due(step, total, *self.watch.every)
+                self.saving.check()
                 if log or save or look:
                     metrics += pace.wait()
                 if log or save:
@@ -228,12 +218,15 @@ class _Run:
                     self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
                 if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
                     watchdog.phase(f"saving step {step}")
-                    saved = self.save(step, state, metrics, progress)
+                    saved = self.save(step, state, metrics, writer, progress)
                 if save or look:
                     progress.restart_clock()
             if saved < step:  # a signal came
                 metrics += pace.wait()
-                saved = self.save(step, state, [self.finite(step, metrics)] if metrics else [], progress)
+                joined = [self.finite(step, metrics)] if metrics else []
+                saved = self.save(step, state, joined, writer, progress)
+            watchdog.phase(f"saving step {saved}")
+            self.saving.wait()
         if step < total:
             return Outcome(step, False, f"stopped at step {step} of {total}; the same command goes on: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
@@ -250,6 +243,7 @@ class _Run:
         for at, good in enumerate(joined["finite"], step - len(joined["finite"]) + 1):
             self.bad_steps = 0 if good else self.bad_steps + 1
             if self.bad_steps > most:
+                self.saving.wait()
                 last = self.checkpoints.steps()
                 raise NonFiniteError(
                     f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"
@@ -268,9 +262,16 @@ class _Run:
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
         writer.scalars(step, values | rate)
 
-    def save(self, step: int, state: TrainState, metrics: list[dict[str, Any]], progress: Progress) -> int:
-        """Write a checkpoint, with the metrics that no line has yet."""
-        before = time.perf_counter()
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metrics: list[dict[str, Any]],
+        writer: MetricsWriter,
+        progress: Progress,
+    ) -> int:
+        """Begin to write a checkpoint, with the metrics that no line has yet; training goes on meanwhile."""
+        self.saving.wait()  # for the one before: only one copy of the state is in memory
         parallel.assert_replicated(state, f"the state at step {step}")
         meta = {
             **self.about_data,
@@ -279,6 +280,13 @@ class _Run:
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
             "bad_steps": self.bad_before,
         }
-        self.checkpoints.save(step, resume.items(state), meta)
-        progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - before:.1f} s")
+        items, begun = parallel.copied_to_host(resume.items(state)), time.perf_counter()
+
+        def write() -> None:
+            writer.flush()
+            self.held.check()
+            self.checkpoints.save(step, items, meta)
+            progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - begun:.1f} s")
+
+        self.saving.start(write)
         return step

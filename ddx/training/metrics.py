@@ -1,58 +1,63 @@
 """Metrics of a run: metrics.jsonl, with each logged step once, its scores, and TensorBoard events."""
 
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
-from ddx.runtime.files import write_text
+from ddx.runtime.growing import GrowingFile
+from ddx.runtime.paths import Path
+from ddx.training.tensorboard import Events
 
 
 class MetricsWriter:
     """Appends to metrics.jsonl, evaluations.jsonl and tensorboard/ in a run's folder."""
 
-    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+    def __init__(self, workdir: Path, step: int) -> None:
         """Go on from `step`: lines after it, of steps that will be done again, are dropped."""
-        self._path, self._scores = workdir / "metrics.jsonl", workdir / "evaluations.jsonl"
-        for path in (self._path, self._scores):
-            if path.exists():
-                text = path.read_text(errors="replace")
-                write_text(path, "".join(line + "\n" for line in _lines_until(text, step)))
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+        def is_kept(line: str) -> bool:
+            try:
+                return bool(json.loads(line)["step"] <= step)
+            except (ValueError, KeyError, TypeError):
+                return False  # cut off by a kill in the middle of the line
+
+        self._metrics = GrowingFile(workdir / "metrics.jsonl", is_kept)
+        self._scores = GrowingFile(workdir / "evaluations.jsonl", is_kept)
+        self._events = Events(workdir / "tensorboard", step)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._tensorboard.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.flush()
+        self._events.close()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Log numbers at a step."""
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
-        self._tensorboard.flush()
+        self._metrics.add(json.dumps({"step": step, **values}))
+        self._events.scalars(step, values)
 
     def scores(self, step: int, name: str, values: dict[str, float]) -> None:
         """Log what an evaluator found at a step."""
-        with open(self._scores, "a") as file:
-            file.write(json.dumps({"step": step, "evaluator": name, **values}) + "\n")
-        for key, value in values.items():
-            self._tensorboard.add_scalar(f"evaluation/{key}", value, step)
-        self._tensorboard.flush()
+        self._scores.add(json.dumps({"step": step, "evaluator": name, **values}))
+        self._events.scalars(step, {f"evaluation/{key}": value for key, value in values.items()})
 
     def has_scores(self, step: int, name: str) -> bool:
         """Whether an evaluator's numbers of a step are there."""
-        lines = self._scores.read_text().splitlines() if self._scores.exists() else []
-        return any((entry["step"], entry["evaluator"]) == (step, name) for entry in map(json.loads, lines))
+        entries = map(json.loads, self._scores.lines)
+        return any((entry["step"], entry["evaluator"]) == (step, name) for entry in entries)
 
     def picture(self, step: int, name: str, picture: np.ndarray) -> None:
         """Log an (H, W, 1 or 3) uint8 picture to TensorBoard."""
-        self._tensorboard.add_image(name, picture, step, dataformats="HWC")
-        self._tensorboard.flush()
+        self._events.picture(step, name, picture)
+
+    def flush(self) -> None:
+        """Bring all of it to where it belongs, before the checkpoint that it leads to."""
+        self._metrics.flush()
+        self._scores.flush()
+        self._events.flush()
 
 
 def join(metrics: list[dict[str, Any]]) -> dict[str, Any]:
@@ -77,14 +82,3 @@ def summarise(joined: dict[str, Any]) -> dict[str, float]:
     sums, counts = joined["quartile_sum"].sum(0), joined["quartile_count"].sum(0)
     values |= {f"loss_q{i}": float(sums[i] / counts[i]) for i in range(4) if counts[i]}
     return values | ({} if good.all() else {"skipped": int((~good).sum())})
-
-
-def _lines_until(text: str, step: int) -> list[str]:
-    kept = []
-    for line in text.splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off by a kill in the middle of the line
-    return kept

@@ -6,16 +6,16 @@ begins again on the same weights.
 """
 
 import json
-import os
-import pathlib
 from typing import Any
 
 import jax
 
 from ddx.config.values import flatten, named_run
 from ddx.runs import manifest, trained
+from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
-from ddx.runtime.files import write_json
+from ddx.runtime.paths import Path, place, user_path
+from ddx.runtime.storage import write_json
 from ddx.system import System
 
 BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
@@ -23,7 +23,7 @@ BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
 _UNSEEN = ("model.family", "model.groups", "model.num_heads")
 
 
-def initial_weights(workdir: pathlib.Path, system: System) -> Any:
+def initial_weights(workdir: Path, system: System) -> Any:
     """The parameters that a run with train.init_from starts from: the averaged weights of that run.
 
     The network must be the same; data, process, prediction and loss may be others.
@@ -31,21 +31,22 @@ def initial_weights(workdir: pathlib.Path, system: System) -> Any:
     Raises:
       CheckpointError: that run has another network or no usable checkpoint, or no longer the one that was begun on.
     """
-    folder, step = named_run(system.config.train.init_from)
-    source = load(workdir, INIT_FROM, pathlib.Path(folder), step)
+    name, step = named_run(system.config.train.init_from)
+    folder = user_path(name, INIT_FROM)
+    source = load(workdir, INIT_FROM, folder, step)
     theirs, ours = flatten(source.system.config), flatten(system.config)
     unseen = tuple(f"{key}: saved {theirs[key]}, needed {ours[key]}" for key in _UNSEEN if theirs[key] != ours[key])
-    where = pathlib.Path(folder) / "checkpoints" / str(source.step)
+    where = folder / "checkpoints" / str(source.step)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     saved = {"ema": manifest.arrays_of(source.params)}
     manifest.check_fit(
         where, saved, {"ema": shapes}, unseen, "train.init_from needs the same network: copy its model.*"
     )
-    record(workdir, INIT_FROM, pathlib.Path(folder), source)
+    record(workdir, INIT_FROM, folder, source)
     return source.params
 
 
-def load(workdir: pathlib.Path, key: str, folder: pathlib.Path, step: int | None = None) -> trained.Trained:
+def load(workdir: Path, key: str, folder: Path, step: int | None = None) -> trained.Trained:
     """The run in a folder that a key names, at a step, or at the newest when the new run began.
 
     Raises:
@@ -54,7 +55,7 @@ def load(workdir: pathlib.Path, key: str, folder: pathlib.Path, step: int | None
     """
     path = _path(workdir, key)
     before = _read(path)
-    is_same = os.path.realpath(str(before.get("workdir"))) == os.path.realpath(folder)
+    is_same = place(str(before.get("workdir"))) == place(folder)
     if not is_same or step not in (None, before.get("step")):
         before = {}  # of another run, that this one was to be on when it was begun for the last time
     try:
@@ -69,26 +70,26 @@ def load(workdir: pathlib.Path, key: str, folder: pathlib.Path, step: int | None
     return source
 
 
-def record(workdir: pathlib.Path, key: str, folder: pathlib.Path, source: trained.Trained) -> None:
+def record(workdir: Path, key: str, folder: Path, source: trained.Trained) -> None:
     """Say, and remember, which checkpoint it is of the run that a key names."""
     print(f"weights  the averaged ones of step {source.step} of {folder}", flush=True)
     write_json(_path(workdir, key), {"workdir": str(folder), "step": source.step, "seal": source.seal})
 
 
-def forget(workdir: pathlib.Path, config: Any) -> None:
+def forget(workdir: Path, config: Any) -> None:
     """Remove what was recorded for keys that a config, of a run that begins, does not use."""
     for key, used in ((BACKBONE, config.train.backbone), (INIT_FROM, config.train.init_from)):
         if not used:
-            _path(workdir, key).unlink(missing_ok=True)
+            storage.remove(_path(workdir, key))
 
 
-def _path(workdir: pathlib.Path, key: str) -> pathlib.Path:
+def _path(workdir: Path, key: str) -> Path:
     return workdir / f"{key.partition('.')[2]}.json"
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(storage.read_text(path))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -5,7 +5,6 @@ process, the loss, the data) stays as it was. What decides only how a state is r
 size, ...) may change from a checkpoint on; every later checkpoint, and config_history.json, say at which step what did.
 """
 
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import needs_given
 from ddx.runs.folder import load_config
 from ddx.runtime.errors import ConfigError, DataError
+from ddx.runtime.paths import Path
 from ddx.training.state import TrainState, counted
 
 History = list[dict[str, Any]]
@@ -44,7 +44,7 @@ class Start(NamedTuple):
         return int(self.meta.get("bad_steps", 0))
 
 
-def find(workdir: pathlib.Path, checkpoints: Checkpoints, config: ConfigDict) -> Start:
+def find(workdir: Path, checkpoints: Checkpoints, config: ConfigDict) -> Start:
     """The newest checkpoint, from which a run with this config is to resume; without any, all of a config may change.
 
     Raises:

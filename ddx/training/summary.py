@@ -5,6 +5,33 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
+
+from ddx.data import Dataset
+from ddx.runtime import parallel
+from ddx.system import joined
+from ddx.training.state import TrainState
+
+
+def describe_run(config: ConfigDict, data: Dataset, state: TrainState, flops: float | None) -> str:
+    """Network, process, loss, batch and length of a run; `flops` are those of a step on one device."""
+    batch, devices, steps = config.train.batch_size, parallel.num_devices(), config.train.num_steps
+    split = f"{batch} images = {devices} x {batch // devices}"
+    if config.train.accumulation > 1:
+        split += f", in {config.train.accumulation} parts"
+    params = joined(state.frozen, state.params)
+    trained, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, params))
+    some = f", {trained:,} of them trained, the others from {config.train.backbone}" if state.frozen else ""
+    return "\n".join(
+        [
+            f"network  {total:,} parameters{some}, {config.model.dtype}",
+            parameter_table(params),
+            f"process  {describe_process(config)}",
+            f"loss     {describe_loss(config)}",
+            f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""),
+            f"length   {steps:,} steps, {steps * batch / data.num_examples:,.1f} epochs",
+        ]
+    )
 
 
 def parameter_table(params: Any) -> str:

@@ -4,7 +4,6 @@ Both follow from the state alone. What a signal or a kill prevented is made up f
 """
 
 import functools
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +14,8 @@ from ml_collections import ConfigDict
 from ddx.data import Dataset
 from ddx.evaluation.evaluators import EVALUATORS
 from ddx.runs.trained import Trained
-from ddx.runtime import parallel
+from ddx.runtime import parallel, storage
+from ddx.runtime.paths import Path
 from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
@@ -37,7 +37,7 @@ class Watch:
     """Draws and scores the network of a run, every so many steps and at the end."""
 
     def __init__(
-        self, config: ConfigDict, workdir: pathlib.Path, data: Dataset, system: System, about_data: dict[str, Any]
+        self, config: ConfigDict, workdir: Path, data: Dataset, system: System, about_data: dict[str, Any]
     ) -> None:
         """`about_data` is what a checkpoint says of the data."""
         self._config, self._workdir = config, workdir
@@ -66,13 +66,13 @@ class Watch:
             return preemption.unless_requested(work) if preemption else work()
 
         weights, t = state.weights(self._config.sample.weights), self._config.train
-        if is_due(step, last, t.sample_every) and not self.picture(step).exists():
+        if is_due(step, last, t.sample_every) and not storage.exists(self.picture(step)):
             self.draw(step, weights, writer, unless_requested, progress)
         for name, score in self._scores.items():
             if is_due(step, last, t.evaluate_every) and not writer.has_scores(step, name):
                 self.score(step, name, functools.partial(score, weights), writer, unless_requested, progress)
 
-    def picture(self, step: int) -> pathlib.Path:
+    def picture(self, step: int) -> Path:
         """The grid of a step."""
         return self._workdir / "samples" / f"{step:06d}.png"
 

@@ -13,8 +13,8 @@ import pytest
 
 from ddx.runs import manifest, trained
 from ddx.runs.checkpoint import Checkpoints
-from ddx.runs.folder import lock
 from ddx.runtime.errors import CheckpointError, ConfigError
+from ddx.runtime.lock import lock
 from ddx.sampling import sample
 from ddx.training import train
 from tests.training.test_run import finish, launch

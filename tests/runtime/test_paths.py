@@ -14,7 +14,7 @@ from ddx.evaluation import compare, evaluate, measure
 from ddx.runs.data import open_dataset
 from ddx.runs.folder import load_config
 from ddx.runtime.errors import ConfigError
-from ddx.runtime.files import local_path
+from ddx.runtime.paths import local_path
 from ddx.sampling import forward, interpolate, load_statistics, reconstruct, sample
 from ddx.training import train
 

@@ -236,7 +236,7 @@ def check_devices(one, config, eight):
 
 
 def test_two_runs_cannot_share_a_folder(tiny_config, tmp_path):
-    from ddx.runs.folder import lock
+    from ddx.runtime.lock import lock
 
     with lock(tmp_path), pytest.raises(ConfigError, match=f"is in use by process {os.getpid()}"):
         train(tiny_config(), tmp_path)

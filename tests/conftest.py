@@ -44,6 +44,22 @@ def forget_programs():
 
 
 @pytest.fixture(scope="session")
+def server():
+    """Buckets on this machine."""
+    from tests.buckets import Server
+
+    found = Server()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def in_bucket(server, request):
+    """A path in a bucket of a test's own."""
+    return server.new(f"ddx-{abs(hash(request.node.nodeid)):x}")
+
+
+@pytest.fixture(scope="session")
 def tiny_config():
     """Changes that make a run of a few seconds: the smallest U-Net on digits. Returns a fresh config each call."""
 

@@ -33,7 +33,7 @@ def test_what_it_says_to_install_for_each_chip_is_an_extra():
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     named = set(re.findall(r"pip install [^`\n]*\[([a-z0-9-]+)\]'", README))
-    assert named == {"test", "tpu", "tpu-v3", "cuda"} and named <= setup["options.extras_require"].keys()
+    assert named == {"test", "tpu", "tpu-v3", "cuda", "gcs"} and named <= setup["options.extras_require"].keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -23,6 +23,7 @@ from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, is_local
 
 HEARTBEAT, LEASE = 15.0, 90.0
+_ours: set[bucket.Address] = set()  # what this process holds now
 
 
 class Lock:
@@ -105,11 +106,12 @@ class _Lease(Lock):
         self._lost = False
         before = bucket.generation(self._at)
         if before:
-            self._wait_for(before)
+            before = self._outlasted(before)
         taken = bucket.put_if(self._at, self._text(), before)
         if taken is None:
             raise self._in_use()
         self._generation, self._since = taken, time.monotonic()
+        _ours.add(self._at)
         self._thread = threading.Thread(target=self._renew, name="ddx-lock", daemon=True)
         self._thread.start()
 
@@ -136,33 +138,50 @@ class _Lease(Lock):
         """Remove it, if it is still ours."""
         self._ended.set()
         self._thread.join(HEARTBEAT)  # it may just be writing
+        _ours.discard(self._at)
         with contextlib.suppress(StorageError):
             if not self._lost:
                 bucket.remove(self._at, if_generation=self._generation)
 
-    def _wait_for(self, generation: int) -> None:
-        """Until the one who holds it has not renewed it for so long that the lock has ended."""
+    def _outlasted(self, generation: int) -> int:
+        """The generation of a lock that has ended, as its holder has not renewed it for so long; 0 if it is released.
+
+        Raises:
+          ConfigError: its holder is alive.
+        """
         holder = self._said()
-        alive = _is_alive(holder)
+        alive = self._is_alive(holder)
         if alive:
             raise self._in_use()
-        if alive is None:
+        if alive is None:  # it may be
             print(f"waiting up to {LEASE:.0f} s for the lock of {self._folder}, held by {_named(holder)}", flush=True)
             until = time.monotonic() + LEASE
             while time.monotonic() < until:
                 time.sleep(min(1.0, HEARTBEAT / 4))
                 now = bucket.generation(self._at)
                 if now == 0:
-                    return
+                    return 0
                 if now != generation:
                     raise self._in_use()
+        return generation
 
-    def _said(self) -> dict[str, Any]:
-        """What the object says of the process that holds it; empty if it is gone."""
+    def _said(self) -> dict[str, Any] | None:
+        """What the object says of the process that holds it, {} for what cannot be understood, None if it is empty."""
         with contextlib.suppress(FileNotFoundError, ValueError):
-            said = json.loads(bucket.get_bytes(self._at))
-            return said if isinstance(said, dict) else {}
+            content = bucket.get_bytes(self._at)
+            said = json.loads(content) if content else None
+            return said if isinstance(said, dict | None) else {}
         return {}
+
+    def _is_alive(self, holder: dict[str, Any] | None) -> bool | None:
+        """Whether the process that holds a lock is alive; None if it is not on this machine."""
+        if holder is None:  # LOCK of a folder on this machine, where nobody was when it was copied to the bucket
+            return False
+        if holder.get("machine") != _machine():
+            return None
+        if holder.get("pid") == os.getpid():  # the bucket could not be reached when it was released
+            return self._at in _ours
+        return bool(holder.get("started")) and _started(holder.get("pid")) == holder["started"]
 
     def _text(self) -> str:
         return json.dumps(_myself() | {"beat": os.urandom(8).hex()})
@@ -172,19 +191,14 @@ class _Lease(Lock):
         return ConfigError(f"{self._folder} is in use by {holder}. Wait for it, or use another {self._option}")
 
 
-def _named(holder: dict[str, Any]) -> str:
-    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
+def _named(holder: dict[str, Any] | None) -> str:
+    if not holder or not {"pid", "host"} <= holder.keys():
+        return "another process"
+    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _myself() -> dict[str, Any]:
     return {"pid": os.getpid(), "host": os.uname().nodename, "machine": _machine(), "started": _started(os.getpid())}
-
-
-def _is_alive(holder: dict[str, Any]) -> bool | None:
-    """Whether the process that holds a lock is alive; None if it is not on this machine."""
-    if not holder or holder.get("machine") != _machine():
-        return None
-    return bool(holder.get("started")) and _started(holder.get("pid")) == holder["started"]
 
 
 def _machine() -> str:

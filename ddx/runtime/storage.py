@@ -83,9 +83,9 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         if is_local(path):
             yield stack.enter_context(open(path, "rb"))
         else:
-            file: Any = stack.enter_context(tempfile.NamedTemporaryFile(prefix="ddx-"))
-            bucket.get(bucket.address(path), pathlib.Path(file.name))
-            yield stack.enter_context(open(file.name, "rb"))
+            copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddx-")), "copy")
+            bucket.get(bucket.address(path), copy)
+            yield stack.enter_context(open(copy, "rb"))
 
 
 @functools.lru_cache(maxsize=64)

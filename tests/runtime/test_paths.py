@@ -1,4 +1,4 @@
-"""Paths that a user names: local ones, absolute where they are kept, and none that only looks local."""
+"""Paths that a user names: absolute where they are kept, in a bucket or on this machine, and none taken for another."""
 
 import os
 import pathlib
@@ -13,14 +13,14 @@ from ddx.config.keys import PATHS
 from ddx.evaluation import compare, evaluate, measure
 from ddx.runs.data import open_dataset
 from ddx.runs.folder import load_config
-from ddx.runtime.errors import ConfigError
-from ddx.runtime.paths import local_path
+from ddx.runtime import bucket
+from ddx.runtime.errors import CheckpointError, ConfigError, StorageError
+from ddx.runtime.paths import absolute, is_local, local_path, place, user_path
 from ddx.sampling import forward, interpolate, load_statistics, reconstruct, sample
 from ddx.training import train
 
 ROOT = pathlib.Path(__file__).parents[2]
 ELSEWHERE = [
-    "gs://bucket/run",
     "s3://bucket/run",
     "file:///home/run",
     "hf://user/model",
@@ -74,16 +74,53 @@ def with_key(key, value, **others):
 def test_a_path_with_a_scheme_is_refused_before_anything_else(taker, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ELSEWHERE:
-        with pytest.raises(ConfigError, match="is no path on this machine") as error:
+        with pytest.raises(ConfigError, match="gs://bucket/name") as error:
             TAKERS[taker](path)
         assert "\n" not in str(error.value) and str(path).partition(":")[0] in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bucket_in_the_environment_is_refused(monkeypatch):
+@pytest.mark.parametrize("taker", TAKERS)
+def test_every_path_may_be_in_a_bucket(taker, tmp_path, monkeypatch):
+    def asked():
+        raise StorageError("asked for")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bucket, "_client", asked)
+    if taker == "data.cache_dir":
+        with pytest.raises(ConfigError, match="must be on this machine"):
+            TAKERS[taker]("gs://bucket/run")
+    elif taker == "load digits" or taker in PATHS or taker.startswith("train.init_from"):
+        if taker == "train.backbone":
+            return  # needs a head, see test_in_bucket.py
+        TAKERS[taker]("gs://bucket/run")  # nothing is read there
+    else:
+        with pytest.raises((StorageError, CheckpointError), match=r"asked for|run has no trained network"):
+            TAKERS[taker]("gs://bucket/run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bucket_in_the_environment_is_read(monkeypatch):
+    def asked():
+        raise StorageError("asked for")
+
+    monkeypatch.setattr(bucket, "_client", asked)
     monkeypatch.setenv("TFDS_DATA_DIR", "gs://tfds-data/datasets")
-    with pytest.raises(ConfigError, match=r"TFDS_DATA_DIR=gs://tfds-data/datasets is no path on this machine"):
+    with pytest.raises(StorageError, match="asked for"):
         ddx.data.load("cifar10")
+
+
+def test_a_path_in_a_bucket_stays_as_it_is():
+    for given in ("gs://bucket/a/b", "gs://bucket/a/b/"):
+        path = user_path(given, "--workdir")
+        assert str(path) == "gs://bucket/a/b" and str(path / "c.json") == "gs://bucket/a/b/c.json"
+        assert path.name == "b" and str(path.with_suffix(".last")) == "gs://bucket/a/b.last"
+        assert user_path(path, "--workdir") == path and not is_local(path) and absolute(path) == path
+        assert place(given) == place(path) == "gs://bucket/a/b"
+    assert with_key("data.dir", "gs://bucket/a").data.dir == "gs://bucket/a"
+    assert with_key("train.init_from", "gs://bucket/a:20").train.init_from == "gs://bucket/a:20"
+    assert config_lib.named_run("gs://bucket/a:20") == ("gs://bucket/a", 20)
+    assert config_lib.named_run("gs://bucket/a") == ("gs://bucket/a", None)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +138,7 @@ def test_a_bucket_in_the_environment_is_refused(monkeypatch):
 )
 def test_commands_refuse_it_in_one_line_and_write_nothing(command, flag, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", f"--{flag}=gs://bucket/x"],
+        [sys.executable, "-m", f"launch.{command}", f"--{flag}=s3://bucket/x"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -109,7 +146,9 @@ def test_commands_refuse_it_in_one_line_and_write_nothing(command, flag, tmp_pat
         timeout=60,
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(f"error: --{flag}=gs://bucket/x is no path on this machine")
+    assert done.stderr.startswith(
+        f"error: --{flag}=s3://bucket/x is neither a path on this machine nor gs://bucket/name"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

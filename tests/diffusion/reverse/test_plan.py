@@ -33,13 +33,12 @@ def test_one_trace_of_the_public_walk_serves_schedules_etas_and_trajectories():
 
     noise = jax.random.normal(jax.random.key(1), (10, 2, *SHAPE))
     for process in (ddx.ddpm(1000), ddx.iddpm(4000), ddx.ddpm(50, "quad")):
-        for eta in (0.0, 0.5, 1.0):
-            for spacing in ("even", "trailing"):
-                times = ddx.trajectory(process.num_steps, 10, spacing)
-                found = walk(ddx.plan(process, times, eta), x_T(), noise)
-                own = ddx.denoiser(process, golden.fake_model())
-                expected = ddx.sample(own, None, x_T(), times, eta, noise=noise)
-                np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+        for eta, spacing in ((0.0, "even"), (0.5, "trailing"), (1.0, "even")):
+            times = ddx.trajectory(process.num_steps, 10, spacing)
+            found = walk(ddx.plan(process, times, eta), x_T(), noise)
+            own = ddx.denoiser(process, golden.fake_model())
+            expected = ddx.sample(own, None, x_T(), times, eta, noise=noise)
+            np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
     assert len(traces) == 1
 
 

@@ -151,8 +151,8 @@ def test_a_loss_is_that_of_the_estimate_however_the_network_says_it(prediction):
     with jax.enable_x64(True):
         x_0, t = grey(jax.random.key(0), (4, 4, 4, 1)).astype(jnp.float64), np.asarray([1, 2, 30, 50])
         noise = jax.random.normal(jax.random.key(1), x_0.shape)
-        expected = jax.jit(lambda x: ddx.kl_loss(process, says("eps"), x, t, noise))(x_0)
-        ours = jax.jit(lambda x: ddx.kl_loss(process, says(prediction), x, t, noise, prediction))(x_0)
+        expected = ddx.kl_loss(process, says("eps"), x_0, t, noise)
+        ours = ddx.kl_loss(process, says(prediction), x_0, t, noise, prediction)
         np.testing.assert_allclose(ours, expected, rtol=1e-6)
         hybrid = ddx.hybrid_loss(process, says(prediction), x_0, t, noise, prediction)
         np.testing.assert_allclose(hybrid.vb, expected / T, rtol=1e-6)
@@ -161,7 +161,7 @@ def test_a_loss_is_that_of_the_estimate_however_the_network_says_it(prediction):
 
 def test_hybrid_training_moves_the_mean_by_the_simple_loss_and_the_variance_by_the_bound():
     process = ddx.iddpm(100)
-    x_0, t = grey(jax.random.key(0), (4, 4, 4, 1)), jnp.asarray([1, 2, 50, 100])
+    x_0, t = grey(jax.random.key(0), (4, 4, 4, 1)), np.asarray([1, 2, 50, 100])
     noise = jax.random.normal(jax.random.key(1), x_0.shape)
 
     def model(weights):
@@ -192,21 +192,21 @@ def test_the_range_ends_at_the_posterior_and_at_the_transition_variance_of_any_s
     np.testing.assert_allclose(ends[1], np.sqrt(ends[0] * ends[2]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("t", [1, 50])
-@pytest.mark.parametrize("log_variance", [-200.0, -60.0, -44.0, -20.0, 20.0, 200.0])
 @pytest.mark.parametrize("variance_name", ["learned", "range"])
-def test_no_learned_variance_makes_the_bound_or_its_gradient_infinite(variance_name, log_variance, t):
+def test_no_learned_variance_makes_the_bound_or_its_gradient_infinite(variance_name):
     process = ddx.iddpm(100)
     x_0 = grey(jax.random.key(0), (2, 4, 4, 1))
 
-    def loss(weights):
+    def loss(weights, t):
         def model_fn(x, i):
             return jnp.concatenate([weights[0] * x, weights[1] + 0 * x], -1)
 
-        return ddx.kl_loss(process, model_fn, x_0, jnp.full(2, t), jnp.ones_like(x_0), variance=variance_name).mean()
+        return ddx.kl_loss(process, model_fn, x_0, t, jnp.ones_like(x_0), variance=variance_name).mean()
 
-    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray([0.9, log_variance]))
-    assert np.isfinite(value) and np.all(np.isfinite(gradient))
+    of = jax.jit(jax.value_and_grad(loss))
+    for t, log_variance in itertools.product((1, 50), (-200.0, -60.0, -44.0, -20.0, 20.0, 200.0)):
+        value, gradient = of(jnp.asarray([0.9, log_variance]), jnp.full(2, t))
+        assert np.isfinite(value) and np.all(np.isfinite(gradient)), (t, log_variance)
 
 
 def test_a_chain_that_starts_before_T_pays_the_prior_of_its_start():

@@ -14,7 +14,7 @@ _IS_FIRST = "DDX_TESTS_CACHE" not in os.environ
 _CACHE = tempfile.mkdtemp(prefix="ddx-tests-") if _IS_FIRST else os.environ["DDX_TESTS_CACHE"]
 os.environ |= {"DDX_TESTS_CACHE": _CACHE, "JAX_COMPILATION_CACHE_DIR": _CACHE}
 os.environ["XDG_CACHE_HOME"] = os.path.join(_CACHE, "home")  # decoded copies of data sets
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # noqa: E402
@@ -123,6 +123,12 @@ def in_fives(tiny_config, made_once):
     """The same in calls of up to five steps, as many as the time allows."""
     changes = {"train__steps_per_call": 5, "train__log_every": 100, "train__checkpoint_every": 100}
     return made_once("in_fives", tiny_config(**changes))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """For runs whose pictures no test looks at: their sampler need not be compiled."""
+    monkeypatch.setattr("ddx.training.watch.Watch.draw", lambda *_: None)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Samplers are exact where the truth is known: on Gaussian data with its optimal network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,36 +14,49 @@ SHAPE = (4, 3, 2)
 PROCESSES = {"linear": ddx.ddpm(1000), "cosine": ddx.iddpm(400), "sigmoid": ddx.ddpm(300, "sigmoid")}
 
 
-def moments_of_samples(process, data, times, eta, variance, prediction="eps", solver="euler"):
-    """The exact mean and variance of `ddx.sample` in float64, with no sampling error.
+def walker(process, data, variance, prediction="eps", solver="euler"):
+    """walk(plan, x_T, noise), compiled once for each number of steps."""
+    denoise = ddx.denoiser(process, data.model_fn(process, prediction), prediction, clip=False)
+    return jax.jit(lambda plan, x_T, noise: ddx.walk(denoise, plan, x_T, None, solver, variance, noise))
+
+
+def moments_of_samples(process, data, times, eta, variance, solver="euler", walk=None):
+    """The exact mean and variance of samples in float64, with no sampling error.
 
     For an affine sampler x_0 = c + sum_k A_k z_k with diagonal A_k, c and all A_k are read off by feeding unit noises.
     """
-    shape = data.mean.shape
-    denoise = ddx.denoiser(process, data.model_fn(process, prediction), prediction, clip=False)
-    K = len(times) - 1
-
-    def run(x_T, noise):
-        return ddx.sample(denoise, None, x_T, times, eta, variance, noise, solver)
-
-    run = jax.jit(run)
+    shape, K = data.mean.shape, len(times) - 1
+    walk = walk or walker(process, data, variance, solver=solver)
+    plan = ddx.plan(process, times, eta, solver=solver)
     # Batch entry 0 has no noise at all; entry j + 1 has a unit at draw j, x_T counting as draw 0.
     units = jnp.eye(K + 1)[:, :, None, None, None] * jnp.ones((1, 1, *shape))
     units = jnp.concatenate([jnp.zeros((1, K + 1, *shape)), units])
-    out = np.asarray(run(units[:, 0], jnp.moveaxis(units[:, 1:], 1, 0)))
+    out = np.asarray(walk(plan, units[:, 0], jnp.moveaxis(units[:, 1:], 1, 0)))
     return out[0], np.square(out[1:] - out[0]).sum(0)
 
 
-@pytest.mark.parametrize("prediction", ["eps", "x0", "v"])
+@functools.cache
+def optimal(name, prediction):
+    data = oracle.random_gaussian(SHAPE)
+    return walker(PROCESSES[name], data, data.optimal_variance(), prediction)
+
+
+def some(K, prediction):
+    """Every K with one prediction, and every prediction with one K; all pairs with soak."""
+    return pytest.param(K, prediction, marks=() if prediction == "eps" or K == 5 else pytest.mark.soak)
+
+
+@pytest.mark.parametrize(
+    ("K", "prediction"), [some(K, prediction) for K in (1, 2, 5, 20) for prediction in ("eps", "x0", "v")]
+)
 @pytest.mark.parametrize("eta", [1.0, 0.3, 0.0])
-@pytest.mark.parametrize("K", [1, 2, 5, 20])
 @pytest.mark.parametrize("name", PROCESSES)
 def test_optimal_variance_samples_the_data_in_any_number_of_steps(name, K, eta, prediction):
     process = PROCESSES[name]
     times = ddx.trajectory(process.num_steps, None, np.linspace(process.num_steps, 0, K + 1).astype(int))
     with jax.enable_x64(True):
         data = oracle.random_gaussian(SHAPE)
-        mean, variance = moments_of_samples(process, data, times, eta, data.optimal_variance(), prediction)
+        mean, variance = moments_of_samples(process, data, times, eta, None, walk=optimal(name, prediction))
         m = process.marginal(times[-2])
         # Sampling returns the mean of its last step; the noise left out is what x_{t_K} does not tell of x_0.
         left_out = data.covariance(m.alpha, m.sigma)
@@ -67,8 +82,14 @@ def test_optimal_variance_is_exact_when_x_T_is(name):
         np.testing.assert_allclose(variance, data.variance - data.covariance(m_1.alpha, m_1.sigma) + excess, rtol=1e-10)
 
 
-@pytest.mark.parametrize("K", [1, 3, 10, 40])
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(
+    ("name", "K"),
+    [
+        pytest.param(name, K, marks=() if name == "linear" or K == 10 else pytest.mark.soak)
+        for name in PROCESSES
+        for K in (1, 3, 10, 40)
+    ],
+)
 def test_ddim_follows_its_closed_form(name, K):
     process = PROCESSES[name]
     times = ddx.trajectory(process.num_steps, K)
@@ -99,16 +120,17 @@ def test_ddpm_and_ddim_converge_to_the_data_at_first_order(variance, eta):
     assert errors[-1] < 0.02
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("K", [1, 7, 100])
-def test_a_single_data_point_is_returned_exactly(K, eta):
+def test_a_single_data_point_is_returned_exactly(K):
     process = PROCESSES["linear"]
     with jax.enable_x64(True):
         point = oracle.Gaussian(oracle.random_gaussian(SHAPE).mean, jnp.zeros(SHAPE))
         denoise = ddx.denoiser(process, point.model_fn(process, "x0"), "x0")
         x_T = jax.random.normal(jax.random.key(0), (3, *SHAPE))
-        x_0 = ddx.sample(denoise, jax.random.key(1), x_T, ddx.trajectory(1000, K), eta)
-        np.testing.assert_allclose(x_0, np.broadcast_to(point.mean, x_0.shape), atol=1e-12)
+        walk = jax.jit(lambda plan: ddx.walk(denoise, plan, x_T, jax.random.key(1)))
+        for eta in (0.0, 0.5, 1.0):
+            x_0 = walk(ddx.plan(process, ddx.trajectory(1000, K), eta))
+            np.testing.assert_allclose(x_0, np.broadcast_to(point.mean, x_0.shape), atol=1e-12)
 
 
 def test_posterior_times_marginal_is_the_joint_of_the_forward_chain():

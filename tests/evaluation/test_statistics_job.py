@@ -86,7 +86,7 @@ def test_they_do_not_depend_on_batches_and_a_finished_job_changes_nothing(run, t
 def test_they_serve_another_schedule(run):
     of = load_statistics(next((run / "statistics").glob("*dct*")))
     other = ddx.in_dct_basis(ddx.ddpm(20, "sigmoid"))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(other, (12, 5, 0)).expand())
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(other, (12, 5, 0)).expand())
     logsnr = float(statistics.noise_logsnr(other, 12))
     i = int(np.searchsorted(-of.logsnr, -logsnr))
     v = (analytic.analytic(of, per_coordinate=True, limit=np.inf)(None, row) - row.lambda2) / row.gamma**2
@@ -126,7 +126,7 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
     assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["num_examples"] == 4
     assert measured.origin(source, tmp_path, "analytic", False)["statistics"]["num_examples"] == 5
     one, other = (measured.variance(source, tmp_path, "analytic", clip)[1] for clip in (True, False))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(source.system.process, (3, 1, 0)).expand())
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(source.system.process, (3, 1, 0)).expand())
     assert float(one(None, row).squeeze()) != float(other(None, row).squeeze())
     folder = next((tmp_path / "statistics").glob("*unclipped"))
     (folder / "statistics.npz").unlink()

@@ -99,7 +99,7 @@ def command(workdir, out, *args, devices=1):
 JOB = ("--num_samples=30", "--batch_size=4", "--sampler=ancestral", "--num_steps=20", "--gif")
 
 
-@pytest.mark.parametrize("parts_before", [(1, 3), pytest.param((0, 7), marks=pytest.mark.soak)])
+@pytest.mark.parametrize("parts_before", [(2,), *(pytest.param(n, marks=pytest.mark.soak) for n in ((1, 3), (0, 7)))])
 def test_kill_9_and_the_same_command_end_in_the_same_bytes(whole, tmp_path, parts_before):
     assert command(whole, tmp_path / "whole", *JOB).wait(300) == 0
     out = tmp_path / "cut"
@@ -122,10 +122,19 @@ def test_kill_9_and_the_same_command_end_in_the_same_bytes(whole, tmp_path, part
     ]
 
 
-def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypatch):
+TEN = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
+
+
+@pytest.fixture(scope="module")
+def ten(whole, tmp_path_factory):
+    """The samples of TEN, drawn at once."""
+    out = tmp_path_factory.mktemp("ten")
+    sample(whole, out=out, **TEN)
+    return samples(out)
+
+
+def test_a_job_goes_on_with_the_batches_that_are_there(whole, ten, tmp_path, monkeypatch):
     """Stopped after every single batch, and with one batch damaged: nothing is missing, nothing drawn twice."""
-    kwargs = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
-    sample(whole, out=tmp_path / "whole", **kwargs)
     drawn, save = [], job.np.savez_compressed
 
     class Stop(Exception):
@@ -142,20 +151,18 @@ def test_a_job_goes_on_with_the_batches_that_are_there(whole, tmp_path, monkeypa
         patch.setattr(job.np, "savez_compressed", one)
         for _ in range(4):
             with pytest.raises((Stop, FileNotFoundError)):
-                sample(whole, out=tmp_path / "cut", **kwargs)
+                sample(whole, out=tmp_path / "cut", **TEN)
     assert drawn == [3, 3, 3, 1]
     (tmp_path / "cut" / "parts" / "00000003.npz").write_bytes(b"PK")
     with pytest.warns(UserWarning, match=r"00000003.npz cannot be used .* doing it again"):
-        sample(whole, out=tmp_path / "cut", **kwargs)
-    np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
+        sample(whole, out=tmp_path / "cut", **TEN)
+    np.testing.assert_array_equal(samples(tmp_path / "cut"), ten)
 
 
 @pytest.mark.parametrize("loss", ["damaged", "gone", "of another job"])
 def test_a_batch_that_is_lost_after_it_was_counted_is_told_and_the_same_command_ends_well(
-    whole, tmp_path, monkeypatch, loss
+    whole, ten, tmp_path, monkeypatch, loss
 ):
-    kwargs = {"num_samples": 10, "batch_size": 3, "sampler": "ancestral"}
-    sample(whole, out=tmp_path / "whole", **kwargs)
     write, first = job.Job.write, tmp_path / "cut" / "parts" / "00000000.npz"
 
     def loses(self, start, **arrays):
@@ -173,7 +180,7 @@ def test_a_batch_that_is_lost_after_it_was_counted_is_told_and_the_same_command_
         with pytest.raises(
             CheckpointError, match=r"00000000\.npz cannot be used .* Run the same command again"
         ) as error:
-            sample(whole, out=tmp_path / "cut", **kwargs)
+            sample(whole, out=tmp_path / "cut", **TEN)
     assert "\n" not in str(error.value)
     written = []
     with monkeypatch.context() as patch, warnings.catch_warnings():
@@ -181,9 +188,9 @@ def test_a_batch_that_is_lost_after_it_was_counted_is_told_and_the_same_command_
         patch.setattr(
             job.Job, "write", lambda self, start, **arrays: written.append(start) or write(self, start, **arrays)
         )
-        assert sample(whole, out=tmp_path / "cut", **kwargs).message.startswith("wrote 10 samples")
+        assert sample(whole, out=tmp_path / "cut", **TEN).message.startswith("wrote 10 samples")
     assert written == [0]
-    np.testing.assert_array_equal(samples(tmp_path / "cut"), samples(tmp_path / "whole"))
+    np.testing.assert_array_equal(samples(tmp_path / "cut"), ten)
 
 
 def test_sigterm_ends_a_job_in_one_line(whole, tmp_path):
@@ -207,13 +214,13 @@ def test_a_finished_job_says_so_and_changes_nothing(whole, tmp_path):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"num_steps": 4}, {"num_samples": 5}, {"batch_size": 2}])
-def test_two_jobs_are_not_mixed(whole, tmp_path, change):
+def test_two_jobs_are_not_mixed(whole, tmp_path):
     sample(whole, 4, out=tmp_path)
     before = contents(tmp_path)
-    with pytest.raises(ConfigError, match="holds another job"):
-        sample(whole, **{"num_samples": 4, "out": tmp_path, **change})
-    assert contents(tmp_path) == before
+    for change in ({"seed": 1}, {"num_steps": 4}, {"num_samples": 5}, {"batch_size": 2}):
+        with pytest.raises(ConfigError, match="holds another job"):
+            sample(whole, **{"num_samples": 4, "out": tmp_path, **change})
+        assert contents(tmp_path) == before
 
 
 def test_a_finished_job_of_an_older_version_is_there_already(whole, tmp_path):
@@ -287,22 +294,27 @@ def test_a_job_stays_with_its_checkpoint(whole, tmp_path):
 
 
 def test_eight_devices_draw_what_one_does(whole, tmp_path):
-    for devices in (1, 8):
-        process = command(whole, tmp_path / str(devices), "--num_samples=20", "--batch_size=16", devices=devices)
-        assert process.wait(300) == 0
+    process = command(whole, tmp_path / "8", "--num_samples=20", "--batch_size=16", devices=8)
+    sample(whole, 20, batch_size=16, out=tmp_path / "1")
+    assert process.wait(300) == 0
     one, eight = (samples(tmp_path / n).astype(int) for n in ("1", "8"))
     assert np.abs(one - eight).max() <= 1 and np.mean(one == eight) > 0.99
+
+
+def soak(*values):
+    """Longer checks of what others of their kind say by default."""
+    return pytest.param(*values, marks=pytest.mark.soak)
 
 
 @pytest.mark.parametrize(
     ("settings", "library"),
     [
         ({"trajectory": "quad", "num_steps": 7}, {"times": (7, "quad")}),
-        ({"trajectory": "10"}, {"times": (None, "10")}),
+        soak({"trajectory": "10"}, {"times": (None, "10")}),
         ({"solver": "dpmpp_2m", "num_steps": 6}, {"times": (6, "uniform"), "solver": "dpmpp_2m"}),
-        ({"solver": "heun", "num_steps": 5}, {"times": (5, "uniform"), "solver": "heun"}),
+        soak({"solver": "heun", "num_steps": 5}, {"times": (5, "uniform"), "solver": "heun"}),
         ({"solver": "dpmpp_3m", "num_steps": 7, "clip": False}, {"times": (7, "uniform"), "solver": "dpmpp_3m"}),
-        ({"solver": "deis", "num_steps": 7}, {"times": (7, "uniform"), "solver": "deis"}),
+        soak({"solver": "deis", "num_steps": 7}, {"times": (7, "uniform"), "solver": "deis"}),
         ({"solver": "unipc_2", "num_steps": 7}, {"times": (7, "uniform"), "solver": "unipc_2"}),
         ({"eta": 0.5, "num_steps": 20}, {"times": (20, "uniform"), "eta": 0.5}),
         ({"preset": "ddim_cifar10_sigma_hat", "num_steps": 5}, {"times": (5, "quad"), "eta": 1.0, "variance": "large"}),
@@ -385,7 +397,7 @@ def test_images_come_back_by_the_steps_of_the_times_that_are_kept(whole, tmp_pat
         assert np.abs(np.clip((np.asarray(back) + 1) * 127.5, 0, 255) - file["samples"]).max() < 0.6
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 11])
+@pytest.mark.parametrize("count", [1, 6, 11, *map(soak, (2, 5, 7))])
 def test_any_number_of_images_comes_back(whole, tmp_path, count):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8))
     assert "mean squared error" in reconstruct(whole, tmp_path / "images.npy", out=tmp_path, num_steps=3).message

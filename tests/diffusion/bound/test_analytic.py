@@ -156,7 +156,7 @@ def test_of_one_image_the_range_of_the_data_limits_the_variance():
     one, five = (ddx.estimate_statistics(denoise, x_0[:n], jax.random.key(0)) for n in (1, 5))
     assert np.all(one.spectrum == 1.0) and one.num_images == 1
     np.testing.assert_allclose(five.spectrum, x_0.var(0, ddof=1), rtol=1e-4)
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (10, 5, 0), 1.0).expand())
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(process, (10, 5, 0), 1.0).expand())
     assert float(analytic.analytic(one)(None, row).squeeze()) > 1.2 * float(row.lambda2.squeeze())
 
 
@@ -166,7 +166,7 @@ def test_no_variance_is_below_that_of_the_posterior_or_above_the_data_s():
     of = exact_statistics(process, data)
     wrong = of._replace(mse=100 * of.mse, ms_eps=of.ms_eps * 1.5)
     for t, s in ((1000, 700), (500, 499), (20, 1)):
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (t, s, 0), 1.0).expand())
+        row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(process, (t, s, 0), 1.0).expand())
         for variance in (analytic.analytic(wrong), analytic.analytic(wrong, per_coordinate=True)):
             v = np.asarray(variance(None, row))
             limit = data.variance if v.size > 1 else data.variance.mean()
@@ -189,7 +189,7 @@ def test_no_other_variance_has_a_tighter_bound_whatever_the_network(basis):
         of = statistics.statistics(process, sums, (x_0.sum(0), jnp.square(x_0).sum(0)), np.arange(1, 21), 6)
 
         def terms(variance):
-            found = ddx.bits_per_dim(denoise, x_0, None, variance=variance, noise=noise)
+            found = ddx.bits_per_dim(denoise, x_0, None, variance=variance, noise=noise, cdf="tanh")
             return np.asarray(found.terms)[:, 1:].mean(0)
 
         isotropic = terms(analytic.analytic(of, limit=np.inf))
@@ -214,7 +214,7 @@ def test_an_exact_head_says_the_variance_of_the_posterior(process, prediction, k
     data = oracle.random_gaussian((4, 4, 1))
     network, t = data.model_fn(process, prediction), 12
     with jax.enable_x64(True):
-        row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (t, 5, 0), 0.7, (4, 4)))
+        row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(process, (t, 5, 0), 0.7, (4, 4)))
         row = row.expand((4, 4))
         m, a = row.level, row.level.a
         known = data.covariance(m.alpha, m.sigma)
@@ -252,7 +252,7 @@ def test_a_head_s_variance_has_a_name_at_any_eta(kind, eta):
 def test_a_head_s_variance_is_limited_in_any_basis(process, kind):
     x_t = jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
     table = downward(process, (20, 9, 3, 1, 0), 1.0, (4, 4))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], table).expand((4, 4))
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), table).expand((4, 4))
     d = ddx.denoiser(process, headed, "v").at(x_t, row.level)._replace(extra=jnp.full(x_t.shape, 1e9))
     found = (getattr(ddx, kind)()(d, row) - row.lambda2) / row.gamma**2
     most = largest_variance(process.basis, (4, 4))
@@ -263,7 +263,7 @@ def test_beyond_a_table_its_ends_hold_and_between_its_knots_a_line():
     logsnr, mse = np.array([40.0, 20.0, -40.0]), np.array([1.0, 3.0, 9.0]).reshape(3, 1, 1, 1)
     zeros = np.zeros(3)
     of = statistics.Statistics(logsnr, mse, zeros, zeros, zeros, np.full((1, 1, 1), 100.0), 9)
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(ddx.ddpm(20), (10, 5, 0), 1.0).expand())
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(ddx.ddpm(20), (10, 5, 0), 1.0).expand())
     for at, value in ((60.0, 1.0), (30.0, 2.0), (-10.0, 6.0), (-60.0, 9.0), (-np.inf, 9.0)):
         alpha = np.reshape(np.sqrt(1 / (1 + np.exp(-at))), (1, 1, 1))
         sigma = np.reshape(np.sqrt(1 / (1 + np.exp(at))), (1, 1, 1))
@@ -277,7 +277,7 @@ def test_the_last_noise_is_limited_to_grey_levels_of_the_data_s_range():
     table = downward(ddx.ddpm(20), times).expand()
     for low, y, count in ((-1.0, 2.0, 1), (0.0, 2.0, 1), (0.0, 1.0, 2)):
         v = analytic_dpm.clip_last(lambda d, step: jnp.ones((1, 1, 1)), times, y, count, low)
-        found = [float(v(None, jax.tree.map(lambda x, i=i: jnp.asarray(x)[i], table)).squeeze()) for i in range(4)]
+        found = [float(v(None, jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), table)).squeeze()) for i in range(4)]
         # Of that noise the mean size is y of the 255 levels between low and 1.
         sigma = np.sqrt(found[2])
         np.testing.assert_allclose(sigma * np.sqrt(2 / np.pi) * 255 / (1 - low), y, rtol=1e-5)
@@ -294,7 +294,7 @@ def test_the_bound_of_ddim_s_family_is_that_of_its_coefficients(eta):
         noise = jnp.asarray(rng.standard_normal((4, *x_0.shape)))
         denoise = ddx.denoiser(process, golden.fake_model(), "v", clip=False)
         v = lambda d, step: 2.0 * step.lambda2 + 0.01  # noqa: E731
-        found = ddx.bits_per_dim(denoise, x_0, None, times, v, noise, eta=eta)
+        found = ddx.bits_per_dim(denoise, x_0, None, times, v, noise, "tanh", eta)
         for j, (s, t) in enumerate([(1, 4), (4, 11), (11, 20)]):
             a_t, s_t, _ = process.marginal(t)
             s_s, r = process.marginal(s).sigma, np.exp(process.change(s, t).logsnr)
@@ -376,6 +376,6 @@ def test_mistakes_are_named(call, message):
 def test_gamma_is_refused_under_a_blur():
     process = ddx.blurring(20, 2.0)
     of = exact_statistics(process, oracle.random_gaussian((4, 4, 1)))
-    row = jax.tree.map(lambda x: jnp.asarray(x)[0], downward(process, (10, 5, 0), 1.0, (4, 4))).expand((4, 4))
+    row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(process, (10, 5, 0), 1.0, (4, 4))).expand((4, 4))
     with pytest.raises(ValueError, match="says nothing under a blur"):
         analytic.analytic(of, "gamma")(None, row)

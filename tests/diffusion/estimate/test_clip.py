@@ -66,8 +66,9 @@ def test_without_anything_to_clip_both_ways_are_the_same():
     flat = lambda x, t: x  # noqa: E731
     for process in (ddx.ddpm(100, "cosine"), ddx.blurring(100, 3.0)):
         both = [ddx.denoiser(process, flat, "v", clip) for clip in (True, "x0")]
+        walks = [jax.jit(lambda plan, d=d: ddx.walk(d, plan, x_T, jax.random.key(1))) for d in both]
         for eta in (0.0, 1.0):
-            one, other = (ddx.sample(d, jax.random.key(1), x_T, (100, 50, 10, 0), eta) for d in both)
+            one, other = (walk(ddx.plan(process, (100, 50, 10, 0), eta)) for walk in walks)
             np.testing.assert_allclose(one, other, atol=2e-5)
 
 

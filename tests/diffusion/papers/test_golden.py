@@ -1,5 +1,6 @@
 """The mathematics agrees with the reference implementations' own outputs."""
 
+import functools
 import json
 import re
 import warnings
@@ -12,14 +13,18 @@ import pytest
 import ddx
 from ddx.diffusion.forward import betas
 from ddx.diffusion.reverse import solvers, variance
-from ddx.diffusion.reverse.rows import downward
+from ddx.diffusion.reverse.encode import encoding_plan
+from ddx.diffusion.reverse.rows import downward, num_rows
+from ddx.diffusion.reverse.walk import advance, no_noise, start
 from tests import golden
 
 
-def entries(name, pattern):
+def entries(name, pattern, soak=r"$"):
+    """The entries of a file; those that match `soak` are compared in the longer checks alone."""
     keys = [key for key in golden.load(name) if re.fullmatch(pattern, key)]
     assert keys, f"{name} has no {pattern}"
-    return pytest.mark.parametrize("key", keys)
+    marked = [pytest.param(key, marks=[pytest.mark.soak] * bool(re.match(soak, key))) for key in keys]
+    return pytest.mark.parametrize("key", marked)
 
 
 def flat(x):
@@ -313,16 +318,26 @@ def loop_times(spec):
     return ddx.trajectory(1000) if spec == "full" else ddx.trajectory(1000, None, spec)
 
 
+def loop_arguments(run, dtype):
+    """Of a loop of Improved DDPM's code: times, eta, variance, x_T and noise."""
+    data, parts = golden.load("id_loops"), run.split("/")
+    eta = float(parts[3][3:]) if parts[0] == "ddim" else 1.0
+    var = "large" if parts[0] == "p" and parts[-1] != "fixedsmall" else "small"
+    x_T, noise = (jnp.asarray(golden.nhwc(data[f"{run}/{name}"]), dtype) for name in ("x_T", "z"))
+    return loop_times(parts[2]), eta, var, x_T, noise
+
+
+@functools.cache
+def whole_loop(run, dtype):
+    """Its states and x_0, walked once for all that is compared."""
+    return states(golden.process("linear1000"), "eps", True, *loop_arguments(run, dtype))
+
+
 @entries("id_loops", r"(p/linear1000|ddim)/.*_f\d\d")
 def test_whole_sampling_loops(key):
     data = golden.load("id_loops")
     *run, quantity = key.split("/")
     context, dtype, tolerance = golden.precision(key)
-    process, times = golden.process("linear1000"), loop_times(run[2])
-    if run[0] == "ddim":
-        eta, var = float(run[3][3:]), "small"
-    else:
-        eta, var = 1.0, "small" if run[-1] == "fixedsmall" else "large"
     expected = golden.nhwc(data[key])
     if dtype == np.float32:
         # The reference's float32 sigmas are off by up to 2e-3 for eta > 0. Ours in float32 must hold against its
@@ -331,39 +346,44 @@ def test_whole_sampling_loops(key):
         np.testing.assert_allclose(expected, exact, rtol=5e-3, atol=5e-3)
         expected, tolerance = exact, {"rtol": 2e-5, "atol": 1e-5}
     with context:
-        x_T, noise = (jnp.asarray(golden.nhwc(data["/".join([*run, name])]), dtype) for name in ("x_T", "z"))
-        denoise = ddx.denoiser(process, golden.fake_model())
         if quantity.startswith("final"):
+            times, eta, var, x_T, noise = loop_arguments("/".join(run), dtype)
+            denoise = ddx.denoiser(golden.process("linear1000"), golden.fake_model())
             ours = ddx.sample(denoise, None, x_T, times, eta, var, noise)
         else:
-            xs, x_0s = states(process, "eps", True, times, eta, var, x_T, noise)
+            xs, x_0s = whole_loop("/".join(run), dtype)
             ours = x_0s if quantity.startswith("pred_xstart") else xs
         np.testing.assert_allclose(ours, expected, **tolerance)
+
+
+@functools.cache
+def loop_of_ddim_code(run, dtype):
+    """The states and the x_0 of a loop, walked once for both, and which steps they are of."""
+    data, (kind, visits, *rest) = golden.load("ddim_repo"), run.split("/")
+    # Its quadratic spacing repeats index 0; a repeated step changes nothing, so walk it once and drop its noise.
+    kept = np.append(np.diff(data[f"{run}/seq"][::-1]) < 0, True)
+    spacing, K = re.fullmatch(r"([a-z]+)(\d+)", visits).groups()
+    noisy = kind == "ddpm_noisy"
+    eta, var = (1.0, "large") if noisy else (float(rest[0][3:]), "small")
+    x_T, noise = (jnp.asarray(golden.nhwc(data[f"{run}/{name}"]), dtype) for name in ("x_T", "z"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        times = ddx.trajectory(1000, int(K), spacing)
+    return *states(golden.process("linear1000"), "eps", noisy, times, eta, var, x_T, noise[kept]), kept
 
 
 @entries("ddim_repo", r"(generalized|ddpm_noisy)/.*_f\d\d")
 def test_loops_of_ddim_code(key):
     data = golden.load("ddim_repo")
     *run, quantity = key.split("/")
-    sequence = data["/".join([*run, "seq"])][::-1]
-    # Its quadratic spacing repeats index 0; a repeated step changes nothing, so walk it once and drop its noise.
-    kept = np.append(np.diff(sequence) < 0, True)
-    spacing, K = re.fullmatch(r"([a-z]+)(\d+)", run[1]).groups()
     context, dtype, tolerance = golden.precision(key)
-    noisy = run[0] == "ddpm_noisy"
-    eta = 1.0 if noisy else float(run[2][3:])
     expected = golden.nhwc(data[key])
     if dtype == np.float32:
         exact = golden.nhwc(data[key.replace("_f32", "_f64")])
         np.testing.assert_allclose(expected, exact, rtol=5e-3, atol=5e-3)
         expected, tolerance = exact, {"rtol": 2e-5, "atol": 2e-5}
     with context:
-        x_T, noise = (jnp.asarray(golden.nhwc(data["/".join([*run, name])]), dtype) for name in ("x_T", "z"))
-        process = golden.process("linear1000")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            times = ddx.trajectory(1000, int(K), spacing)
-        xs, x_0s = states(process, "eps", noisy, times, eta, "large" if noisy else "small", x_T, noise[kept])
+        xs, x_0s, kept = loop_of_ddim_code("/".join(run), dtype)
         expected = expected[1:][kept] if quantity.startswith("xs") else expected[kept]
         np.testing.assert_allclose(xs if quantity.startswith("xs") else x_0s, expected, **tolerance)
 
@@ -450,6 +470,16 @@ def test_gaussian_kl(key):
         np.testing.assert_allclose(kl, data[key], **tolerance)
 
 
+def encoded(denoise, x_0, times):
+    """Every state of an encoding, its steps taken one by one."""
+    rows, solver = encoding_plan(denoise.process, times, solvers.euler()), solvers.euler()
+    step = jax.jit(lambda state, row: advance(denoise, state, row, jnp.zeros(1), solver, no_noise))
+    states = [start(solver, x_0)]
+    for i in range(num_rows(rows)):
+        states.append(step(states[-1], jax.tree.map(lambda x, i=i: x[i : i + 1], rows)))
+    return [state.u_t for state in states[1:]]
+
+
 @entries("id_loops", r"encode/linear1000/50/.*_f\d\d")
 def test_encoding_and_decoding(key):
     data = golden.load("id_loops")
@@ -464,8 +494,9 @@ def test_encoding_and_decoding(key):
             tolerance = {"rtol": 2e-5, "atol": 2e-5 * float(np.abs(expected).max())}
         quantity = key.split("/")[-1][:-4]
         if quantity == "trajectory":
-            ours = [ddx.encode(denoise, x_0, times[i:]) for i in range(len(times) - 2)][::-1]
-            ours = jnp.stack(ours)
+            ours = jnp.stack(encoded(denoise, x_0, times))
+            np.testing.assert_allclose(ours[-1], x_T, **tolerance)
+            np.testing.assert_allclose(ours[9], ddx.encode(denoise, x_0, times[-12:]), **tolerance)
         elif quantity == "decoded":
             ours = ddx.sample(denoise, None, x_T, times)
         else:

@@ -113,10 +113,11 @@ def test_the_prior_of_one_image_is_its_gaussian_and_more_images_bring_it_nearer(
     chain, delta = process(), 0.02
     with jax.enable_x64(True):
         x, train = images(3), images(40, seed=1)
-        one = ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train[:1]), x, delta)
+        of_images = jax.jit(lambda some: ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, some), x, delta))
+        one = of_images(train[:1])
         exact = ddx.gaussian_kl(ddx.blur(chain, x, 20), 0.01**2, ddx.blur(chain, train[:1], 20), delta**2)
         np.testing.assert_allclose(one, exact.sum((1, 2, 3)), rtol=1e-8)
-        each = [ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train[i : i + 1]), x, delta) for i in range(40)]
+        each = [of_images(train[i : i + 1]) for i in range(40)]
         whole = ihdm_bound.kde_kl(chain, ddx.kde_centres(chain, train), x, delta)
         # Not above paying log M for the nearest, nor below the nearest alone.
         assert np.all(whole <= np.min(each, 0) + np.log(40) + 1e-9) and np.all(whole >= np.min(each, 0) - 1e-9)
@@ -161,11 +162,12 @@ def test_the_general_bound_and_samplers_hold_for_it_too():
 
         denoise = ddx.denoiser(chain, model, "x0", clip=False)
         x = jnp.round(images(3) * 255) / 255
-        bound = ddx.bits_per_dim(denoise, x, jax.random.key(0))
+        bound = jax.jit(lambda x: ddx.bits_per_dim(denoise, x, jax.random.key(0)))(x)
         assert np.all(np.isfinite(bound.total)) and np.all(bound.terms > 0)
         x_T = ddx.q_sample(chain, x, 30, jnp.asarray(np.random.default_rng(0).standard_normal(x.shape)))
+        walk = jax.jit(lambda plan: ddx.walk(denoise, plan, x_T, jax.random.key(1)))
         for eta in (0.0, 0.7, 1.0):
-            found = ddx.sample(denoise, jax.random.key(1), x_T, eta=eta)
+            found = walk(ddx.plan(chain, eta=eta))
             np.testing.assert_allclose(basis.dct(found)[:, 0, 0], basis.dct(x_T)[:, 0, 0], rtol=1e-9)
         times = tuple(range(30, -1, -1))
         x_T = ddx.encode(denoise, x, times)
@@ -215,11 +217,11 @@ def test_a_network_of_the_next_image_has_the_general_bound_of_the_x_0_that_it_te
     with jax.enable_x64(True):
         denoise = ddx.denoiser(chain, network(chain, data), "residual", clip=False)
         x = jnp.round(images(3) * 255) / 255
-        found = ddx.bits_per_dim(denoise, x, jax.random.key(0))
+        found = jax.jit(lambda x: ddx.bits_per_dim(denoise, x, jax.random.key(0)))(x)
 
         def told(x_t, t):
             d = denoise(x_t, t)
             return ddx.Denoised(d.x_0, d.eps, None)
 
-        expected = ddx.bits_per_dim(ddx.from_pixels(chain, told), x, jax.random.key(0))
+        expected = jax.jit(lambda x: ddx.bits_per_dim(ddx.from_pixels(chain, told), x, jax.random.key(0)))(x)
         np.testing.assert_allclose(found.total, expected.total, rtol=1e-9)

@@ -49,10 +49,9 @@ def compare(workdir: str | pathlib.Path, **settings: Any) -> Result:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
 
     These are the fixed variances, what the network has learned or its head says, and the analytic ones of all
-    coordinates and of each frequency. Fixed ones have optimal times of their own, the others those of the analytic. The
-    network is asked once for each time that any of them visits. A run without
-    statistics is measured first. An interrupted comparison goes on when it is called again; a finished one changes
-    nothing.
+    coordinates and of each frequency. Fixed ones have optimal times of their own, the others the analytic one's. The
+    network is asked once for each time that any of them visits. A run without statistics is measured first. An
+    interrupted comparison resumes when it is called again; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.

@@ -59,9 +59,9 @@ def open_split(source: trained.Trained, how: Mapping[str, Any], default: str = "
 
 
 def output_folder(work: Work, parent: str, examples: Examples, **used: Any) -> pathlib.Path:
-    """The folder to write to: the one that is given, or one in the run's folder `parent` with a name of what is `used`.
+    """The folder to write to: the one that is given, or one in the run's folder `parent`, named after the settings.
 
-    These are the settings whose default depends on the run.
+    `used` are the values of settings whose default depends on the run.
     """
     values = {"split": examples.split, "max_examples": len(examples.indices), "weights": work.source.weights} | used
     name = folder_name(work.job, work.source.step, work.settings | values)

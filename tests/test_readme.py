@@ -7,11 +7,12 @@ import re
 import pytest
 
 from ddx.config import keys
+from ddx.config.evaluation import EVALUATION
 from ddx.config.sampling import SAMPLING
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-CONFIGS, RUNS = ((ROOT / "docs" / name).read_text() for name in ("configs.md", "runs.md"))
+CONFIGS, RUNS, SCORES = ((ROOT / "docs" / name).read_text() for name in ("configs.md", "runs.md", "evaluation.md"))
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -27,6 +28,14 @@ def test_its_table_of_keys_is_the_librarys():
     for key, spec in keys.KEYS.items():
         assert rows[key] == (str(spec.default) or '""'), key
         assert spec.meaning in CONFIGS, key
+
+
+def test_its_table_of_evaluation_s_settings_is_the_librarys():
+    rows = [
+        f"| `--{name}` | {', '.join(row.jobs) or 'all'} | {row.unset or row.default} | {row.meaning} |"
+        for name, row in EVALUATION.items()
+    ]
+    assert re.findall(r"^\| `--.*$", SCORES, re.M) == rows
 
 
 def test_what_it_says_to_install_for_each_chip_is_an_extra():
@@ -48,7 +57,7 @@ def test_files_that_it_names_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_flag_that_it_names_is_one(page):
     sources = "".join(path.read_text() for path in (ROOT / "ddx" / "cli").glob("*.py"))
-    known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", sources)) | {*SAMPLING, "config", "help", "seed"}
+    known = set(re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", sources)) | {*SAMPLING, *EVALUATION, "config", "help", "seed"}
     for line in re.findall(r"^    python -m launch\.\w+.*$", page.read_text(), re.M):
         for flag in re.findall(r"--(?:no)?(\w+)", line.partition("#")[0]):
             assert flag in known, (flag, line)

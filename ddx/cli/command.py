@@ -12,8 +12,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from ddx.config import files
+from ddx.config.evaluation import Setting
 from ddx.config.key import Key
-from ddx.config.values import check_key, validate, wrong_type
+from ddx.config.keys import KEYS
+from ddx.config.values import check_key, validate
 from ddx.runtime import faults, storage
 from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
 from ddx.runtime.paths import Path, optional_path, user_path
@@ -42,17 +44,28 @@ def define_config() -> flags.FlagHolder:
 
 
 def define_settings(keys: Mapping[str, Key]) -> dict[str, flags.FlagHolder]:
-    """A flag for each setting that a job may be given, whose default, None, is the run's own setting."""
+    """A flag for each setting that a job may be given, whose default is None: it is not given."""
     holders: dict[str, flags.FlagHolder] = {}
     for name, key in keys.items():
-        meaning = f"{key.meaning[0].upper()}{key.meaning[1:]}; by default the run's."
         if not key.is_flag:
             continue
         if key.choices:
-            holders[name] = flags.DEFINE_enum(name, None, [*key.choices, *key.also], meaning)
+            holders[name] = flags.DEFINE_enum(name, None, [*key.choices, *key.also], key.help)
+        elif isinstance(key, Setting) and key.several:
+            holders[name] = flags.DEFINE(_Integers(), name, None, key.help)
         else:
-            holders[name] = _DEFINE[type(key.default)](name, None, meaning)
+            holders[name] = _DEFINE[key.kind](name, None, key.help)
     return holders
+
+
+class _Integers(flags.ArgumentParser):
+    """Reads the value of a flag that may be several numbers."""
+
+    def parse(self, argument: str) -> tuple[int, ...]:
+        try:
+            return tuple(map(int, argument.split(",")))
+        except ValueError:
+            raise ValueError("must be numbers, such as 25 or 10,25,50") from None
 
 
 _DEFINE: dict[type, Callable[..., flags.FlagHolder]] = {
@@ -60,6 +73,7 @@ _DEFINE: dict[type, Callable[..., flags.FlagHolder]] = {
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    Path: flags.DEFINE_string,
 }
 
 
@@ -151,7 +165,8 @@ def _in_flags(error: Exception) -> ConfigError:
     if isinstance(error, flags.IllegalFlagValueError):
         name, _, value = str(error).partition(": ")[0].removeprefix("flag --").partition("=")
         if name.startswith("config."):
-            return wrong_type(name.removeprefix("config."), value)
+            key = name.removeprefix("config.")
+            return KEYS[key].wrong_type(key, value)
         if "Non-boolean" in line:
             line = f"--{name}={value} must be true or false"
     return ConfigError(f"{line}{'' if line.endswith('?') else '.'} See --help")

@@ -18,4 +18,3 @@ from ddx.config.values import named_run as named_run
 from ddx.config.values import to_json as to_json
 from ddx.config.values import told as told
 from ddx.config.values import validate as validate
-from ddx.config.values import wrong_type as wrong_type

@@ -5,6 +5,7 @@ A row is all there is to say of a key: its default, which fixes its type, its me
 
 import math
 
+from ddx.config.evaluation import SCORES
 from ddx.config.key import Key, all_at_least, at_least, between, number, one_of, within
 from ddx.config.sampling import SAMPLING
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS
@@ -14,7 +15,6 @@ GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.trainin
 PROCESSES = ("ddpm", "blurring", "ihdm")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
-EVALUATORS = ("bpd",)
 HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
 
@@ -136,8 +136,8 @@ KEYS: dict[str, Key] = {
     "train.evaluate": Key(
         "",
         "scores of the network on its way, such as bpd; empty: none",
-        limit=f"empty, or of: {', '.join(EVALUATORS)}",
-        holds=lambda value: not value or set(value.split(",")) <= set(EVALUATORS),
+        limit=f"empty, or of: {', '.join(SCORES)}",
+        holds=lambda value: not value or set(value.split(",")) <= set(SCORES),
     ),
     "train.evaluate_every": Key(25_000, "steps between scores", **at_least(1)),
     "train.evaluate_examples": Key(256, "a random part of the split to score, of this size", **at_least(1)),

@@ -249,27 +249,10 @@ def _suggestion(key: str) -> str:
 
 def _checked(key: str, value: Any) -> Any:
     spec = KEYS[key]
-    kind = type(spec.default)
-    value = _plain(value)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if (kind is tuple or spec.is_size) and isinstance(value, list | tuple):
-        kind, value = tuple, tuple(map(_plain, value))
-        bad = [v for v in value if type(v) is not int]
-        if bad:
-            raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
-    if type(value) is not kind:
-        raise wrong_type(key, value)
-    if (kind is float and value != value) or not spec.holds(value):
-        raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
-    if spec.is_size and kind is tuple and value[0] == value[1]:
+    value = spec.checked(key, value)
+    if spec.is_size and isinstance(value, tuple) and value[0] == value[1]:
         return value[0]  # a square has one spelling, so that configs compare
     return _absolute(key, value) if key in PATHS and value else value
-
-
-def _plain(value: Any) -> Any:
-    """Python's own number, or list of numbers, for one of NumPy or JAX."""
-    return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
 
 
 def _absolute(key: str, value: str) -> str:
@@ -281,14 +264,3 @@ def _absolute(key: str, value: str) -> str:
     if step is not None:
         return f"{path}:{step}"
     return path if named_run(path)[1] is None else f"{path}/"  # a folder whose name ends as if in a step
-
-
-def wrong_type(key: str, value: Any) -> ConfigError:
-    """The error for a value whose type is not that of its key."""
-    if KEYS[key].is_size:
-        return ConfigError(f"{key}={value!r} must be an int or two, such as 64 or 64,96")
-    default = KEYS[key].default
-    return ConfigError(f"{key}={value!r} must be {_KINDS[type(default)]}, such as {default!r}")
-
-
-_KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or False", tuple: "a tuple of ints"}

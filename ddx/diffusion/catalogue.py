@@ -30,6 +30,8 @@ OPTIMAL_VARIANCES = tuple(
 DDPM_VARIANCES = ("large", *LEARNED_VARIANCES)  # for steps of eta = 1 only
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 
+CDFS = ("exact", "tanh", "softmax")  # of the discretised decoder
+
 
 class Needs(NamedTuple):
     """What a prediction needs of a process."""

@@ -1,7 +1,7 @@
 """The bound on bits per dimension over a data set, on all devices, in pieces short enough to tell of their progress."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -55,19 +55,18 @@ class Protocol(NamedTuple):
     ends: Callable[[Any, Any, Any], tuple[Any, Any]]  # (shared, keys, images) -> prior and decoder, (B,) each
 
 
-def variational(
-    system: System, times: tuple[int, ...], variance: str | VarianceFn, clip: bool, cdf: str, eta: float = 1.0
-) -> Protocol:
-    """`ddx.bits_per_dim`; `times` are those of a sampler."""
-    process, chosen = system.process, variance_fn(variance, eta)
+def variational(system: System, variance: str | VarianceFn, how: Mapping[str, Any]) -> Protocol:
+    """`ddx.bits_per_dim`; the settings `how` are "times", which are a sampler's, "clip", "cdf" and, if not 1, "eta"."""
+    process, eta = system.process, how.get("eta", 1.0)
+    chosen = variance_fn(variance, eta)
 
     def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = system.to_float(images)
-        denoise = system.denoiser(params, clip, system.told(x_0, label))
-        return bound_terms(denoise, x_0, rows, rows.level.t, chosen, noise_at(keys, x_0), cdf)
+        denoise = system.denoiser(params, how["clip"], system.told(x_0, label))
+        return bound_terms(denoise, x_0, rows, rows.level.t, chosen, noise_at(keys, x_0), how["cdf"])
 
-    rows = bound_rows(process, times, system.image_shape[:2], eta)
-    return Protocol(rows, (), terms, _ends(system, times[0], cdf))
+    rows = bound_rows(process, how["times"], system.image_shape[:2], eta)
+    return Protocol(rows, (), terms, _ends(system, how["times"][0], how["cdf"]))
 
 
 class Places(NamedTuple):

@@ -14,44 +14,26 @@ from typing import Any
 
 import numpy as np
 
-from ddx.diffusion.bound.terms import rate_distortion
+from ddx.config.evaluation import checked_settings
+from ddx.data import Dataset
+from ddx.diffusion.bound.terms import rate_distortion as rate_and_distortion
 from ddx.evaluation.bound import Bound
-from ddx.evaluation.settings import CDFS, check_counts, default_clip, default_variance, protocol, settings
-from ddx.runs import trained
-from ddx.runs.data import fingerprint_of, open_examples, training_images
-from ddx.runs.job import Job, Result, working
-from ddx.runtime import parallel, storage
-from ddx.runtime.arguments import names
-from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.evaluation.settings import bound_protocol, bound_settings, default_clip, default_variance
+from ddx.evaluation.work import Parts, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.runs.data import fingerprint_of, training_images
+from ddx.runs.job import Job, Result
+from ddx.runs.trained import Trained
+from ddx.runtime import parallel
+from ddx.runtime.errors import NonFiniteError
+from ddx.runtime.paths import Path
 from ddx.runtime.storage import digest, read_arrays, sha256, write_arrays, write_text
 from ddx.sampling import measured
 
-METRICS = ("bpd", "rate_distortion")
 CURVES = ("rate_distortion.csv", "rate_distortion.png")
 
 
 @parallel.job("evaluating", parallel.FEWER_AT_ONCE)
-def evaluate(
-    workdir: str | Path,
-    metrics: tuple[str, ...] = ("bpd",),
-    *,
-    split: str = "test",
-    num_steps: int | None = None,
-    trajectory: str | None = None,
-    variance: str | None = None,
-    clip: bool | None = None,
-    cdf: str | None = None,
-    delta: float | None = None,
-    eta: float | None = None,
-    max_examples: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    step: int | None = None,
-    weights: str | None = None,
-    data_dir: str | Path | None = None,
-    out: str | Path | None = None,
-) -> Result:
+def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **settings: Any) -> Result:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 
     Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. That of
@@ -60,129 +42,82 @@ def evaluate(
 
     Args:
       workdir: folder of a training run.
-      metrics: "bpd", "rate_distortion".
-      split: of the run's data set.
-      num_steps: steps of the bound; 0 or None for all T, which is what papers report.
-      trajectory: the times to visit, as `ddx.trajectory` names them; None for "power2", which is denser near the data,
-        where the large terms are: even times give a much looser bound in few steps. "optimal" needs statistics.
-      variance: of the reverse steps; None for what the network has learned, or the run's sample.variance. Those of
-        `ddx.diffusion.catalogue.ANALYTIC_VARIANCES` need the run's statistics.
-      clip: clip the estimate of x_0; None for wherever the network tells it at all times.
-      cdf: of the decoder: "exact", "tanh" as in the papers' code, or "softmax"; None for "exact".
-      delta: noise of the reverse steps of an IHDM network; None for the run's sample.delta.
-      eta: stochasticity of the inference process and of the steps, above 0; None for 1, which is DDPM. The bound of
-        DDIM's family grows without end as it goes to 0.
-      max_examples: a random part of the split of this size, the same for every network; None for all.
-      batch_size: examples at once; None for the run's sample.batch_size.
-      seed: names the noise and the part.
-      step: of the checkpoint; None for the newest, or for that of the evaluation to go on with in `out`.
-      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
-      data_dir: where the data set lies, if not where the run found it.
-      out: folder to write to; None for one in the workdir named after the protocol.
+      rate_distortion: also draw what a receiver knows after so many bits.
+      **settings: those of "bpd" in `ddx.config.evaluation.EVALUATION`.
 
     Returns:
       What was written, with the result as in bpd.json; its arrays() are the arrays of bpd.npz.
 
     Raises:
-      ConfigError: a setting is invalid, the data are not the network's, or `out` holds another job.
-      CheckpointError: the folder has no run, or no usable checkpoint.
-      DataError: the data set cannot be read.
-      NonFiniteError: a bound is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      DdxError: as `ddx.evaluation.evaluate` says.
     """
-    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
-    data_dir = optional_path(data_dir, "--data_dir")
-    metrics = names("metrics", metrics)
-    _check(metrics, cdf, max_examples, batch_size)
-    num_steps = num_steps or None
-    source = trained.load_for_job(workdir, step, out, "bpd", weights)
-    config = source.system.config
-    clipped = default_clip(config, clip)
-    chosen_name = variance or default_variance(config)
-    trajectory = measured.trajectory(source, workdir, trajectory, num_steps, chosen_name, clipped)
-    curves = "rate_distortion" in metrics or None
-    how = settings(config, num_steps, trajectory, variance, clip, cdf, delta, eta, rate_distortion=curves)
-    times, spacing = how["times"], how["trajectory"]
+    work = begin("bpd", workdir, settings)
+    source, workdir, given, config = work.source, work.workdir, work.settings, work.source.system.config
+    num_steps, variance = given["num_steps"] or None, given["variance"] or default_variance(config)
+    clip = default_clip(config, given["clip"])
+    trajectory = measured.trajectory(source, workdir, given["trajectory"], num_steps, variance, clip)
+    how = bound_settings(config, given | {"trajectory": trajectory}, rate_distortion)
+    times = how["times"]
     system, chosen = measured.variance(source, workdir, how["variance"], how["clip"])
-    data, examples = open_examples(source, split, data_dir, max_examples, seed)
-    count = len(examples)
-    name = (
-        f"step{source.step}_{split}_n{count}_{num_steps or len(times) - 1}{spacing[:40]}_{how['variance']}_seed{seed}"
-    )
-    name += f"_eta{how['eta']:g}" if "eta" in how else ""
-    name += source.tag + "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
-    out = out or workdir / "evaluated" / measured.file_name(name)
-    record = {
-        **trained.identity(source, workdir),
-        "images": fingerprint_of(data, examples),
-        "times": digest(list(times)),
-        "protocol": {
-            "data": data.name,
-            "split": split,
-            "num_examples": count,
-            "of_examples": data.num_examples,
-            "weights": "averaged" if source.weights == "ema" else source.weights,
-            "num_steps": len(times) - 1,
-            **{key: value for key, value in how.items() if key != "times"},
-            "noise_draws_per_term": 1,
-            "seed": seed,
-        },
+    examples = open_split(source, given)
+    protocol = {
+        "of_examples": examples.data.num_examples,
+        "weights": "averaged" if source.weights == "ema" else source.weights,
+        "num_steps": len(times) - 1,
+        **{key: value for key, value in how.items() if key != "times"},
+        "noise_draws_per_term": 1,
     }
+    record = record_of(work, examples, protocol, times=digest(list(times)))
     record |= measured.origin(source, workdir, how["variance"], how["clip"])
-    training = training_images(source, data_dir) if "delta" in how else None
+    training = _training(source, how, given["data_dir"])
     if training is not None:
         record["prior"] = fingerprint_of(training, np.arange(training.num_examples))
-    with working(out):
-        job = Job(out, "bpd", record, count, min(batch_size or config.sample.batch_size, count))
-        result = job.result("bpd.npz")
-        finished = result is not None
-        if result is None:
-            bound = Bound(protocol(system, how, chosen or how["variance"], training))
-            for start, part in bound.parts(source.params, data, examples, seed, job.size, job.begin()):
-                sums = {"terms": part.terms.sum(0), "mse": part.mse.sum(0)}
-                job.write(start, total=part.total, prior=part.prior, decoder=part.decoder, **sums)
-            result = _finish(out, job, examples, np.asarray(times[-2::-1]), config.data.low)
-        job.remove_parts()
-        drawn = "rate_distortion" not in metrics or all(storage.is_file(out / curve) for curve in CURVES)
-        if not drawn:
-            _draw(out, config.process.num_steps, config.data.low)
-    said = "already there:" if finished and drawn else "wrote"
-    files = ("bpd.json", "bpd.npz", *(CURVES if "rate_distortion" in metrics else ()))
-    error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.4f}"
-    score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {count} examples of {split}"
-    line = f"{score}, {len(times) - 1} steps, variance {how['variance']}; {said} {out}/{', '.join(files)}"
-    return Result(line, out, files, result)
+    out = output_folder(work, "evaluated", examples, **how | {"num_steps": num_steps or len(times) - 1})
+
+    def parts(size: int, done: frozenset[int]) -> Parts:
+        bound = Bound(bound_protocol(system, how, chosen or how["variance"], training))
+        for start, part in bound.parts(source.params, examples.data, examples.indices, given["seed"], size, done):
+            sums = {"terms": part.terms.sum(0), "mse": part.mse.sum(0)}
+            yield start, {"total": part.total, "prior": part.prior, "decoder": part.decoder, **sums}
+
+    def tell(result: dict[str, Any]) -> str:
+        error = "" if result["standard_error"] is None else f" +- {result['standard_error']:.4f}"
+        score = f"{result['bits_per_dim']:.4f}{error} bits/dim of {len(examples.indices)} examples of {examples.split}"
+        return f"{score}, {len(times) - 1} steps, variance {how['variance']}"
+
+    return carry_out(
+        "bpd",
+        out,
+        record,
+        len(examples.indices),
+        batch_size(work, examples),
+        files=("bpd.json", "bpd.npz"),
+        parts=parts,
+        finish=lambda job: _finish(out, job, examples.indices, np.asarray(times[-2::-1]), config.data.low),
+        tell=tell,
+        pictures=CURVES if rate_distortion else (),
+        draw=lambda: _draw(out, config.process.num_steps, config.data.low),
+    )
 
 
-def bits_per_dim(
-    source: trained.Trained, split: str, max_examples: int, seed: int
-) -> Callable[[Any], dict[str, float]]:
-    """What `evaluate` says of weights with its own settings, for `ddx.evaluation.evaluators`."""
-    config = source.system.config
-    how = settings(config, None, None, None, None, None, None)
-    data, examples = open_examples(source, split, None, max_examples, seed)
-    training = training_images(source) if "delta" in how else None
-    bound = Bound(protocol(source.system, how, how["variance"], training))
-    size = min(config.sample.batch_size, len(examples))
+def bits_per_dim(source: Trained, split: str, examples: int, seed: int) -> Callable[[Any], dict[str, float]]:
+    """The quick score of `evaluate_bound`: its bits per dimension with the settings that it has by itself."""
+    given = checked_settings("bpd", {"split": split, "max_examples": examples, "seed": seed})
+    how = bound_settings(source.system.config, given)
+    part = open_split(source, given)
+    bound = Bound(bound_protocol(source.system, how, how["variance"], _training(source, how, None)))
+    size = min(source.system.config.sample.batch_size, len(part.indices))
 
     def score(params: Any) -> dict[str, float]:
-        parts = [part for _, part in bound.parts(params, data, examples, seed, size, frozenset())]
-        total = np.concatenate([part.total for part in parts])
-        return {"bits_per_dim": float(total.mean())}
+        found = [x for _, x in bound.parts(params, part.data, part.indices, seed, size, frozenset())]
+        return {"bits_per_dim": float(np.concatenate([x.total for x in found]).mean())}
 
     return score
 
 
-def _check(metrics: tuple[str, ...], cdf: str | None, max_examples: int | None, batch_size: int | None) -> None:
-    unknown = [metric for metric in metrics if metric not in METRICS]
-    if unknown or not metrics:
-        raise ConfigError(
-            f"metrics: {(unknown or ['none'])[0]!r} is unknown. Choose of: {', '.join(METRICS)};"
-            " statistics and comparison are jobs of their own"
-        )
-    if cdf not in (None, *CDFS):
-        raise ConfigError(f"cdf={cdf!r} is unknown. Choose one of: {', '.join(CDFS)}")
-    check_counts(max_examples, batch_size)
+def _training(source: Trained, how: dict[str, Any], data_dir: Path | None) -> Dataset | None:
+    """The images of IHDM's prior; None for other bounds."""
+    return training_images(source, data_dir) if "delta" in how else None
 
 
 def _finish(out: Path, job: Job, examples: np.ndarray, times: np.ndarray, low: int) -> dict[str, Any]:
@@ -199,7 +134,7 @@ def _finish(out: Path, job: Job, examples: np.ndarray, times: np.ndarray, low: i
     ends = {"prior": prior, "decoder": decoder}
     arrays: dict[str, Any] = {"example": examples, "total": total, **ends, "times": times, "terms": terms, "mse": mse}
     write_arrays(out / "bpd.npz", arrays)
-    coding = rate_distortion(times, prior, terms, mse, low)
+    coding = rate_and_distortion(times, prior, terms, mse, low)
     last = float(decoder.mean()) if decoder.any() else float(terms[0])
     result = {
         "bits_per_dim": float(total.mean()),
@@ -221,7 +156,7 @@ def _draw(out: Path, num_steps: int, low: int) -> None:
 
     file = read_arrays(out / "bpd.npz")
     times, prior, terms, mse = (file[name] for name in ("times", "prior", "terms", "mse"))
-    coding = rate_distortion(times, prior, terms, mse, low)
+    coding = rate_and_distortion(times, prior, terms, mse, low)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["t", "reverse_step", "rate_bits_per_dim", "distortion_rmse_255", "term_bits_per_dim"])

@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddx.config.evaluation import checked_settings
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.evaluation.bound import Bound, compared
-from ddx.evaluation.settings import check_counts, settings
+from ddx.evaluation.settings import bound_settings
 from ddx.evaluation.statistics_job import measure_trained
+from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
 from ddx.runs import trained
-from ddx.runs.data import fingerprint_of, open_examples
-from ddx.runs.job import Job, Result, working
+from ddx.runs.job import Job, Result
 from ddx.runtime import parallel
-from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.runtime.paths import Path
 from ddx.runtime.storage import sha256, write_arrays, write_text
 from ddx.sampling import measured
 
@@ -45,111 +45,71 @@ class Cell(NamedTuple):
 
 
 @parallel.job("comparing", parallel.FEWER_AT_ONCE)
-def compare(
-    workdir: str | Path,
-    *,
-    num_steps: tuple[int, ...] | None = None,
-    split: str = "test",
-    clip: bool | None = None,
-    cdf: str | None = None,
-    max_examples: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    step: int | None = None,
-    weights: str | None = None,
-    data_dir: str | Path | None = None,
-    out: str | Path | None = None,
-) -> Result:
+def compare(workdir: str | Path, **settings: Any) -> Result:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
 
     These are the fixed variances, what the network has learned or its head says, and the analytic ones of all
-    coordinates and of each frequency. Fixed ones have optimal times of their own, the others those of the analytic. The
-    network is asked once for each time that any of them visits. A run without
-    statistics is measured first. An interrupted comparison goes on when it is called again; a finished one changes
-    nothing.
+    coordinates and of each frequency. Fixed ones have optimal times of their own, the others the analytic one's. The
+    network is asked once for each time that any of them visits. A run without statistics is measured first. An
+    interrupted comparison resumes when it is called again; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.
-      num_steps: numbers of steps; None for 10, 25, 50, 100 and all T, as far as there are so many.
-      split: here and below as of `evaluate`: of the run's data set.
-      clip: clip the estimate of x_0.
-      cdf: of the decoder.
-      max_examples: a random part of the split of this size.
-      batch_size: examples at once.
-      seed: names the noise and the part.
-      step: of the checkpoint.
-      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
-      data_dir: where the data set lies.
-      out: folder to write to.
+      **settings: those of "comparison" in `ddx.config.evaluation.EVALUATION`; num_steps are several.
 
     Returns:
       What was written: printed, the table and a line; its values are {"table": a dict for each cell}.
 
     Raises:
-      ConfigError: a setting is invalid, the network tells no x_0, or `out` holds another job.
-      CheckpointError: the folder has no run, or no usable checkpoint.
-      DataError: the data set cannot be read.
-      NonFiniteError: a bound is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      DdxError: as `ddx.evaluation.evaluate` says; a network that tells no x_0 has nothing to compare.
     """
-    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
-    data_dir = optional_path(data_dir, "--data_dir")
-    check_counts(max_examples, batch_size)
-    source = trained.load_for_job(workdir, step, out, "comparison", weights)
-    config, process = source.system.config, source.system.process
+    work = begin("comparison", workdir, settings)
+    source, workdir, given, config = work.source, work.workdir, work.settings, work.source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError("a comparison is of variances, and IHDM's is its delta. Use --metrics=bpd")
-    steps = _numbers(num_steps, process.num_steps)
-    how = settings(config, None, None, "small", clip, cdf, None)
-    data, examples = open_examples(source, split, data_dir, max_examples, seed)
-    basis = _basis(source, workdir, how["clip"], data_dir)
-    variances = _variances(source, workdir, basis, how["clip"])
+    steps = _numbers(given["num_steps"], config.process.num_steps)
+    clip = bound_settings(config, {"clip": given["clip"], "variance": "small"})["clip"]
+    examples = open_split(source, given)
+    basis = _basis(work, clip)
+    variances = _variances(source, workdir, basis, clip)
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
-    count = len(examples)
-    name = f"step{source.step}_{split}_n{count}_{'-'.join(map(str, steps))}_seed{seed}"
-    name += source.tag + "_unclipped" * (not how["clip"]) + f"_{how['cdf']}" * (how["cdf"] != "exact")
-    out = out or workdir / "compared" / measured.file_name(name)
-    record = {
-        **trained.identity(source, workdir),
-        "images": fingerprint_of(data, examples),
-        **measured.origin(source, workdir, "analytic", how["clip"]),
-        "coordinates": measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", how["clip"])["statistics"],
-        "protocol": {
-            "data": data.name,
-            "split": split,
-            "num_examples": count,
-            "num_steps": list(steps),
-            "variances": list(variances),
-            "clip": how["clip"],
-            "cdf": how["cdf"],
-            "noise_draws_per_term": 1,
-            "seed": seed,
-        },
+    coordinates = measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", clip)["statistics"]
+    protocol = {
+        "num_steps": list(steps),
+        "variances": list(variances),
+        "clip": clip,
+        "cdf": given["cdf"],
+        "noise_draws_per_term": 1,
     }
-    with working(out):
-        job = Job(out, "comparison", record, count, min(batch_size or config.sample.batch_size, count))
-        result = job.result("comparison.npz", *_WRITTEN)
-        finished = result is not None
-        if result is None:
-            times = _times(source, workdir, cells, how["clip"])
-            trajectories = tuple(dict.fromkeys(times.values()))
-            many, places = compared(source.system, trajectories, tuple(variances.values()), how["clip"], how["cdf"])
-            at = [(places[trajectories.index(times[c])], list(variances).index(c.variance)) for c in cells]
-            bound = Bound(many)
-            for start, part in bound.parts(source.params, data, examples, seed, job.size, job.begin()):
-                terms = [part.terms[:, place.time, place.slot, i].sum(1) for place, i in at]
-                job.write(start, total=(part.prior + part.decoder)[:, None] + np.stack(terms, axis=1))
-            result = _finish(out, job, examples, cells)
-        job.remove_parts()
-    said = "already there:" if finished else "wrote"
-    line = f"{markdown(result['table'])}\n{count} examples of {split}; {said} {out}/{', '.join(_WRITTEN)}"
-    return Result(line, out, _WRITTEN, result)
+    statistics = measured.origin(source, workdir, "analytic", clip) | {"coordinates": coordinates}
+    out = output_folder(work, "compared", examples, num_steps=steps, clip=clip)
+
+    def parts(size: int, done: frozenset[int]) -> Parts:
+        times = _times(source, workdir, cells, clip)
+        trajectories = tuple(dict.fromkeys(times.values()))
+        many, places = compared(source.system, trajectories, tuple(variances.values()), clip, given["cdf"])
+        at = [(places[trajectories.index(times[c])], list(variances).index(c.variance)) for c in cells]
+        bound = Bound(many)
+        for start, part in bound.parts(source.params, examples.data, examples.indices, given["seed"], size, done):
+            terms = [part.terms[:, place.time, place.slot, i].sum(1) for place, i in at]
+            yield start, {"total": (part.prior + part.decoder)[:, None] + np.stack(terms, axis=1)}
+
+    return carry_out(
+        "comparison",
+        out,
+        record_of(work, examples, protocol, **statistics),
+        len(examples.indices),
+        batch_size(work, examples),
+        files=_WRITTEN,
+        parts=parts,
+        finish=lambda job: _finish(out, job, examples.indices, cells),
+        tell=lambda result: f"{markdown(result['table'])}\n{len(examples.indices)} examples of {examples.split}",
+    )
 
 
 def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
     if num_steps is None:
         return (*(k for k in NUM_STEPS if k < T), T)
-    num_steps = integers("num_steps", num_steps)
     wrong = [k for k in num_steps if not 2 <= k <= T]
     if wrong or not num_steps:
         raise ConfigError(f"num_steps={wrong[0] if wrong else 'none'} must lie in 2..{T} (T of the process)")
@@ -159,13 +119,13 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 _COORDINATES = {"dct": "frequency", "pixel": "pixel"}
 
 
-def _basis(source: trained.Trained, workdir: Path, clip: bool, data_dir: str | Path | None) -> str:
+def _basis(work: Work, clip: bool) -> str:
     """The basis of the run's statistics, that of frequencies if there are both; measures a run that has none."""
     for basis in _COORDINATES:
-        if measured.exist(source, workdir, basis, clip):
+        if measured.exist(work.source, work.workdir, basis, clip):
             return basis
-    measurement = measure_trained(source, workdir, clip=clip, max_examples=STATISTICS_EXAMPLES, data_dir=data_dir)
-    print(measurement, flush=True)
+    given = {"clip": clip, "max_examples": STATISTICS_EXAMPLES, "data_dir": work.settings["data_dir"]}
+    print(measure_trained(work._replace(job="statistics", settings=checked_settings("statistics", given))), flush=True)
     return "dct"
 
 

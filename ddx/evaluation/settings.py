@@ -1,12 +1,12 @@
 """What a bound is evaluated with: from what is asked for and what a run says."""
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
+from ddx.config.evaluation import EVALUATION
 from ddx.config.rules import tells_x_0
 from ddx.config.values import flatten
 from ddx.data import Dataset
-from ddx.diffusion.bound.decoder import CDFS
 from ddx.diffusion.catalogue import (
     DDPM_VARIANCES,
     FIXED_VARIANCES,
@@ -20,85 +20,56 @@ from ddx.evaluation.bound import Protocol, inverse_heat, variational
 from ddx.runtime.errors import ConfigError
 from ddx.system import System
 
-__all__ = ["CDFS", "check_counts", "default_clip", "default_variance", "protocol", "settings"]
 
+def bound_settings(config: Any, given: Mapping[str, Any], rate_distortion: bool = False) -> dict[str, Any]:
+    """The times of a bound and its settings, all of which are part of its protocol, in a network's run.
 
-def check_counts(max_examples: int | None, batch_size: int | None) -> None:
-    """Refuse, with a ConfigError, to score no examples, or none at once."""
-    for name, value in (("max_examples", max_examples), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}={value} must be at least 1")
-
-
-def settings(
-    config: Any,
-    num_steps: int | None,
-    trajectory: str | None,
-    variance: str | None,
-    clip: bool | None,
-    cdf: str | None,
-    delta: float | None,
-    eta: float | None = None,
-    **others: Any,
-) -> dict[str, Any]:
-    """The times of a bound and its settings, as `ddx.evaluation.evaluate` describes them.
-
-    `others` are what only an estimate of x_0 makes possible; None where it is not asked for.
+    Args:
+      config: the run's.
+      given: checked settings of the job "bpd"; what is not there, or as by default, is not asked for.
+      rate_distortion: whether rate and distortion are asked for, which need an estimate of x_0.
 
     Raises:
       ConfigError: they do not go together, or not with the network.
     """
-    if config.loss.prediction != "residual":
-        return _variational(config, num_steps, trajectory, variance, clip, cdf, delta, eta, **others)
-    given = {"num_steps": num_steps, "trajectory": trajectory, "variance": variance, "clip": clip, "cdf": cdf}
-    return _heat(config, delta, given | {"eta": eta} | others)
+    rows = {name: row for name, row in EVALUATION.items() if "bpd" in row.jobs}
+    asked = {name: given[name] for name, row in rows.items() if given.get(name) not in (None, row.default)}
+    if not asked.get("num_steps"):
+        asked.pop("num_steps", None)
+    asked |= {"rate_distortion": True} if rate_distortion else {}
+    return _heat(config, asked) if config.loss.prediction == "residual" else _variational(config, asked)
 
 
-def _variational(
-    config: Any,
-    num_steps: int | None,
-    spacing: str | None,
-    variance: str | None,
-    clip: bool | None,
-    cdf: str | None,
-    delta: float | None,
-    eta: float | None,
-    **others: Any,
-) -> dict[str, Any]:
+def _variational(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """The settings of `ddx.bits_per_dim`."""
-    variance = variance or default_variance(config)
+    variance = asked.get("variance") or default_variance(config)
     choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *OPTIMAL_VARIANCES))
     if variance not in choices:
         possible = [v for v in choices if not v.startswith(HEAD_VARIANCES) or v.startswith(config.loss.variance)]
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(possible)}")
-    if delta is not None:
+    if "delta" in asked:
         raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
-    blurred = not tells_x_0(flatten(config))
-    asked = [name for name, value in ({"clip": clip or None} | others).items() if value is not None]
-    if blurred and asked:
-        raise ConfigError(f"{asked[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
-    times, spacing = _times(config.process.num_steps, num_steps, spacing)
-    clip = default_clip(config, clip)
-    how = {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf or "exact"}
-    if eta is None or eta == 1:
-        return how
-    if not 0 < eta < math.inf:
-        raise ConfigError(f"eta={eta} has no bound: a step without noise costs infinitely much. Use one above 0")
-    if variance in DDPM_VARIANCES:
-        raise ConfigError(f"variance={variance!r} belongs to eta=1, not {eta}. Use small, or an optimal one")
-    return how | {"eta": float(eta)}
+    of_x_0 = [name for name in ("clip", "rate_distortion") if asked.get(name)]
+    if of_x_0 and not tells_x_0(flatten(config)):
+        raise ConfigError(f"{of_x_0[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
+    times, spacing = _times(config.process.num_steps, asked.get("num_steps"), asked.get("trajectory"))
+    if "eta" in asked and variance in DDPM_VARIANCES:
+        raise ConfigError(f"variance={variance!r} belongs to eta=1, not {asked['eta']}. Use small, or an optimal one")
+    clip, cdf = default_clip(config, asked.get("clip")), asked.get("cdf", EVALUATION["cdf"].default)
+    how = {"times": times, "trajectory": spacing, "variance": variance, "clip": clip, "cdf": cdf}
+    # A setting that is as by default stays out, so that evaluations from before there was the setting are the same.
+    elsewhere = {*how, "num_steps", "rate_distortion"}
+    return how | {name: value for name, value in asked.items() if name not in elsewhere}
 
 
-def _heat(config: Any, delta: float | None, given: dict[str, Any]) -> dict[str, Any]:
-    """The settings of `ddx.heat_bits_per_dim`; nothing else may be given."""
-    wrong = [name for name, value in given.items() if value is not None]
+def _heat(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
+    """The settings of `ddx.heat_bits_per_dim`; nothing but delta may be asked for."""
+    wrong = [name for name in asked if name != "delta"]
     if wrong:
         raise ConfigError(
             f"{wrong[0]} is no part of IHDM's bound, which takes all levels and delta. Leave out --{wrong[0]}"
         )
-    delta = config.sample.delta if delta is None else delta
-    if not 0 < delta < math.inf:
-        raise ConfigError(f"delta={delta} must be above 0 and finite, for a bound")
+    delta = EVALUATION["delta"].checked("delta", asked.get("delta", config.sample.delta))  # the run's may be 0
     times, spacing = _times(config.process.num_steps, None, None)
     how = {"times": times, "trajectory": spacing, "variance": f"delta{delta:g}", "clip": False, "cdf": "density"}
     return how | {"delta": delta, "sigma": config.process.sigma}
@@ -116,11 +87,13 @@ def default_variance(config: Any) -> str:
     return "small" if config.process.kind == "ihdm" else str(config.sample.variance)
 
 
-def protocol(system: System, how: dict[str, Any], variance: str | VarianceFn, training: Dataset | None) -> Protocol:
-    """The bound with these settings; that of IHDM needs the training set."""
+def bound_protocol(
+    system: System, how: dict[str, Any], variance: str | VarianceFn, training: Dataset | None
+) -> Protocol:
+    """The bound with settings of `bound_settings`; IHDM's needs the training set."""
     if training is None:
         try:
-            return variational(system, how["times"], variance, how["clip"], how["cdf"], how.get("eta", 1.0))
+            return variational(system, variance, how)
         except ValueError as error:
             raise ConfigError(f"bound: {error}") from None
     return inverse_heat(system, training, how["delta"])

@@ -5,7 +5,6 @@ statistics.npz    the fields of `ddx.diffusion.bound.statistics.Statistics`
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,13 +15,12 @@ from ddx.diffusion.bound import statistics as stats
 from ddx.diffusion.bound.terms import bound_rows, noise_at
 from ddx.diffusion.random import example_keys, seed_key
 from ddx.diffusion.reverse.rows import num_rows
-from ddx.evaluation.settings import check_counts, default_clip
-from ddx.runs import trained
-from ddx.runs.data import fingerprint_of, open_examples
-from ddx.runs.job import Job, Result, working
+from ddx.evaluation.settings import default_clip
+from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.runs.job import Job, Result
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError, NonFiniteError
-from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.runtime.paths import Path
 from ddx.runtime.progress import Progress
 from ddx.runtime.storage import sha256, write_arrays
 from ddx.sampling import measured
@@ -34,110 +32,59 @@ _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
 
 @parallel.job("measuring", parallel.FEWER_AT_ONCE)
-def measure(
-    workdir: str | Path,
-    *,
-    split: str | None = None,
-    basis: str = "dct",
-    clip: bool | None = None,
-    max_examples: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    step: int | None = None,
-    weights: str | None = None,
-    data_dir: str | Path | None = None,
-    out: str | Path | None = None,
-) -> Result:
+def measure(workdir: str | Path, **settings: Any) -> Result:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
 
     An interrupted measurement goes on after the last part that was written; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.
-      split: of the run's data set; None for the one it was trained on.
-      basis: whose coordinates to tell apart, "dct" or "pixel".
-      clip: clip the estimate of x_0, as samplers will; None for wherever the network tells it at all times.
-      max_examples: a random part of the split of this size; None for all. A few hundred do.
-      batch_size: examples at once; None for the run's sample.batch_size.
-      seed: names the noise and the part.
-      step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
-      weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
-      data_dir: where the data set lies, if not where the run found it.
-      out: folder to write to; None for one in the workdir named after the protocol.
+      **settings: those of "statistics" in `ddx.config.evaluation.EVALUATION`. Clip x_0 as samplers will.
 
     Returns:
       What was written, with a summary; its arrays() are the fields of `ddx.diffusion.bound.statistics.Statistics`.
 
     Raises:
-      ConfigError: a setting is invalid, or `out` holds another job.
-      CheckpointError: the folder has no run, or no usable checkpoint.
-      DataError: the data set cannot be read.
-      NonFiniteError: an error is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      DdxError: as `ddx.evaluation.evaluate` says.
     """
-    workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
-    data_dir = optional_path(data_dir, "--data_dir")
-    check_counts(max_examples, batch_size)
-    source = trained.load_for_job(workdir, step, out, "statistics", weights)
-    return measure_trained(source, workdir, split, basis, clip, max_examples, batch_size, seed, data_dir, out)
+    return measure_trained(begin("statistics", workdir, settings))
 
 
-def measure_trained(
-    source: trained.Trained,
-    workdir: Path,
-    split: str | None = None,
-    basis: str = "dct",
-    clip: bool | None = None,
-    max_examples: int | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    data_dir: str | Path | None = None,
-    out: Path | None = None,
-) -> Result:
+def measure_trained(work: Work) -> Result:
     """`measure` a network that is loaded already, whose checkpoint its run may have removed since."""
-    config = source.system.config
+    source, given, config = work.source, work.settings, work.source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError(
             "statistics are of estimates of x_0, and an IHDM network predicts the next image. Leave them out"
         )
-    clip = default_clip(config, clip)
+    basis, clip = given["basis"], default_clip(config, given["clip"])
     system = measured.in_basis(source.system, basis)
-    data, examples = open_examples(source, split, data_dir, max_examples, seed)
-    split, count = split or config.data.split, len(examples)
-    name = f"step{source.step}_{measured.file_name(split)}_n{count}_{basis}_seed{seed}"
-    name += source.tag + "_unclipped" * (not clip)
-    out = out or workdir / measured.FOLDER / name
-    record = {
-        **trained.identity(source, workdir),
-        "images": fingerprint_of(data, examples),
-        "process": config.process.to_dict(),
-        "prediction": config.loss.prediction,
-        "protocol": {
-            "data": data.name,
-            "split": split,
-            "num_examples": count,
-            "basis": basis,
-            "clip": clip,
-            "seed": seed,
-        },
-    }
-    batch = min(batch_size or config.sample.batch_size, count)
-    size = -(-math.ceil(count / PARTS) // batch) * batch
-    with working(out):
-        job = Job(out, "statistics", record, count, size)
-        result = job.result("statistics.npz")
-        finished = result is not None
-        if result is None:
-            sizes = min(batch, job.size), job.size
-            for start, part in _parts(system, source.params, data, examples, seed, sizes, clip, job.begin()):
-                job.write(start, **part)
-                del part  # hundreds of megabytes: only one is in memory
-            result = _finish(out / "statistics.npz", job, system, count)
-        job.remove_parts()
-    said = "already there:" if finished else "wrote"
-    summary = f"root mean squared error {result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
-    line = f"{summary}, {count} examples of {split}; {said} {out}/statistics.json, statistics.npz"
-    return Result(line, out, ("statistics.json", "statistics.npz"), result)
+    examples = open_split(source, given, default=config.data.split)
+    count = len(examples.indices)
+    process = {"process": config.process.to_dict(), "prediction": config.loss.prediction}
+    record = record_of(work, examples, {"basis": basis, "clip": clip}, **process)
+    out = output_folder(work, measured.FOLDER, examples, clip=clip)
+    batch = batch_size(work, examples)
+
+    def parts(size: int, done: frozenset[int]) -> Parts:
+        sizes = min(batch, size), size
+        return _parts(system, source.params, examples.data, examples.indices, given["seed"], sizes, clip, done)
+
+    def tell(result: dict[str, Any]) -> str:
+        error = f"{result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
+        return f"root mean squared error {error}, {count} examples of {examples.split}"
+
+    return carry_out(
+        "statistics",
+        out,
+        record,
+        count,
+        -(-math.ceil(count / PARTS) // batch) * batch,
+        files=("statistics.json", "statistics.npz"),
+        parts=parts,
+        finish=lambda job: _finish(out / "statistics.npz", job, system, count),
+        tell=tell,
+    )
 
 
 def _parts(
@@ -149,7 +96,7 @@ def _parts(
     sizes: tuple[int, int],
     clip: bool,
     done: frozenset[int],
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+) -> Parts:
     """The sums over the examples of each part, without those whose first place is in `done`."""
     process, (batch, size) = system.process, sizes
     shape = system.image_shape

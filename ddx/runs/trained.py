@@ -29,11 +29,6 @@ class Trained(NamedTuple):
     meta: Mapping[str, Any] = MappingProxyType({})  # what the checkpoint says of its config and data
     weights: str = "ema"  # or "raw"
 
-    @property
-    def tag(self) -> str:
-        """What the weights add to a folder's name."""
-        return "" if self.weights == "ema" else f"_{self.weights}"
-
 
 def load(workdir: Path, step: int | None = None, weights: str | None = None) -> Trained:
     """The network of a checkpoint, by default the newest, of a run that may be going on.

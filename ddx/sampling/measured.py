@@ -41,8 +41,6 @@ def in_basis(system: System, basis: str) -> System:
     Raises:
       ConfigError: the process is not diagonal in it.
     """
-    if basis not in ("dct", "pixel"):
-        raise ConfigError(f"basis={basis!r} is unknown. Choose one of: dct, pixel")
     if system.process.basis is DCT and basis == "pixel":
         raise ConfigError("a process that blurs has statistics of frequencies, not of pixels. Use basis dct")
     wanted = system.process.basis is PIXEL and basis == "dct"
@@ -159,11 +157,6 @@ def optimal_times(
         return optimal.optimal_trajectories(costs, num_steps, process.ends_noisy)
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None
-
-
-def file_name(name: Any) -> str:
-    """A split may be an expression such as test[:100]."""
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
 
 
 def _check_tells(source: Trained, what: str, instead: str) -> None:

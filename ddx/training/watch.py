@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.data import Dataset
-from ddx.evaluation.evaluators import EVALUATORS
+from ddx.evaluation import evaluators
 from ddx.runs.trained import Trained
 from ddx.runtime import parallel, storage
 from ddx.runtime.paths import Path
@@ -47,7 +47,7 @@ class Watch:
         source, t = Trained(0, "", system, None, about_data), config.train
         names = t.evaluate.split(",") if t.evaluate else []
         self._scores = {
-            name: EVALUATORS[name](source, t.evaluate_split, t.evaluate_examples, config.seed) for name in names
+            name: evaluators.score(name, source, t.evaluate_split, t.evaluate_examples, config.seed) for name in names
         }
         self.every = (t.sample_every, *([t.evaluate_every] if names else []))
 

@@ -294,7 +294,6 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.diffusion.estimate import prediction
     from ddx.diffusion.objective import time_samplers
     from ddx.diffusion.reverse import solvers, variance
-    from ddx.evaluation import evaluators
     from ddx.models import conventions
 
     assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
@@ -305,7 +304,6 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
     assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
-    assert tuple(evaluators.EVALUATORS) == keys.EVALUATORS
 
 
 @pytest.mark.parametrize(

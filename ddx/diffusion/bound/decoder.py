@@ -26,8 +26,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf, erfc
 
 from ddx.diffusion.arrays import Array, Numbers, check_floats
-
-CDFS = ("exact", "tanh", "softmax")
+from ddx.diffusion.catalogue import CDFS
 
 _EDGE = 0.999  # only the last level is beyond it, on either side
 _FURTHEST = 1e15  # in standard deviations: farther than any level at the sharpest, and its square is finite in float32

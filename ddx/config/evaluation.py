@@ -1,0 +1,226 @@
+"""Evaluators by name, and their settings, one row each.
+
+The rows make the flags of `launch.evaluate`, what `ddx.evaluation` accepts, the names of its folders, and the table of
+docs/evaluation.md. A new setting is a row here, and what `ddx.evaluation` does with it. A new evaluator is a file there
+and its name here; settings that belong to no evaluator alone are its too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from ddx.config.key import Key, at_least, between, number, one_of
+from ddx.config.sampling import SAMPLING
+from ddx.diffusion.catalogue import CDFS, VARIANCES
+from ddx.runtime.arguments import integers
+from ddx.runtime.errors import ConfigError, did_you_mean
+from ddx.runtime.paths import Path, user_path
+
+
+class Evaluator(NamedTuple):
+    """What scores a network. Functions are written "module:function", so that names cost no import of jax."""
+
+    meaning: str
+    job: str = ""  # (workdir, **settings) -> Result: what `launch.evaluate` does; empty: it is for training alone
+    score: str = ""  # (network, split, examples, seed) -> (weights -> numbers by name): for `train.evaluate`; or empty
+    also: tuple[str, ...] = ()  # further metrics that the job finds on request; each an argument of it, True or False
+
+
+EVALUATORS = {
+    "bpd": Evaluator(
+        "bits per dimension",
+        "ddx.evaluation.bound_job:evaluate_bound",
+        "ddx.evaluation.bound_job:bits_per_dim",
+        also=("rate_distortion",),
+    ),
+    "statistics": Evaluator("what analytic variances need", "ddx.evaluation.statistics_job:measure"),
+    "comparison": Evaluator("a table of all variances", "ddx.evaluation.comparison_job:compare"),
+}
+SCORES = tuple(name for name, evaluator in EVALUATORS.items() if evaluator.score)
+
+
+@dataclass(frozen=True)
+class Setting(Key):
+    """One setting of evaluations. Its default is mostly None: what the job then uses, `unset` tells."""
+
+    kind: type = str  # of its values
+    unset: str = ""
+    jobs: tuple[str, ...] = ()  # the evaluators that take it; empty: all
+    several: tuple[str, ...] = ()  # of these, the ones that take a tuple of values
+
+    @property
+    def help(self) -> str:
+        """What its flag says of it."""
+        of = (
+            f"Of {' and '.join(self.jobs)}: {self.meaning}" if self.jobs else self.meaning[0].upper() + self.meaning[1:]
+        )
+        limit = f" ({self.limit})" if self.limit and not self.choices else ""
+        return f"{of}{limit}; by default {self.unset or self.default}."
+
+
+EVALUATION: dict[str, Setting] = {
+    "split": Setting(
+        None,
+        "split of the run's data set",
+        unset="test; of statistics the one it was trained on",
+        tag=lambda s: f"_{s.split}",
+    ),
+    "max_examples": Setting(
+        None,
+        "size of a random part of the split, the same for every network; statistics need a few hundred",
+        **at_least(1),
+        kind=int,
+        unset="all of it",
+        tag=lambda s: f"_n{s.max_examples}",
+    ),
+    "num_steps": Setting(
+        None,
+        "steps of the bound, 0 for all T, which is what papers report; of a comparison several, such as 10,25",
+        **at_least(0),
+        kind=int,
+        unset="all T; of a comparison 10, 25, 50, 100 and all T",
+        jobs=("bpd", "comparison"),
+        several=("comparison",),
+        tag=lambda s: "_" + "-".join(map(str, s.num_steps if isinstance(s.num_steps, tuple) else [s.num_steps])),
+    ),
+    "trajectory": Setting(
+        None,
+        "times to visit, as launch.sample names them; statistics are needed for optimal",
+        unset="full, or power2 for fewer than T steps: dense near the data, where the large terms are",
+        jobs=("bpd",),
+        tag=lambda s: s.trajectory[:40],
+    ),
+    "variance": Setting(
+        None,
+        "variance of the reverse steps: small, large, a learned or an optimal one; most of these need statistics",
+        **one_of(*VARIANCES),
+        unset="what the network has learned, or the run's",
+        jobs=("bpd",),
+        tag=lambda s: f"_{s.variance}",
+    ),
+    "basis": Setting(
+        "dct",
+        "coordinates to tell apart: dct, frequencies, or pixel",
+        **one_of("dct", "pixel"),
+        jobs=("statistics",),
+        tag=lambda s: f"_{s.basis}",
+    ),
+    "seed": Setting(
+        0,
+        "name of the noise and of the part of the split",
+        **between(0, 2**32),
+        kind=int,
+        tag=lambda s: f"_seed{s.seed}",
+    ),
+    "eta": Setting(
+        1.0,
+        "stochasticity of the inference process and the steps, 1 for DDPM; towards 0 the bound grows without end",
+        **number(0, above=True),
+        kind=float,
+        jobs=("bpd",),
+        tag=lambda s: "" if s.eta == 1 else f"_eta{s.eta:g}",
+    ),
+    "weights": Setting(
+        None,
+        SAMPLING["weights"].meaning,
+        **one_of(*SAMPLING["weights"].choices),
+        unset="the run's",
+        tag=SAMPLING["weights"].tag,
+    ),
+    "clip": Setting(
+        None,
+        "clip the estimate of x_0; --noclip: do not",
+        kind=bool,
+        unset="where the network tells it at all times",
+        jobs=("bpd", "statistics", "comparison"),
+        tag=lambda s: "" if s.clip else "_unclipped",
+    ),
+    "cdf": Setting(
+        "exact",
+        "decoder: exact, tanh, the approximation that the papers' numbers were made with, or softmax, VDM's",
+        **one_of(*CDFS),
+        jobs=("bpd", "comparison"),
+        tag=lambda s: "" if s.cdf == "exact" else f"_{s.cdf}",
+    ),
+    "delta": Setting(
+        None,
+        "noise of the reverse steps of IHDM, whose bound takes no other setting of its own",
+        **number(0, above=True),
+        kind=float,
+        unset="the run's",
+        jobs=("bpd",),
+    ),
+    "batch_size": Setting(None, "examples at once", **at_least(1), kind=int, unset="the run's sample.batch_size"),
+    "step": Setting(
+        None,
+        "step of the checkpoint",
+        **at_least(0),
+        kind=int,
+        unset="the newest, or that of the job to resume in --out",
+    ),
+    "data_dir": Setting(None, "place of the data set", kind=Path, unset="where the run found it"),
+    "out": Setting(None, "folder to write to", kind=Path, unset="one in the workdir, named after the settings"),
+}
+
+
+def job_of(metrics: Sequence[str]) -> tuple[str, dict[str, bool]]:
+    """The evaluator whose job finds these metrics, and which of its further metrics it is asked for.
+
+    Raises:
+      ConfigError: there are none, one is unknown, or they are of several jobs.
+    """
+    owners = {metric: name for name, e in EVALUATORS.items() if e.job for metric in (name, *e.also)}
+    for metric in metrics or ("none",):
+        if metric not in owners:
+            why = "is for train.evaluate alone" if metric in EVALUATORS else "is unknown"
+            hint = did_you_mean(metric, owners)
+            raise ConfigError(f"metrics: {metric!r} {why}. {hint}Choose of: {', '.join(owners)}")
+    name, *others = dict.fromkeys(owners[metric] for metric in metrics)
+    if others:
+        raise ConfigError(f"--metrics={name} is a job of its own. Leave out the other metrics")
+    return name, {metric: metric in metrics for metric in EVALUATORS[name].also}
+
+
+def rows_of(job: str) -> dict[str, Setting]:
+    """The settings that an evaluator's job takes."""
+    return {name: row for name, row in EVALUATION.items() if job in row.jobs or not row.jobs}
+
+
+def checked_settings(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of an evaluator's job: what is given, or the default of what is not, or None.
+
+    Raises:
+      ConfigError: a setting is unknown, belongs to another job, has another type or is out of range.
+    """
+    rows = rows_of(job)
+    for name, value in given.items():
+        if name not in EVALUATION:
+            raise ConfigError(f"unknown setting {name}. {did_you_mean(name, rows)}Settings: {', '.join(rows)}")
+        if value is not None and name not in rows:
+            raise ConfigError(f"{name} is of {' and '.join(EVALUATION[name].jobs)}, not {job}. Leave out --{name}")
+    values = {name: given.get(name) for name in rows}
+    return {
+        name: row.default if values[name] is None else _checked(job, name, row, values[name])
+        for name, row in rows.items()
+    }
+
+
+def folder_name(job: str, step: int, values: Mapping[str, Any]) -> str:
+    """The name of the folder of an evaluator's job on the checkpoint of a step; no value is left out as default."""
+    s = SimpleNamespace(**values)
+    name = f"step{step}" + "".join(row.tag(s) for row in rows_of(job).values() if row.tag is not None)
+    # A split may be an expression such as test[:100].
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
+
+
+def _checked(job: str, name: str, row: Setting, value: Any) -> Any:
+    if row.kind is Path:
+        return user_path(value, f"--{name}")
+    if job in row.several:
+        return tuple(row.checked(name, one) for one in integers(name, value))
+    if row.several and isinstance(value, list | tuple):
+        if len(value) != 1:
+            raise ConfigError(f"{name}: several are for --metrics={' or '.join(row.several)}. Give one")
+        (value,) = value
+    return row.checked(name, value)

@@ -1,6 +1,5 @@
 """What there is to say of a config key or a setting."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,11 +20,6 @@ class Key:
     is_size: bool = False  # an int may be two as well, (height, width)
 
 
-def at_least(low: float) -> dict[str, Any]:
-    """Limit a number to `low` or more."""
-    return {"limit": f"at least {low:g}", "holds": lambda value: value >= low}
-
-
 def between(low: float, high: float) -> dict[str, Any]:
     """Limit an integer to [low, high)."""
     return {"limit": f"at least {low:,} and below {high:,}", "holds": lambda value: low <= value < high}
@@ -36,10 +30,9 @@ def within(low: float, high: float) -> dict[str, Any]:
     return {"limit": f"at least {low:g} and at most {high:,.10g}", "holds": lambda value: low <= value <= high}
 
 
-def number(low: float, above: bool = False) -> dict[str, Any]:
-    """Limit a number to finite ones, `low` or more, or above `low`."""
-    kind = f"{'above' if above else 'at least'} {low:g} and finite"
-    return {"limit": kind, "holds": lambda value: math.isfinite(value) and (value > low if above else value >= low)}
+def above(low: float, high: float) -> dict[str, Any]:
+    """Limit a number to (low, high]."""
+    return {"limit": f"above {low:g} and at most {high:,.10g}", "holds": lambda value: low < value <= high}
 
 
 def one_of(*choices: str) -> dict[str, Any]:
@@ -47,6 +40,9 @@ def one_of(*choices: str) -> dict[str, Any]:
     return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices, "choices": choices}
 
 
-def all_at_least(low: int) -> dict[str, Any]:
-    """Limit every number of a tuple to `low` or more."""
-    return {"limit": f"numbers of at least {low}", "holds": lambda value: all(v >= low for v in value)}
+def numbers(least: int, most: int, low: int, high: int) -> dict[str, Any]:
+    """Limit a tuple to `least` to `most` numbers, each in [low, high]."""
+    return {
+        "limit": f"{least} to {most} numbers, each at least {low} and at most {high:,}",
+        "holds": lambda value: least <= len(value) <= most and all(low <= v <= high for v in value),
+    }

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, FieldReference
 from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, PATHS
 from ddx.config.rules import check_together
 from ddx.diffusion.catalogue import LEARNED_VARIANCES
-from ddx.runtime.errors import ConfigError, telling_line
+from ddx.runtime.errors import ConfigError, shown, telling_line
 from ddx.runtime.files import local_path
 
 USER = "user"
@@ -234,16 +234,18 @@ def _own(value: Any) -> dict[str, Any]:
 
 def _suggestion(key: str) -> str:
     close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-    if not close:  # the right name in the wrong group
-        close = [known for known in KEYS if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    if not close:  # the right name in the wrong group, or in none
+        full = {known.rpartition(".")[2]: known for known in KEYS}
+        near = difflib.get_close_matches(key.rpartition(".")[2], full, n=1, cutoff=1.0 if "." in key else 0.6)
+        close = [full[name] for name in near]
     if close:
         return f"Did you mean {close[0]}?"
     group = key.partition(".")[0]
     names = [known for known in KEYS if known.startswith(group + ".")]
     return (
-        f"Keys of {group}: {', '.join(names)}"
+        f"Use a key of {group}: {', '.join(names)}"
         if names
-        else f"Groups: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
+        else f"Use a group: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
     )
 
 
@@ -257,11 +259,11 @@ def _checked(key: str, value: Any) -> Any:
         kind, value = tuple, tuple(map(_plain, value))
         bad = [v for v in value if type(v) is not int]
         if bad:
-            raise ConfigError(f"{key}={value!r}: {bad[0]!r} must be an int")
+            raise ConfigError(f"{key}={shown(value)}: {shown(bad[0])} must be an int")
     if type(value) is not kind:
         raise wrong_type(key, value)
     if (kind is float and value != value) or not spec.holds(value):
-        raise ConfigError(f"{key}={value!r} must be {spec.limit or 'a number'}")
+        raise ConfigError(f"{key}={shown(value)} must be {spec.limit or 'a number'}")
     if spec.is_size and kind is tuple and value[0] == value[1]:
         return value[0]  # a square has one spelling, so that configs compare
     return _absolute(key, value) if key in PATHS and value else value
@@ -286,9 +288,9 @@ def _absolute(key: str, value: str) -> str:
 def wrong_type(key: str, value: Any) -> ConfigError:
     """The error for a value whose type is not that of its key."""
     if KEYS[key].is_size:
-        return ConfigError(f"{key}={value!r} must be an int or two, such as 64 or 64,96")
+        return ConfigError(f"{key}={shown(value)} must be an int or two, such as 64 or 64,96")
     default = KEYS[key].default
-    return ConfigError(f"{key}={value!r} must be {_KINDS[type(default)]}, such as {default!r}")
+    return ConfigError(f"{key}={shown(value)} must be {_KINDS[type(default)]}, such as {default!r}")
 
 
 _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or False", tuple: "a tuple of ints"}

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +22,7 @@ def local_path(given: Any, option: str) -> pathlib.Path:
     Every path that a user names comes through here, so that none is taken for a local one by mistake.
 
     Raises:
-      ConfigError: it is no path, or empty, or has a scheme, as buckets have, or there is no home folder for its "~".
+      ConfigError: it is no path, or empty, or too long, or has a scheme, as buckets have, or there is no home for "~".
     """
     if not isinstance(given, str | os.PathLike) or not isinstance(text := os.fspath(given), str):
         raise ConfigError(f"{option}={given!r} is no path. Give a string, such as 'runs/digits'")
@@ -33,6 +34,8 @@ def local_path(given: Any, option: str) -> pathlib.Path:
             " Name a local path, and copy what lies elsewhere"
         )
     path = pathlib.Path(os.path.expanduser(text))
+    if len(os.fsencode(path)) > 4000 or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise ConfigError(f"{option}={text} is too long for a file system. Give a shorter path")
     if path.parts[:1] == ("~",):
         raise ConfigError(f"{option}={text} is in a home folder, and this user has none. Give a path without ~")
     return path
@@ -102,5 +105,8 @@ def make_directory(path: pathlib.Path, option: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot create {path} ({error.strerror}). Choose another {option}") from None
-    if not os.access(path, os.W_OK):
-        raise ConfigError(f"cannot write to {path}. Choose another {option}")
+    try:
+        with tempfile.TemporaryFile(dir=path):  # os.access allows root to write to /proc
+            pass
+    except OSError:
+        raise ConfigError(f"cannot write to {path}. Choose another {option}") from None

@@ -24,9 +24,9 @@ from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse import variance as variances
 from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
-from ddx.runs.job import read_record
+from ddx.runs.job import DAMAGE, read_record
 from ddx.runs.trained import Trained
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, telling_line
 from ddx.runtime.files import local_path, sha256
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
@@ -186,13 +186,19 @@ def load_statistics(folder: str | pathlib.Path) -> Statistics:
     """
     path = local_path(folder, "folder") / "statistics.json"
     record = _record(path)
-    checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
+    result, arrays = record.get("result"), path.with_suffix(".npz")
+    checksum = result.get("sha256") if isinstance(result, dict) else None
     if checksum is None:
         raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
     if not arrays.is_file() or sha256(arrays) != checksum:
         raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
-    with np.load(arrays, allow_pickle=False) as file:
-        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    try:
+        with np.load(arrays, allow_pickle=False) as file:
+            return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    except DAMAGE as error:
+        raise ConfigError(
+            f"{arrays} has no statistics ({telling_line(error)}). Remove its folder and measure again"
+        ) from None
 
 
 def _record(path: pathlib.Path) -> dict[str, Any]:

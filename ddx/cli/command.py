@@ -17,7 +17,7 @@ from ddx.config import files
 from ddx.config.key import Key
 from ddx.config.values import check_key, validate, wrong_type
 from ddx.runtime import faults
-from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, printable, shown, telling_line
+from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, printable, telling_line
 from ddx.runtime.files import local_path, optional_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
@@ -193,9 +193,10 @@ def _in_flags(error: Exception) -> ConfigError:
         choices = getattr(flag.parser, "enum_values", None)
         if choices:
             meant = did_you_mean(value, choices)
-            return ConfigError(f"--{name}={shown(value)} is unknown. {meant}Choose one of: {', '.join(choices)}")
+            return ConfigError(f"--{name}={brief(value, 100)} is unknown. {meant}Choose one of: {', '.join(choices)}")
         if flag.flag_type() in _KINDS:
-            return ConfigError(f"--{name}={shown(value)} must be {_KINDS[flag.flag_type()]}. See --help")
+            return ConfigError(f"--{name}={brief(value, 100)} must be {_KINDS[flag.flag_type()]}. See --help")
+        return ConfigError(f"--{name}={brief(value, 100)} cannot be read. See --help")
     return ConfigError(f"{line}{'' if line.endswith('?') else '.'} See --help")
 
 
@@ -204,7 +205,7 @@ _KINDS = {"bool": "true or false", "int": "an integer, such as 8", "float": "a n
 
 def _unknown(name: str) -> ConfigError:
     own = (flag for flag in flags.FLAGS if not str(flags.FLAGS.find_module_defining_flag(flag)).startswith("absl."))
-    return ConfigError(f"unknown flag --{name}. {did_you_mean(name, (f'--{flag}' for flag in own))}See --help")
+    return ConfigError(f"unknown flag --{name}. {did_you_mean(f'--{name}', (f'--{flag}' for flag in own))}See --help")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

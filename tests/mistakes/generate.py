@@ -482,15 +482,16 @@ def _sample(rng):
         yield Mistake("labels", "sample", args, ("labels",))
     yield Mistake("labels", "sample", (*good, "--labels=1"), ("labels",))
     yield Mistake("impossible pair", "sample", (classes, "--labels=1", "--interpolate", "--gif"), ("--gif",))
-    for args, name in SAMPLES.items():
-        yield Mistake("impossible pair", "sample", (*good, *args), (name,))
-    for args, name in HEAT.items():
-        yield Mistake("impossible pair", "sample", ("--workdir=heat", *args), (name,))
+    for workdir, pairs in ((RUN, SAMPLES), ("heat", HEAT)):
+        for args, name in pairs.items():
+            kind = "impossible pair" if name not in OF_THE_NETWORK else "impossible with the network"
+            yield Mistake(kind, "sample", (f"--workdir={workdir}", *args), (name,))
     yield Mistake("no workdir", "sample", ("--num_samples=4",), ("--workdir",))
     yield Mistake("no run", "sample", ("--workdir=new",), ("new",), CHECKPOINT)
     yield Mistake("no run", "sample", ("--workdir=new", "--eta=-1"), ("eta",))
 
 
+OF_THE_NETWORK = ("statistics", "npr", "analytic", "--images", "images", "reconstruct")
 LONG = ",".join(map(str, range(20, 0, -1)))
 SAMPLES = {
     ("--num_steps=21",): "num_steps=21",
@@ -539,7 +540,6 @@ SAMPLES = {
     ("--step=12", f"--out={RUN}/checkpoints/12"): "checkpoints",
 }
 HEAT = {
-    ("--sampler=ddim",): "prediction",
     ("--num_steps=2",): "num_steps",
     ("--trajectory=quad",): "trajectory",
     ("--solver=heun",): "solver",

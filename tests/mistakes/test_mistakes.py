@@ -22,7 +22,7 @@ ADVICE = re.compile(
     re.IGNORECASE,
 )
 # Mistakes that show only when the data or the checkpoint are read: devices may be in use by then.
-LATE = {"data", "labels", "path"}
+LATE = {"data", "labels", "path", "impossible with the network"}
 
 
 @pytest.fixture(

@@ -22,7 +22,7 @@ from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.sampling.generator import Generator
 from ddx.sampling.samples import prepare
-from ddx.sampling.settings import Labels, class_numbers, to_tell
+from ddx.sampling.settings import Labels, check_count, class_numbers, to_tell
 
 
 class Run:
@@ -104,8 +104,7 @@ class Run:
           DataError: images that are needed cannot be read.
           AcceleratorError, OutOfMemoryError: no device can be used, or its memory is too small.
         """
-        if num_samples < 1:
-            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        check_count(num_samples)
         if settings.pop("weights", self._source.weights) != self._source.weights:
             raise ConfigError("weights are chosen when a run is loaded. Use ddx.load(..., weights=...)")
         numbers = class_numbers(self._source, labels)

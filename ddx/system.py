@@ -9,7 +9,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx.config.values import validate
+from ddx.config.rules import check_sizes
+from ddx.config.values import flatten, validate
 from ddx.data.augment import shrink, to_float
 from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
@@ -145,6 +146,7 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
       ConfigError: the network is to be told classes and there is only one.
     """
     config = validate(config)
+    check_sizes(flatten(config), image_shape)
     if config.model.class_conditional and num_classes < 2:
         raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
     m = config.model

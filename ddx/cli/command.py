@@ -17,8 +17,8 @@ from ddx.config.key import Key
 from ddx.config.keys import KEYS
 from ddx.config.values import check_key, validate
 from ddx.runtime import faults, storage
-from ddx.runtime.errors import ConfigError, DdxError, printable, telling_line
-from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, printable, telling_line
+from ddx.runtime.paths import Path, optional_path, place, user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
@@ -83,6 +83,7 @@ def run(main: Callable[[], int]) -> None:
     warnings.showwarning = _show_warning
     try:
         _parse(sys.argv)
+        _check_values()
         for name in _PATHS & set(flags.FLAGS):
             optional_path(flags.FLAGS[name].value, f"--{name}")
         if not debug:  # orbax logs its own tracebacks of what is reported here in one line
@@ -119,8 +120,12 @@ def _tell(error: Exception) -> int:
         text, code = f"{error.filename}: {error.strerror}", 1
     else:
         text, code = f"{type(error).__name__}: {telling_line(error)}. Run with --debug to see where", 1
-    print(f"error: {printable(text)}", file=sys.stderr)
+    text = " ".join(brief(word, _LONGEST_WORD) for word in text.split(" "))
+    print(f"error: {brief(printable(text), _LONGEST)}", file=sys.stderr)
     return code
+
+
+_LONGEST_WORD, _LONGEST = 600, 3000  # of a message: a path of a few folders, and the most keys that it lists
 
 
 def _debug(argv: list[str]) -> bool:
@@ -142,10 +147,36 @@ def _parse(argv: list[str]) -> None:
     app.define_help_flags()
     try:
         rest = flags.FLAGS(argv)
+    except RecursionError:  # absl looks for what a very long name may have meant
+        raise _unknown(max((arg.lstrip("-").partition("=")[0] for arg in argv[1:]), key=len)) from None
     except (flags.Error, ValueError) as error:
         raise _in_flags(error) from None
     if len(rest) > 1:
         raise ConfigError(f"unexpected argument {rest[1]!r}. Flags are written --name=value; see --help")
+
+
+def _check_values() -> None:
+    """Refuse what no flag can be: empty, which would be taken as not given, or a number beyond all limits.
+
+    The keys of a config have their own limits, and some may be empty.
+    """
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if not flag.present or name.startswith("config."):
+            continue
+        if flag.value in ("", []):
+            raise ConfigError(f"--{name} is empty. Leave it out, or write --{name}=VALUE; see --help")
+        if isinstance(flag.value, int | float) and not abs(flag.value) <= _LARGEST:
+            raise ConfigError(f"--{name}={flag.value} must be a number from -{_LARGEST:,} to {_LARGEST:,}. See --help")
+    if "out" in flags.FLAGS and flags.FLAGS["out"].value and WORKDIR.value:
+        out, checkpoints = place(flags.FLAGS["out"].value), place(f"{WORKDIR.value}/checkpoints")
+        if f"{out}/".startswith(f"{checkpoints}/"):
+            raise ConfigError(
+                f"--out={flags.FLAGS['out'].value} is among the checkpoints of the run. Name another folder"
+            )
+
+
+_LARGEST = 10**10
 
 
 def _own_config(argv: list[str], change: str) -> Path:
@@ -161,15 +192,31 @@ def _own_config(argv: list[str], change: str) -> Path:
 
 def _in_flags(error: Exception) -> ConfigError:
     """The error for what absl says of a flag."""
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown(error.flagname)
     line = telling_line(error)
     if isinstance(error, flags.IllegalFlagValueError):
         name, _, value = str(error).partition(": ")[0].removeprefix("flag --").partition("=")
         if name.startswith("config."):
             key = name.removeprefix("config.")
             return KEYS[key].wrong_type(key, value)
-        if "Non-boolean" in line:
-            line = f"--{name}={value} must be true or false"
+        flag = flags.FLAGS[name]
+        choices = getattr(flag.parser, "enum_values", None)
+        if choices:
+            meant = did_you_mean(value, choices)
+            return ConfigError(f"--{name}={brief(value, 100)} is unknown. {meant}Choose one of: {', '.join(choices)}")
+        if flag.flag_type() in _KINDS:
+            return ConfigError(f"--{name}={brief(value, 100)} must be {_KINDS[flag.flag_type()]}. See --help")
+        return ConfigError(f"--{name}={brief(value, 100)} cannot be read. See --help")
     return ConfigError(f"{line}{'' if line.endswith('?') else '.'} See --help")
+
+
+_KINDS = {"bool": "true or false", "int": "an integer, such as 8", "float": "a number, such as 0.5"}
+
+
+def _unknown(name: str) -> ConfigError:
+    own = (flag for flag in flags.FLAGS if not str(flags.FLAGS.find_module_defining_flag(flag)).startswith("absl."))
+    return ConfigError(f"unknown flag --{name}. {did_you_mean(f'--{name}', (f'--{flag}' for flag in own))}See --help")
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from ddx.config.key import Key, at_least, between, number, one_of
-from ddx.config.sampling import SAMPLING
+from ddx.config.key import MOST_STEPS, Key, above, between, one_of, within
+from ddx.config.sampling import MOST_TIMES, SAMPLING
 from ddx.diffusion.catalogue import CDFS, VARIANCES
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, did_you_mean
@@ -59,6 +59,8 @@ class Setting(Key):
         return f"{of}{limit}; by default {self.unset or self.default}."
 
 
+MOST_EXAMPLES = 1_000_000_000
+
 EVALUATION: dict[str, Setting] = {
     "split": Setting(
         None,
@@ -69,7 +71,7 @@ EVALUATION: dict[str, Setting] = {
     "max_examples": Setting(
         None,
         "size of a random part of the split, the same for every network; statistics need a few hundred",
-        **at_least(1),
+        **within(1, MOST_EXAMPLES),
         kind=int,
         unset="all of it",
         tag=lambda s: f"_n{s.max_examples}",
@@ -77,7 +79,7 @@ EVALUATION: dict[str, Setting] = {
     "num_steps": Setting(
         None,
         "steps of the bound, 0 for all T, which is what papers report; of a comparison several, such as 10,25",
-        **at_least(0),
+        **within(0, MOST_TIMES),
         kind=int,
         unset="all T; of a comparison 10, 25, 50, 100 and all T",
         jobs=("bpd", "comparison"),
@@ -116,7 +118,7 @@ EVALUATION: dict[str, Setting] = {
     "eta": Setting(
         1.0,
         "stochasticity of the inference process and the steps, 1 for DDPM; towards 0 the bound grows without end",
-        **number(0, above=True),
+        **above(0, 100),
         kind=float,
         jobs=("bpd",),
         tag=lambda s: "" if s.eta == 1 else f"_eta{s.eta:g}",
@@ -146,16 +148,18 @@ EVALUATION: dict[str, Setting] = {
     "delta": Setting(
         None,
         "noise of the reverse steps of IHDM, whose bound takes no other setting of its own",
-        **number(0, above=True),
+        **above(0, 100),
         kind=float,
         unset="the run's",
         jobs=("bpd",),
     ),
-    "batch_size": Setting(None, "examples at once", **at_least(1), kind=int, unset="the run's sample.batch_size"),
+    "batch_size": Setting(
+        None, "examples at once", **within(1, MOST_EXAMPLES), kind=int, unset="the run's sample.batch_size"
+    ),
     "step": Setting(
         None,
         "step of the checkpoint",
-        **at_least(0),
+        **within(0, MOST_STEPS),
         kind=int,
         unset="the newest, or that of the job to resume in --out",
     ),

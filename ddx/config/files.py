@@ -73,7 +73,7 @@ def find(file: str) -> pathlib.Path:
     if name in known and pathlib.PurePath(file) == pathlib.PurePath("configs", f"{name}.py"):
         return known[name]
     what = f"config file not found: {file}" if file else "--config is empty"
-    raise ConfigError(f"{what}. {did_you_mean(name, known)}Shipped configs: {', '.join(known)}")
+    raise ConfigError(f"{what}. {did_you_mean(name, known)}Name a file or a shipped config: {', '.join(known)}")
 
 
 def shipped() -> dict[str, pathlib.Path]:
@@ -121,15 +121,17 @@ def _naming(file: str, path: pathlib.Path) -> Iterator[None]:
         raise ConfigError(
             f"config file {file} exits ({error.code!r}){_line(error, path)}. Let get_config() return the config"
         ) from error
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         _check_name(f"config file {file}{_line(error, path)}", error)
         what = f"{type(error).__name__}{_line(error, path)}: {telling_line(error)}"
-        raise ConfigError(f"config file {file} fails with {what}") from error
+        raise ConfigError(f"config file {file} fails with {what}. Mend it there") from error
     finally:
         sys.path.remove(folder)
 
 
-def _check_name(where: str, error: Exception) -> None:
+def _check_name(where: str, error: BaseException) -> None:
     """Name a key that a locked config does not have, as other mistakes in keys are named."""
     key = re.search(r"\w+(?=['\"])", telling_line(error))
     if key and isinstance(error, AttributeError | KeyError) and _frames(error)[-1].filename == config_dict.__file__:

@@ -1,11 +1,12 @@
 """What there is to say of a config key or a setting."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, shown
+
+MOST_STEPS = 1_000_000_000  # of training
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,19 @@ class Key:
             kind, value = tuple, tuple(map(_plain, value))
             bad = [v for v in value if type(v) is not int]
             if bad:
-                raise ConfigError(f"{name}={value!r}: {bad[0]!r} must be an int")
+                raise ConfigError(f"{name}={shown(value)}: {shown(bad[0])} must be an int")
         if type(value) is not kind:
             raise self.wrong_type(name, value)
         if (kind is float and value != value) or not self.holds(value):
-            raise ConfigError(f"{name}={value!r} must be {self.limit or 'a number'}")
+            raise ConfigError(f"{name}={shown(value)} must be {self.limit or 'a number'}")
         return value
 
     def wrong_type(self, name: str, value: Any) -> ConfigError:
         """The error for a value whose type is not the key's."""
         if self.is_size:
-            return ConfigError(f"{name}={value!r} must be an int or two, such as 64 or 64,96")
+            return ConfigError(f"{name}={shown(value)} must be an int or two, such as 64 or 64,96")
         example = "" if self.default is None else f", such as {self.default!r}"
-        return ConfigError(f"{name}={value!r} must be {_KINDS[self.kind]}{example}")
+        return ConfigError(f"{name}={shown(value)} must be {_KINDS[self.kind]}{example}")
 
 
 _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or False", tuple: "a tuple of ints"}
@@ -66,11 +67,6 @@ _KINDS = {int: "an int", float: "a number", str: "a string", bool: "True or Fals
 def _plain(value: Any) -> Any:
     """Python's own number, or list of numbers, for one of NumPy or JAX."""
     return value.tolist() if hasattr(value, "dtype") and hasattr(value, "tolist") else value
-
-
-def at_least(low: float) -> dict[str, Any]:
-    """Limit a number to `low` or more."""
-    return {"limit": f"at least {low:g}", "holds": lambda value: value >= low}
 
 
 def between(low: float, high: float) -> dict[str, Any]:
@@ -83,10 +79,9 @@ def within(low: float, high: float) -> dict[str, Any]:
     return {"limit": f"at least {low:g} and at most {high:,.10g}", "holds": lambda value: low <= value <= high}
 
 
-def number(low: float, above: bool = False) -> dict[str, Any]:
-    """Limit a number to finite ones, `low` or more, or above `low`."""
-    kind = f"{'above' if above else 'at least'} {low:g} and finite"
-    return {"limit": kind, "holds": lambda value: math.isfinite(value) and (value > low if above else value >= low)}
+def above(low: float, high: float) -> dict[str, Any]:
+    """Limit a number to (low, high]."""
+    return {"limit": f"above {low:g} and at most {high:,.10g}", "holds": lambda value: low < value <= high}
 
 
 def one_of(*choices: str) -> dict[str, Any]:
@@ -94,6 +89,9 @@ def one_of(*choices: str) -> dict[str, Any]:
     return {"limit": f"one of: {', '.join(choices)}", "holds": lambda value: value in choices, "choices": choices}
 
 
-def all_at_least(low: int) -> dict[str, Any]:
-    """Limit every number of a tuple to `low` or more."""
-    return {"limit": f"numbers of at least {low}", "holds": lambda value: all(v >= low for v in value)}
+def numbers(least: int, most: int, low: int, high: int) -> dict[str, Any]:
+    """Limit a tuple to `least` to `most` numbers, each in [low, high]."""
+    return {
+        "limit": f"{least} to {most} numbers, each at least {low} and at most {high:,}",
+        "holds": lambda value: least <= len(value) <= most and all(low <= v <= high for v in value),
+    }

@@ -3,11 +3,9 @@
 A row is all there is to say of a key: its default, which fixes its type, its meaning and the limit of its values.
 """
 
-import math
-
 from ddx.config.evaluation import SCORES
-from ddx.config.key import Key, all_at_least, at_least, between, number, one_of, within
-from ddx.config.sampling import SAMPLING
+from ddx.config.key import MOST_STEPS, Key, above, between, numbers, one_of, within
+from ddx.config.sampling import MOST_TIMES, SAMPLING
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS
 from ddx.diffusion.forward import betas
 
@@ -17,6 +15,8 @@ FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
+
+MOST_PIXELS = 16_384  # a side of an image
 
 KEYS: dict[str, Key] = {
     "seed": Key(0, "decides initial weights, data order, times, noise and samples", **between(0, 2**32)),
@@ -31,8 +31,12 @@ KEYS: dict[str, Key] = {
     "data.image_size": Key(
         0,
         "shrink and centre-crop images to this size, one number or height,width; 0: keep their own",
-        limit="at least 0, or two numbers of at least 1",
-        holds=lambda size: size >= 0 if isinstance(size, int) else len(size) == 2 and min(size) >= 1,
+        limit=f"at least 0, or two numbers of at least 1, and at most {MOST_PIXELS:,} a side",
+        holds=lambda size: (
+            0 <= size <= MOST_PIXELS
+            if isinstance(size, int)
+            else len(size) == 2 and min(size) >= 1 and max(size) <= MOST_PIXELS
+        ),
         is_size=True,
     ),
     "data.channels": Key(
@@ -41,8 +45,10 @@ KEYS: dict[str, Key] = {
     "data.crop": Key(
         (),
         "(top, left, height, width) to cut out first, in pixels; empty: all of the image",
-        limit="empty or four numbers, the last two at least 1",
-        holds=lambda crop: not crop or (len(crop) == 4 and min(crop[:2]) >= 0 and min(crop[2:]) >= 1),
+        limit=f"empty or four numbers, the last two at least 1, all at most {MOST_PIXELS:,}",
+        holds=lambda crop: (
+            not crop or (len(crop) == 4 and min(crop[:2]) >= 0 and min(crop[2:]) >= 1 and max(crop) <= MOST_PIXELS)
+        ),
     ),
     "data.low": Key(
         -1, "the lowest grey level, the highest is 1; 0 is IHDM's", limit="-1 or 0", holds=lambda low: low in (-1, 0)
@@ -50,33 +56,34 @@ KEYS: dict[str, Key] = {
     "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
     "process.kind": Key("ddpm", "noise alone, or with a blur: Blurring Diffusion or IHDM", **one_of(*PROCESSES)),
     "process.schedule": Key("linear", "noise schedule of ddpm", **one_of(*betas.SCHEDULES)),
-    "process.num_steps": Key(1000, "T, the number of noise levels", **at_least(1)),
+    "process.num_steps": Key(1000, "T, the number of noise levels", **within(1, MOST_TIMES)),
     "process.rescale_time": Key(False, "tell the network times as if T were 1000, in ddpm; blurring always does"),
     "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **within(0, 1e6)),
-    "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **number(0, above=True)),
+    "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **above(0, 1e6)),
     "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **one_of(*betas.BLUR_POWERS)),
     "process.d_min": Key(0.001, "what the blur of blurring leaves of every frequency", **between(0, 1)),
     "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **within(-80, 80)),
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **within(-80, 80)),
-    "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **number(0, above=True)),
+    "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **above(0, 100)),
     "model.family": Key(
         "ddpm", "whose conventions (embedding, padding, epsilon, initial weights) to follow", **one_of(*FAMILIES)
     ),
-    "model.channels": Key(128, "channels of the first level", **at_least(4)),
+    "model.channels": Key(128, "channels of the first level", **within(4, 16_384)),
     "model.multipliers": Key(
         (1, 2, 2, 2),
         "channels of each level, as multiples",
-        limit="numbers of at least 1, at least one level",
-        holds=lambda value: bool(value) and all(v >= 1 for v in value),
+        **numbers(1, 14, 1, 1024),
     ),
-    "model.num_blocks": Key(2, "residual blocks a level", **at_least(1)),
-    "model.attention_resolutions": Key((16,), "image heights at which to attend", **all_at_least(1)),
-    "model.groups": Key(32, "groups of the normalisations", **at_least(1)),
+    "model.num_blocks": Key(2, "residual blocks a level", **within(1, 100)),
+    "model.attention_resolutions": Key((16,), "image heights at which to attend", **numbers(0, 14, 1, MOST_PIXELS)),
+    "model.groups": Key(32, "groups of the normalisations", **within(1, 16_384)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **between(0, 1)),
-    "model.num_heads": Key(1, "heads of each attention block", **at_least(1)),
+    "model.num_heads": Key(1, "heads of each attention block", **within(1, 16_384)),
     "model.scale_shift": Key(False, "the time scales and shifts in residual blocks, instead of being added"),
     "model.low_res": Key(
-        0, "height of low-resolution images to enlarge, for a super-resolution network; 0: none", **at_least(0)
+        0,
+        "height of low-resolution images to enlarge, for a super-resolution network; 0: none",
+        **within(0, MOST_PIXELS),
     ),
     "model.class_conditional": Key(False, "tell the network the class of each image"),
     "model.head": Key(
@@ -98,9 +105,7 @@ KEYS: dict[str, Key] = {
         "reverse variance of the bound, or what a head predicts; all but small and large double the network's outputs",
         **one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES, *HEAD_VARIANCES),
     ),
-    "loss.vlb_weight": Key(
-        0.001, "weight of the bound, in bits/dim, in hybrid", limit="at least 0", holds=lambda w: 0 <= w < math.inf
-    ),
+    "loss.vlb_weight": Key(0.001, "weight of the bound, in bits/dim, in hybrid", **within(0, 1e6)),
     "loss.times": Key("uniform", "how times are drawn", **one_of(*TIME_SAMPLERS)),
     "loss.reduction": Key("mean", "of an image's squared errors in simple; IHDM sums", **one_of("mean", "sum")),
     "loss.last_level": Key(True, "train at T too, where sampling starts; IHDM's released code does not"),
@@ -110,37 +115,37 @@ KEYS: dict[str, Key] = {
     "train.init_from": Key(
         "", "run whose averaged weights this one starts from, as FOLDER or FOLDER:STEP; empty: random weights"
     ),
-    "train.num_steps": Key(800_000, "training steps", **at_least(1)),
-    "train.batch_size": Key(128, "images a step, over all devices", **at_least(1)),
+    "train.num_steps": Key(800_000, "training steps", **within(1, MOST_STEPS)),
+    "train.batch_size": Key(128, "images a step, over all devices", **within(1, 1_000_000)),
     "train.accumulation": Key(
-        1, "parts that a device's batch is split into; their gradients are averaged", **at_least(1)
+        1, "parts that a device's batch is split into; their gradients are averaged", **within(1, 1_000_000)
     ),
-    "train.learning_rate": Key(2e-4, "of Adam", limit="above 0 and finite", holds=lambda value: 0 < value < math.inf),
-    "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **at_least(0)),
-    "train.clip_norm": Key(
-        1.0, "limit of the gradient's global norm; 0: none", limit="at least 0", holds=lambda value: value >= 0
-    ),
+    "train.learning_rate": Key(2e-4, "of Adam", **above(0, 1e38)),
+    "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **within(0, MOST_STEPS)),
+    "train.clip_norm": Key(1.0, "limit of the gradient's global norm; 0: none", **within(0, 1e9)),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **between(0, 1)),
     "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
-    "train.steps_per_call": Key(0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **at_least(0)),
+    "train.steps_per_call": Key(
+        0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **within(0, 10_000)
+    ),
     "train.max_bad_steps": Key(
-        10, "steps in a row whose loss or gradient may be not finite; they change nothing", **at_least(0)
+        10, "steps in a row whose loss or gradient may be not finite; they change nothing", **within(0, MOST_STEPS)
     ),
     "train.hang_timeout": Key(
-        1800, "seconds without progress after which the stacks of all threads are shown; 0: never", **at_least(0)
+        1800, "seconds without progress after which the stacks of all threads are shown; 0: never", **within(0, 1e6)
     ),
-    "train.log_every": Key(100, "steps between lines of metrics", **at_least(1)),
-    "train.checkpoint_every": Key(5000, "steps between checkpoints", **at_least(1)),
-    "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **at_least(1)),
-    "train.sample_every": Key(25_000, "steps between grids of samples", **at_least(1)),
+    "train.log_every": Key(100, "steps between lines of metrics", **within(1, MOST_STEPS)),
+    "train.checkpoint_every": Key(5000, "steps between checkpoints", **within(1, MOST_STEPS)),
+    "train.keep_checkpoints": Key(3, "newest checkpoints to keep", **within(1, MOST_STEPS)),
+    "train.sample_every": Key(25_000, "steps between grids of samples", **within(1, MOST_STEPS)),
     "train.evaluate": Key(
         "",
         "scores of the network on its way, such as bpd; empty: none",
         limit=f"empty, or of: {', '.join(SCORES)}",
         holds=lambda value: not value or set(value.split(",")) <= set(SCORES),
     ),
-    "train.evaluate_every": Key(25_000, "steps between scores", **at_least(1)),
-    "train.evaluate_examples": Key(256, "a random part of the split to score, of this size", **at_least(1)),
+    "train.evaluate_every": Key(25_000, "steps between scores", **within(1, MOST_STEPS)),
+    "train.evaluate_examples": Key(256, "a random part of the split to score, of this size", **within(1, MOST_STEPS)),
     "train.evaluate_split": Key("test", "the split to score on"),
     **{f"sample.{name}": key for name, key in SAMPLING.items()},
 }

@@ -1,12 +1,18 @@
 """Config values that are fine alone and impossible together."""
 
+import math
 import warnings
 from typing import Any
+
+import numpy as np
 
 from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES, STOCHASTIC_SOLVERS, X_0_PREDICTIONS, why_not
 from ddx.diffusion.forward import betas
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.runtime.errors import ConfigError
+
+MOST_WEIGHTS = 10**11  # of a network: 400 GB
+MOST_VALUES = 2**33  # of images at once: 32 GiB as floats
 
 
 def check_together(c: dict[str, Any]) -> None:
@@ -17,10 +23,22 @@ def check_together(c: dict[str, Any]) -> None:
                 f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
+    if c["model.channels"] * c["model.multipliers"][-1] % c["model.num_heads"]:  # the middle attends
+        raise ConfigError(
+            f"model.num_heads={c['model.num_heads']} must divide the {c['model.channels'] * c['model.multipliers'][-1]}"
+            " channels of the last level; use another number of heads"
+        )
+    weights = sum(18 * c["model.num_blocks"] * (c["model.channels"] * m) ** 2 for m in c["model.multipliers"])
+    if weights > MOST_WEIGHTS:
+        raise ConfigError(
+            f"model.channels={c['model.channels']} with model.multipliers={c['model.multipliers']} and"
+            f" model.num_blocks={c['model.num_blocks']} makes more than {weights:.1e} weights; use less of one of them"
+        )
     if size := c["data.image_size"]:
         model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
         height, width = size if isinstance(size, tuple) else (size, size)
         check_image_size(height, width, model, "images of data.image_size")
+        check_sizes(c, (height, width, c["data.channels"] or 1))
     if c["data.name"] in ("folder", "array") and not c["data.dir"]:
         what = {"folder": "folder", "array": ".npy or .npz file"}[c["data.name"]]
         raise ConfigError(f"data.name={c['data.name']!r} needs the {what}: set data.dir")
@@ -130,16 +148,18 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
     if s["num_steps"] > c["process.num_steps"]:
         raise ConfigError(
             f"sample.num_steps={s['num_steps']} exceeds process.num_steps={c['process.num_steps']};"
-            " there are no more times"
+            " there are no more times: use at most so many"
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
         try:
-            trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
+            times = trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
         except ValueError as error:
             raise ConfigError(f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps: {error}") from None
     if s["sampler"] == "heat":
         _check_heat(s, c)
+    elif s["sampler"] == "ddim" and s["eta"] > 1 and c["process.kind"] == "ddpm":
+        _check_eta(s["eta"], betas.betas(c["process.schedule"], c["process.num_steps"]), times)
     noisy = s["sampler"] == "ancestral" or s["eta"] > 0
     if s["solver"] not in STOCHASTIC_SOLVERS and noisy:
         raise ConfigError(
@@ -155,6 +175,18 @@ def _check_sampling(s: dict[str, Any], c: dict[str, Any]) -> None:
         raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
 
 
+def _check_eta(eta: float, found: np.ndarray, times: tuple[int, ...]) -> None:
+    """Refuse an eta whose steps would add more noise than there is, as `ddx.step_coefficients` does."""
+    alpha_bar = np.cumprod(1.0 - found)[np.asarray(times[:-1], int) - 1]  # at the times that are visited, but for 0
+    snr = alpha_bar / (1.0 - alpha_bar)
+    lost = float(np.max(1.0 - snr[:-1] / snr[1:], initial=0.0))
+    if eta**2 * lost > 1 + 1e-9:
+        raise ConfigError(
+            f"sample.eta={eta:g} adds more noise than there is; use at most"
+            f" {math.floor(lost**-0.5 * 1e4) / 1e4:g} for these steps"
+        )
+
+
 def _check_heat(s: dict[str, Any], c: dict[str, Any]) -> None:
     if c["process.kind"] != "ihdm" or c["loss.prediction"] != "residual":
         raise ConfigError(
@@ -167,6 +199,24 @@ def _check_heat(s: dict[str, Any], c: dict[str, Any]) -> None:
         raise ConfigError(
             "sample.sampler='heat' has no solver and clips nothing; set sample.solver='euler', clip=False"
         )
+
+
+def check_sizes(c: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
+    """Refuse more images (H, W, C) at once than any host has memory for."""
+    height, width, channels = image_shape
+    each = height * width * channels
+    for key, count in {
+        "train.batch_size": c["train.batch_size"],
+        "sample.batch_size": c["sample.batch_size"],
+        "sample.num_images": c["sample.num_images"],
+        "train.steps_per_call": c["train.steps_per_call"] * c["train.batch_size"],
+    }.items():
+        if count * each > MOST_VALUES:
+            batches = " batches" * (key == "train.steps_per_call")
+            raise ConfigError(
+                f"{key}={c[key]:,}{batches} of images of {height} x {width} x {channels} do not fit into any memory;"
+                f" use at most {MOST_VALUES // each // (c['train.batch_size'] if batches else 1):,}"
+            )
 
 
 def check_image_size(height: int, width: int, model: dict[str, Any], where: str) -> None:

@@ -4,10 +4,9 @@ The rows make the keys `sample.*` of a config, the flags of `launch.sample`, wha
 of its folders. A new setting is a row here, and what `ddx.sampling` does with it.
 """
 
-import math
 from typing import Any
 
-from ddx.config.key import Key, at_least, number, one_of
+from ddx.config.key import Key, one_of, within
 from ddx.diffusion.catalogue import FIXED_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES, SOLVERS
 
 
@@ -16,6 +15,9 @@ def _walks(s: Any) -> bool:
     return bool(s.sampler != "heat")
 
 
+MOST_TIMES = 100_000  # noise levels of a process, and steps of a sample
+MOST_SAMPLES = 10_000_000  # of a job
+
 SAMPLING: dict[str, Key] = {
     "sampler": Key(
         "ddim", "how samples are drawn; heat is IHDM's", **one_of("ddim", "ancestral", "heat"), tag=lambda s: s.sampler
@@ -23,7 +25,7 @@ SAMPLING: dict[str, Key] = {
     "num_steps": Key(
         50,
         "steps a sample; 0: all T, or as many as the trajectory says",
-        **at_least(0),
+        **within(0, MOST_TIMES),
         tag=lambda s: str(s.num_steps or "") if _walks(s) else "",
     ),
     "trajectory": Key(
@@ -34,8 +36,7 @@ SAMPLING: dict[str, Key] = {
     "eta": Key(
         0.0,
         "stochasticity of ddim; 0 is deterministic, 1 is DDPM",
-        limit="at least 0 and finite",
-        holds=lambda eta: 0 <= eta < math.inf,
+        **within(0, 100),
         tag=lambda s: f"_eta{s.eta:g}" if s.sampler == "ddim" else "",
     ),
     "variance": Key(
@@ -59,7 +60,7 @@ SAMPLING: dict[str, Key] = {
     "delta": Key(
         0.0125,
         "noise of the steps and the prior of ihdm",
-        **number(0),
+        **within(0, 100),
         tag=lambda s: "" if _walks(s) else f"_delta{s.delta:g}",
     ),
     "prior_noise": Key(
@@ -78,8 +79,8 @@ SAMPLING: dict[str, Key] = {
         **one_of("ema", "raw"),
         tag=lambda s: "" if s.weights == "ema" else f"_{s.weights}",
     ),
-    "num_images": Key(64, "images in a grid during training", **at_least(1), is_flag=False),
-    "batch_size": Key(64, "images sampled at once", **at_least(1)),
+    "num_images": Key(64, "images in a grid during training", **within(1, 10_000), is_flag=False),
+    "batch_size": Key(64, "images sampled at once", **within(1, 1_000_000)),
 }
 
 

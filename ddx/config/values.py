@@ -234,16 +234,18 @@ def _own(value: Any) -> dict[str, Any]:
 
 def _suggestion(key: str) -> str:
     close = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-    if not close:  # the right name in the wrong group
-        close = [known for known in KEYS if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    if not close:  # the right name in the wrong group, or in none
+        full = {known.rpartition(".")[2]: known for known in KEYS}
+        near = difflib.get_close_matches(key.rpartition(".")[2], full, n=1, cutoff=1.0 if "." in key else 0.6)
+        close = [full[name] for name in near]
     if close:
         return f"Did you mean {close[0]}?"
     group = key.partition(".")[0]
     names = [known for known in KEYS if known.startswith(group + ".")]
     return (
-        f"Keys of {group}: {', '.join(names)}"
+        f"Use a key of {group}: {', '.join(names)}"
         if names
-        else f"Groups: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
+        else f"Use a group: {', '.join(sorted({k.partition('.')[0] for k in KEYS}))}"
     )
 
 

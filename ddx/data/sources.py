@@ -57,7 +57,7 @@ def digits(split: str) -> Source:
     """
     splits = {"train": slice(0, 1500), "test": slice(1500, None), "all": slice(None)}
     if split not in splits:
-        raise DataError(f"digits has no split {split!r}. It has {', '.join(splits)}.")
+        raise DataError(f"digits has no split {split!r}. Choose one of: {', '.join(splits)}")
     with np.load(pathlib.Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
         images = np.rint(file["images"][splits[split]] * (255 / 16)).astype(np.uint8)
         labels = file["labels"][splits[split]]

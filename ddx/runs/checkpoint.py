@@ -219,7 +219,7 @@ class Checkpoints:
             held.close()
             if manifest.exists(folder):
                 raise CheckpointError(f"checkpoint {folder} is damaged ({reason}). Use another step")
-        raise CheckpointError(f"no checkpoint of step {step} in {self.directory}; there are: {self.steps()}")
+        raise CheckpointError(f"no checkpoint of step {step} in {self.directory}. Choose one of: {self.steps()}")
 
     def _last(self) -> int | None:
         """The step of the last finished save by its record, 0 if that tells none; None without a record."""

@@ -28,7 +28,7 @@ from ddx.runtime.storage import digest, read_arrays, sha256, write_arrays, write
 # Where the run's folder lies changes no result, nor does the size of the grids of its training.
 _FREE = ("workdir", "sample.num_images")
 # What NumPy and zipfile raise for files of which some bytes are wrong.
-_DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Result(NamedTuple):
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(storage.read_text(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path} ({error}). Remove it, or use another --out") from None
     if not isinstance(record, dict) or "weights" not in record:
         raise ConfigError(f"{path} describes no job. Remove it, or use another --out")
@@ -194,7 +194,7 @@ class Job:
             return None, "it belongs to another job"
         except FileNotFoundError:
             return None, "it is gone"
-        except _DAMAGE as error:
+        except DAMAGE as error:
             return None, str(error)
 
     def _check_same(self) -> None:

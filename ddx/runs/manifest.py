@@ -63,6 +63,8 @@ def damage(folder: pathlib.Path, step: int) -> str | None:
             return f"{MANIFEST} has changed"
         if manifest["step"] != step:
             return f"it belongs to step {manifest['step']}"
+        if not all(isinstance(said, dict) for said in (manifest["meta"], *manifest["arrays"].values())):
+            return f"{MANIFEST} does not say what it holds"
         for name, expected in manifest["files"].items():
             if not (folder / name).is_file():
                 return f"{name} is missing"

@@ -1,15 +1,16 @@
 """From the folder of a run to a trained network."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+from ml_collections import ConfigDict
 
-from ddx.config.values import completed
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.job import read_record
+from ddx.runs.meta import checked, config_of
 from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
@@ -30,10 +31,15 @@ class Trained(NamedTuple):
     weights: str = "ema"  # or "raw"
 
 
-def load(workdir: Path, step: int | None = None, weights: str | None = None) -> Trained:
+Check = Callable[[ConfigDict], object]
+"""Refuses, with an error of its own, to do something with the network of a config."""
+
+
+def load(workdir: Path, step: int | None = None, weights: str | None = None, check: Check | None = None) -> Trained:
     """The network of a checkpoint, by default the newest, of a run that may be going on.
 
     `weights` are "ema", the averaged ones, or "raw"; None for what the run's sample.weights says.
+    `check` is called with the config of the network before a device is touched.
 
     Raises:
       CheckpointError: there is no such checkpoint, or it is damaged.
@@ -48,20 +54,29 @@ def load(workdir: Path, step: int | None = None, weights: str | None = None) -> 
                     f" --workdir={shlex.quote(str(workdir))}"
                 )
             try:
-                return _restore(checkpoints, found, weights)
+                return _restore(checkpoints, found, weights, check)
             except Exception:  # orbax and TensorStore each have their own kinds
                 if found in checkpoints.steps():
                     raise
                 # The run removed it meanwhile, for a newer one, on a file system without locks.
 
 
-def load_for_job(workdir: Path, step: int | None, out: Path | None, name: str, weights: str | None = None) -> Trained:
+def load_for_job(
+    workdir: Path,
+    step: int | None,
+    out: Path | None,
+    name: str,
+    weights: str | None = None,
+    check: Check | None = None,
+) -> Trained:
     """As `load`; without a step, the step of the job of this name in the folder `out`, if there is such a job."""
     begun = None if out is None or step is not None else read_record(out / f"{name}.json").get("step")
+    if begun is not None and type(begun) is not int:
+        raise ConfigError(f"{out}/{name}.json names no step. Remove it, or use another --out")
     if begun is None:
-        return load(workdir, step, weights)
+        return load(workdir, step, weights, check)
     try:
-        return load(workdir, begun, weights)
+        return load(workdir, begun, weights, check)
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {out} holds a job of that step; use another --out for a new one") from None
 
@@ -71,9 +86,13 @@ def identity(source: Trained, workdir: Path) -> dict[str, Any]:
     return {"workdir": str(workdir), "step": source.step, "weights": source.seal}
 
 
-def _restore(checkpoints: Checkpoints, step: int, weights: str | None) -> Trained:
-    meta = checkpoints.meta(step)
-    system = make_system(completed(meta["config"]), tuple(meta["image_shape"]), meta.get("num_classes", 1))
+def _restore(checkpoints: Checkpoints, step: int, weights: str | None, check: Check | None) -> Trained:
+    folder = checkpoints.directory / str(step)
+    meta = checked(checkpoints.meta(step), folder)
+    config = config_of(meta, folder)
+    if check is not None:
+        check(config)
+    system = make_system(config, tuple(meta["image_shape"]), meta.get("num_classes", 1))
     weights = system.config.sample.weights if weights is None else weights
     if weights not in WEIGHTS:
         raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")

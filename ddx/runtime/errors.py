@@ -82,6 +82,16 @@ def telling_line(error: BaseException) -> str:
     return printable(line.removesuffix("."))
 
 
+def shown(value: object) -> str:
+    """A value in a message; of a long one, the beginning and the end."""
+    return brief(repr(value), 100)
+
+
+def brief(text: str, longest: int = 600) -> str:
+    """The text, without its middle if it is long."""
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]}...{text[-longest // 4 :]}"
+
+
 def printable(text: str) -> str:
     """The text with line breaks and what else a terminal does not show as escapes, so that it is one line."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

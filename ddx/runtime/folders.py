@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 
 from ddx.runtime import bucket
 from ddx.runtime.errors import ConfigError
@@ -115,8 +116,11 @@ def make_directory(path: Path, option: str) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot create {path} ({error.strerror}). Choose another {option}") from None
-    if not os.access(path, os.W_OK):
-        raise ConfigError(f"cannot write to {path}. Choose another {option}")
+    try:
+        with tempfile.TemporaryFile(dir=path):  # os.access allows root to write to /proc
+            pass
+    except OSError:
+        raise ConfigError(f"cannot write to {path}. Choose another {option}") from None
 
 
 def _is_hidden(name: str) -> bool:

@@ -24,7 +24,7 @@ def user_path(given: Any, option: str) -> Path:
     Every path that a user names comes through here, so that none is taken for another kind by mistake.
 
     Raises:
-      ConfigError: it is no path, or empty, or has another scheme, or there is no home folder for its "~".
+      ConfigError: it is no path, or empty, or too long, or has another scheme, or there is no home folder for its "~".
     """
     if not isinstance(given, str | os.PathLike) or not isinstance(text := os.fspath(given), str):
         raise ConfigError(f"{option}={given!r} is no path. Give a string, such as 'runs/digits'")
@@ -38,6 +38,8 @@ def user_path(given: Any, option: str) -> Path:
             " Name one of these, and copy what lies elsewhere"
         )
     found = pathlib.Path(os.path.expanduser(text))
+    if len(os.fsencode(found)) > 4000 or any(len(os.fsencode(part)) > 255 for part in found.parts):
+        raise ConfigError(f"{option}={text} is too long for a file system. Give a shorter path")
     if found.parts[:1] == ("~",):
         raise ConfigError(f"{option}={text} is in a home folder, and this user has none. Give a path without ~")
     return found

@@ -62,11 +62,12 @@ def forward(
     path = out.with_name(f"{out.name.removesuffix('.png')}.png")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be at least 0 and below 4,294,967,296")
-    if path.name == ".png" or storage.is_dir(path):
+    if path.name in (".png", "..png", "...png") or storage.is_dir(path):
         raise ConfigError(f"--out={out} names no file. Give one, such as --out=forward.png")
     x_0 = load("digits").read(np.zeros(1, int))["image"] if images is None else _read(images)
-    rows = forward_rows(x_0, num_columns, sigma_blur_max, seed)
+    _check(x_0, num_columns, sigma_blur_max)
     make_directory(path.parent, "--out")
+    rows = forward_rows(x_0, num_columns, sigma_blur_max, seed)
     _save(path, rows)
     return f"wrote {path}"
 
@@ -91,11 +92,7 @@ def forward_rows(
     Raises:
       ConfigError: an argument cannot be used.
     """
-    blur = 0.5 * images.shape[1] if sigma_blur_max is None else sigma_blur_max
-    if not 0 < blur < np.inf:
-        raise ConfigError(f"sigma_blur_max={blur} must be above 0 and finite; half the height of the images is usual")
-    if not 2 <= num_columns <= MOST_COLUMNS:
-        raise ConfigError(f"num_columns={num_columns} must be 2 to {MOST_COLUMNS}")
+    blur = _check(images, num_columns, sigma_blur_max)
     processes = (
         ddpm(schedule="cosine"),
         blurring(sigma_blur_max=blur),
@@ -104,6 +101,18 @@ def forward_rows(
     noise = white_noise(example_keys(seed_key(seed), np.arange(len(images))), images.shape[1:])
     pairs = zip(images, noise, strict=True)
     return np.stack([[_row(process, *pair, num_columns) for process in processes] for pair in pairs])
+
+
+def _check(images: np.ndarray, num_columns: int, sigma_blur_max: float | None) -> float:
+    """The blur at T, of arguments that can be used."""
+    blur = 0.5 * images.shape[1] if sigma_blur_max is None else sigma_blur_max
+    if not 0 < blur <= 1e6:
+        raise ConfigError(
+            f"sigma_blur_max={blur} must be above 0 and at most 1,000,000; half the height of the images is usual"
+        )
+    if not 2 <= num_columns <= MOST_COLUMNS:
+        raise ConfigError(f"num_columns={num_columns} must be 2 to {MOST_COLUMNS}")
+    return blur
 
 
 def _row(process: Process, image: np.ndarray, noise: jax.Array, num_columns: int) -> np.ndarray:

@@ -22,10 +22,11 @@ from ddx.runtime.pictures import grid, save_png, to_uint8
 from ddx.runtime.storage import write_arrays, write_json
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import Labels, class_numbers, describe, sampling_config, to_tell
+from ddx.sampling.settings import Labels, check_count, class_numbers, describe, sampling_config, to_tell
 from ddx.system import System
 
 WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
+MOST_ROWS = 1000  # all are in memory
 LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
 
 
@@ -74,9 +75,10 @@ def interpolate(
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
-    if num_rows < 1:
-        raise ConfigError(f"num_samples={num_rows} rows must be at least 1")
-    source = trained.load(workdir, step, given.get("weights"))
+    check_count(num_rows, MOST_ROWS)
+    source = trained.load(
+        workdir, step, given.get("weights"), lambda config: sampling_config(config, seed, preset, **given)
+    )
     config = sampling_config(source.system.config, seed, preset, **given)
     told = to_tell(source.system, class_numbers(source, labels))
     between = None if images is None else _pairs(images, source.system)
@@ -150,7 +152,9 @@ def reconstruct(
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images = user_path(images, "--reconstruct")
-    source = trained.load(workdir, step, given.get("weights"))
+    source = trained.load(
+        workdir, step, given.get("weights"), lambda config: sampling_config(config, 0, preset, **given)
+    )
     config = sampling_config(source.system.config, 0, preset, **given)
     originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low

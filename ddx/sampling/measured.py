@@ -23,10 +23,10 @@ from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse import variance as variances
 from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
-from ddx.runs.job import read_record
+from ddx.runs.job import DAMAGE, read_record
 from ddx.runs.trained import Trained
 from ddx.runtime import folders, storage
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, telling_line
 from ddx.runtime.paths import Path, user_path
 from ddx.runtime.storage import read_arrays, sha256
 from ddx.sampling.sampler import Sampler
@@ -180,13 +180,19 @@ def load_statistics(folder: str | Path) -> Statistics:
     """
     path = user_path(folder, "folder") / "statistics.json"
     record = _record(path)
-    checksum, arrays = (record.get("result") or {}).get("sha256"), path.with_suffix(".npz")
+    result, arrays = record.get("result"), path.with_suffix(".npz")
+    checksum = result.get("sha256") if isinstance(result, dict) else None
     if checksum is None:
         raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
     if not storage.is_file(arrays) or sha256(arrays) != checksum:
         raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
-    file: dict[str, Any] = read_arrays(arrays)
-    return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    try:
+        file: dict[str, Any] = read_arrays(arrays)
+        return Statistics(**{name: file[name][()] for name in Statistics._fields})
+    except DAMAGE as error:
+        raise ConfigError(
+            f"{arrays} has no statistics ({telling_line(error)}). Remove its folder and measure again"
+        ) from None
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ png/             each image in a file of its own, if asked for
 film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
+import functools
 import hashlib
 import math
 import zipfile
@@ -30,7 +31,7 @@ from ddx.runtime.storage import replacing, sha256
 from ddx.sampling import measured
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import Labels, class_numbers, describe, sampling_config, to_tell
+from ddx.sampling.settings import Labels, check_count, check_settings, class_numbers, describe, sampling_config, to_tell
 from ddx.system import System
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
@@ -90,9 +91,9 @@ def sample(
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
-    if num_samples < 1:
-        raise ConfigError(f"num_samples={num_samples} must be at least 1")
-    source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"))
+    check_count(num_samples)
+    check = functools.partial(check_settings, seed=seed, preset=preset, settings=settings)
+    source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"), check)
     if png:
         _check_png(source.system)
     numbers = class_numbers(source, labels)

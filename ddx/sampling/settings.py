@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS
 from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
-from ddx.runtime.errors import ConfigError, did_you_mean
+from ddx.runtime.errors import ConfigError, did_you_mean, shown
 from ddx.runtime.paths import Path
 from ddx.system import System
 
@@ -63,6 +63,19 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
     return validate(changed)
 
 
+def check_count(num_samples: int, most: int = MOST_SAMPLES) -> None:
+    """Refuse, with a ConfigError, to draw none, or more than a job can hold."""
+    if not 1 <= num_samples <= most:
+        raise ConfigError(f"num_samples={num_samples} must be at least 1 and at most {most:,}")
+
+
+def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: dict[str, Any]) -> None:
+    """Refuse, as `sampling_config` does, settings of which some are not in a config: optimal variances and times."""
+    own = {"variance": OPTIMAL_VARIANCES, "trajectory": ("optimal",)}
+    settings = {name: value for name, value in settings.items() if value not in own.get(name, ())}
+    sampling_config(config, seed, preset, **settings)
+
+
 def check_setting(name: str) -> None:
     """Refuse, with a ConfigError, a name that is no setting of a sampling job."""
     known = [setting for setting, key in SAMPLING.items() if key.is_flag]
@@ -102,9 +115,11 @@ def _class_number(label: str, classes: list[str]) -> int:
         if label in classes:
             return classes.index(label)
     if not classes:
-        raise ConfigError(f"labels: {label!r} is no number, and the checkpoint names no classes. Use 0, 1, ...")
+        raise ConfigError(f"labels: {shown(label)} is no number, and the checkpoint names no classes. Use 0, 1, ...")
     close = difflib.get_close_matches(label, classes, n=3) or difflib.get_close_matches(label, classes, n=3, cutoff=0)
-    raise ConfigError(f"labels: {label!r} is none of the {len(classes)} classes. The nearest are {', '.join(close)}")
+    raise ConfigError(
+        f"labels: {shown(label)} is none of the {len(classes)} classes. Choose one, such as {', '.join(close)}"
+    )
 
 
 def to_tell(system: System, labels: tuple[int, ...] | None, low_res: Path | None = None) -> dict[str, np.ndarray]:
@@ -119,7 +134,7 @@ def to_tell(system: System, labels: tuple[int, ...] | None, low_res: Path | None
         num_classes = system.model.num_classes
         wrong = [label for label in labels if not 0 <= label < num_classes]
         if wrong:
-            raise ConfigError(f"labels: {wrong[0]} is not one of the classes 0..{num_classes - 1}")
+            raise ConfigError(f"labels: {wrong[0]} must be one of the classes 0..{num_classes - 1}")
         given["label"] = np.asarray(labels, np.int32)
     if system.low_res_shape is None and low_res is not None:
         raise ConfigError("low_res: the network does not enlarge images. Leave out --low_res")

@@ -16,6 +16,7 @@ from ddx.config.keys import GIVEN
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import needs_given
 from ddx.runs.folder import load_config
+from ddx.runs.meta import checked, config_of
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.paths import Path
 from ddx.training.state import TrainState, counted
@@ -57,7 +58,8 @@ def find(workdir: Path, checkpoints: Checkpoints, config: ConfigDict) -> Start:
         before = load_config(workdir)
         changed = config_lib.all_changes(before, config) if before is not None else {}
         return Start(0, {}, [], [f"{line}; no checkpoint yet" for line in config_lib.told(changed)])
-    meta = checkpoints.meta(step)
+    meta = checked(checkpoints.meta(step), checkpoints.directory / str(step))
+    config_of(meta, checkpoints.directory / str(step))
     if meta["config"]["data"]["name"] == GIVEN != config.data.name:
         raise DataError(needs_given())
     different = config_lib.differences(meta["config"], config)

@@ -64,7 +64,7 @@ def test_a_plain_dictionary_with_all_keys_is_a_config(elsewhere):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "--config is empty. Shipped configs: blurring_cifar10,"),
+        ("", "--config is empty. Name a file or a shipped config: blurring_cifar10,"),
         ("digit", "config file not found: digit. Did you mean digits?"),
         (".", "config file not found: ."),
         ("x" * 5000, "config file not found: xxx"),
@@ -89,7 +89,7 @@ RETURNS = {
     "(x for x in ())": "returned a value of type generator",
     "{1: {2: 3}}": "config key 1 is no name",
     "{'train.num_steps': 3}": "config key 'train.num_steps' is no name",
-    "{'train': 5}": "unknown config key train. Keys of train: train.backbone,",
+    "{'train': 5}": "unknown config key train. Use a key of train: train.backbone,",
     "{'train': {'num_steps': 3}}": "config key seed is missing. Start from ddx.config.default_config()",
     "default_config().to_dict() | {'model': {'multipliers': {'a': 1}}}": "model.multipliers holds further keys",
 }

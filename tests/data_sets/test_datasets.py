@@ -70,7 +70,7 @@ def test_digits_resize_and_take_colour_like_any_image():
 
 
 def test_digits_have_no_other_split():
-    with pytest.raises(DataError, match=r"'validation'\. It has train, test, all") as error:
+    with pytest.raises(DataError, match=r"'validation'\. Choose one of: train, test, all") as error:
         load("digits", split="validation")
     one_line_of(error)
 

@@ -52,8 +52,8 @@ def test_of_classes_that_are_named_by_numbers_names_win_where_all_are_names():
 @pytest.mark.parametrize(
     ("source", "given", "message"),
     [
-        (network(), ("zebre",), r"labels: 'zebre' is none of the 3 classes\. The nearest are zebra"),
-        (network(), ("cat", "dogs"), r"'dogs' is none of the 3 classes\. The nearest are dog"),
+        (network(), ("zebre",), r"labels: 'zebre' is none of the 3 classes\. Choose one, such as zebra"),
+        (network(), ("cat", "dogs"), r"'dogs' is none of the 3 classes\. Choose one, such as dog"),
         (network(), ("qqq",), "'qqq' is none of the 3 classes"),
         (network(None, 3), ("cat",), r"'cat' is no number, and the checkpoint names no classes\. Use 0, 1"),
         (network(num_classes=0), ("cat",), "trained without classes"),

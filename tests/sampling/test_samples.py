@@ -456,7 +456,7 @@ def test_classes_are_drawn_as_asked(conditional, tmp_path):
     assert np.abs(turn[1::2].astype(int) - three[1::2]).max() <= 1 and not np.array_equal(turn[0], three[0])
     assert json.loads((tmp_path / "turn" / "samples.json").read_text())["labels"] == [0, 3]
     assert "wrote" in interpolate(conditional, 1, labels=(7,), out=tmp_path / "between").message
-    with pytest.raises(ConfigError, match=r"10 is not one of the classes 0\.\.9"):
+    with pytest.raises(ConfigError, match=r"10 must be one of the classes 0\.\.9"):
         sample(conditional, 2, labels=(1, 10), out=tmp_path / "wrong")
 
 

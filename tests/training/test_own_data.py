@@ -61,7 +61,7 @@ def test_classes_are_drawn_by_name(of_arrays, tmp_path):
     run = ddx.load(of_arrays / "run")
     np.testing.assert_array_equal(run.sample(3, labels=["bee", "ant"]), by_name.arrays()["samples"])
     run.denoiser(labels="bee")
-    with pytest.raises(ConfigError, match=r"'bees' is none of the 2 classes\. The nearest are bee"):
+    with pytest.raises(ConfigError, match=r"'bees' is none of the 2 classes\. Choose one, such as bee"):
         run.sample(3, labels="bees")
 
 

@@ -88,7 +88,7 @@ def _sections(num_steps: int, counts: list[int]) -> Iterable[int]:
     for i, count in enumerate(counts):
         size = num_steps // len(counts) + (i < num_steps % len(counts))
         if count > size:
-            raise ValueError(f"cannot divide section of {size} steps into {count}")
+            raise ValueError(f"cannot divide section of {size} steps into {count}; use fewer")
         stride = (size - 1) / max(1, count - 1)
         yield from (start + round(x) for x in np.cumsum([0.0] + [stride] * (count - 1))[:count].tolist())
         start += size
@@ -119,6 +119,9 @@ def _integer_stride(num_steps: int, num_visits: int) -> Iterable[int]:
     raise ValueError(f"no integer stride through {num_steps} steps visits exactly {num_visits}; try 'uniform'")
 
 
+_NUMBERS = r"\d{1,9}(,\d{1,9})*"  # none is above T
+
+
 def counts_itself(spacing: str) -> bool:
     """Whether a spacing fixes how many times it visits: "250", "10,20,30", "ddim50", "times:1000,500,1".
 
@@ -128,7 +131,7 @@ def counts_itself(spacing: str) -> bool:
     Returns:
       True if no number of visits need be given.
     """
-    return bool(re.fullmatch(r"\d+(,\d+)*|ddim\d+|times:.*", spacing))
+    return bool(re.fullmatch(rf"{_NUMBERS}|ddim\d{{1,9}}|times:.*", spacing, re.DOTALL))
 
 
 def trajectory(
@@ -174,13 +177,13 @@ def trajectory(
 
 def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
     spacing = PAPERS.get(spacing, spacing)
-    power = re.fullmatch(r"power(\d+(?:\.\d+)?)", spacing)
-    if power and float(power[1]) >= 1:
+    power = re.fullmatch(r"power(\d{1,3}(?:\.\d{1,9})?)", spacing)
+    if power and 1 <= float(power[1]) <= 100:
         return _power(num_steps, num_visits, float(power[1]))
     if spacing not in SPACINGS:
         raise ValueError(
-            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, power2 (or any power from 1), 250,"
-            f" 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
+            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, power2 (or any power from 1 to"
+            f" 100), 250, 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
         )
     return SPACINGS[spacing](num_steps, num_visits)
 
@@ -188,7 +191,7 @@ def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
 def _counted(num_steps: int, spacing: str) -> tuple[int, ...]:
     if spacing.startswith("times:"):
         listed = spacing.removeprefix("times:")
-        if not re.fullmatch(r"\d+(,\d+)*", listed):
+        if not re.fullmatch(_NUMBERS, listed):
             raise ValueError(f"spacing {spacing!r} must list times, such as times:1000,500,1")
         return _explicit(num_steps, tuple(map(int, listed.split(","))))
     if spacing.startswith("ddim"):

@@ -108,6 +108,7 @@ OPENS_FILES = {
     "data/copies.py",
     "data/sources.py",
     "data/arrays.py",
+    "runs/checkpoint.py",
     "runs/manifest.py",
     "training/tensorboard.py",
 }

@@ -62,10 +62,10 @@ class _Integers(flags.ArgumentParser):
     """Reads the value of a flag that may be several numbers."""
 
     def parse(self, argument: str) -> tuple[int, ...]:
-        try:
-            return tuple(map(int, argument.split(",")))
-        except ValueError:
-            raise ValueError("must be numbers, such as 25 or 10,25,50") from None
+        return tuple(map(int, argument.split(",")))
+
+    def flag_type(self) -> str:
+        return "integers"
 
 
 _DEFINE: dict[type, Callable[..., flags.FlagHolder]] = {
@@ -211,7 +211,12 @@ def _in_flags(error: Exception) -> ConfigError:
     return ConfigError(f"{line}{'' if line.endswith('?') else '.'} See --help")
 
 
-_KINDS = {"bool": "true or false", "int": "an integer, such as 8", "float": "a number, such as 0.5"}
+_KINDS = {
+    "bool": "true or false",
+    "int": "an integer, such as 8",
+    "integers": "numbers, such as 25 or 10,25,50",
+    "float": "a number, such as 0.5",
+}
 
 
 def _unknown(name: str) -> ConfigError:

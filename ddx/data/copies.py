@@ -32,7 +32,7 @@ import numpy as np
 
 from ddx.data.decode import Conversion
 from ddx.data.fingerprint import Fingerprint
-from ddx.runtime.errors import ConfigError, DdxError
+from ddx.runtime.errors import ConfigError, DdxError, StorageError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import local_path
 from ddx.runtime.progress import Progress
@@ -104,8 +104,9 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
         copy = _there(folder, wanted, decode)
         if copy is None and storage.write:
             copy = _written(folder, wanted, decode, named=bool(storage.cache_dir))
-    except OSError as error:
-        place, reason = storage.cache_dir or "~/.cache/ddx, the default of data.cache_dir", error.strerror or error
+    except (OSError, StorageError) as error:
+        place, cause = storage.cache_dir or "~/.cache/ddx, the default of data.cache_dir", error.__cause__ or error
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or cause
         return decode, f"decoded whenever they are read: there can be no copy of {size} in {place} ({reason})"
     if copy is None:
         return decode, f"decoded whenever they are read ({size}, without a copy)"

@@ -11,6 +11,7 @@ and compared with it after the download.
 import contextlib
 import pathlib
 import re
+import shutil
 import tempfile
 import time
 import warnings
@@ -27,6 +28,7 @@ from ddx.runtime.errors import CheckpointError, StorageError, telling_line
 from ddx.runtime.paths import Path, absolute, is_local
 from ddx.runtime.storage import write_text
 
+_AROUND = 2**20  # bytes of names, shapes and checksums
 _STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
 
 
@@ -47,17 +49,19 @@ class Checkpoints:
         One that is being read stays until a later save.
 
         Raises:
-          CheckpointError: it could not be written; the earlier ones are untouched.
+          CheckpointError, StorageError: it could not be written; the earlier ones are untouched.
         """
         items = jax.device_get(items)  # NumPy arrays: the files then know nothing of devices
         folder = self._folder(step)
         try:
             self._clear_unfinished()
+            self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(items)))
             with self._written(folder, items) as local:
                 text = manifest.seal(manifest.describe(local, step, items) | {"meta": meta})
             write_text(folder / MANIFEST, text)
             write_text(self._record, f"{step}\n")
-        except (OSError, ValueError, StorageError) as error:
+        except (OSError, ValueError) as error:
+            self._clear_unfinished()
             raise CheckpointError(
                 f"cannot save a checkpoint at step {step} in {self.directory}: {telling_line(error)}."
                 " Mend that and run the same command again to go on from the checkpoint before"
@@ -132,6 +136,17 @@ class Checkpoints:
 
     def _folder(self, step: int) -> Path:
         return self.directory / str(step)
+
+    def _check_room(self, num_bytes: int) -> None:
+        """Refuse to begin what a disk cannot hold; orbax would leave callbacks of its own behind, which print pages."""
+        folder = self.directory if is_local(self.directory) else pathlib.Path(tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < num_bytes + _AROUND:
+            raise StorageError(
+                f"cannot save a checkpoint in {folder}: it takes {num_bytes / 2**20:,.1f} MiB, and {free / 2**20:,.1f}"
+                " MiB are free. Make room, and run the same command again; it resumes from the checkpoint before"
+            )
 
     @contextlib.contextmanager
     def _written(self, folder: Path, items: dict[str, Any]) -> Iterator[pathlib.Path]:

@@ -81,6 +81,8 @@ def interpolate(
     )
     config = sampling_config(source.system.config, seed, preset, **given)
     told = to_tell(source.system, class_numbers(source, labels))
+    if config.sample.sampler == "heat" and images is not None:
+        raise ConfigError("the heat sampler interpolates between samples, not images. Leave out --images")
     between = None if images is None else _pairs(images, source.system)
     if config.sample.sampler == "ancestral":
         if between is None:
@@ -89,8 +91,6 @@ def interpolate(
             raise ConfigError(f"{images} has {len(between)} images; the ancestral sampler interpolates between two")
         rows = _through_noise(source, config, seed, told, source.system.to_float(between))
     elif config.sample.sampler == "heat":
-        if between is not None:
-            raise ConfigError("the heat sampler interpolates between samples, not images. Leave out --images")
         rows = _between_samples(source, config, seed, told, num_rows, data_dir)
     elif source.system.starts_from_images:
         raise ConfigError("samples of ihdm start from blurred images, which have no sphere. Set --sampler=heat")

@@ -127,8 +127,11 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
         ({"model__head": "large"}, "must be empty, simple or complex"),
         ({"train__backbone": "runs/x"}, "trains model.head alone"),
-        ({"data__dir": "gs://bucket/images"}, "data.dir=gs://bucket/images is no path on this machine"),
-        ({"train__init_from": "gs://bucket/run:100"}, "train.init_from=gs://bucket/run is no path on this machine"),
+        (
+            {"data__dir": "s3://bucket/images"},
+            "data.dir=s3://bucket/images is neither a path on this machine nor gs://",
+        ),
+        ({"train__init_from": "s3://bucket/run:100"}, "train.init_from=s3://bucket/run is neither a path"),
         (
             {
                 "train__backbone": "runs/x",

@@ -68,7 +68,7 @@ def _flags(command, own, rng):
             for value in ("1.5", "1e3", "nan"):
                 yield Mistake("wrong type", command, (*good, f"--{name}={value}"), (value,))
             for value in (-1, -(2**63), 2**63, 10**23):
-                code = CHECKPOINT if name == "step" and value == -1 else CONFIG
+                code = CHECKPOINT if (command, name, value) == ("sample", "step", -1) else CONFIG
                 yield Mistake("out of limits", command, (*good, f"--{name}={value}"), (str(value), name), code)
         if kind == "float":
             extra = ("--num_columns=3",) if command == "forward" else _needed(name)
@@ -268,8 +268,8 @@ PAIRS = {
     ("data.image_size=7",): "data.image_size",
     ("data.image_size=(8,7)",): "data.image_size",
     ("data.image_size=16384", "train.batch_size=1000000"): "train.batch_size",
-    ("data.image_size=16384", "sample.batch_size=100000"): "sample.batch_size",
-    ("data.image_size=16384", "sample.num_images=1000"): "sample.num_images",
+    ("data.image_size=512", "model.attention_resolutions=()", "sample.batch_size=100000"): "sample.batch_size",
+    ("data.image_size=4096", "model.attention_resolutions=()", "sample.num_images=1000"): "sample.num_images",
     ("data.image_size=4096", "train.batch_size=8", "train.steps_per_call=10000"): "train.steps_per_call",
     ("model.attention_resolutions=(5,)", "data.image_size=8"): "model.attention_resolutions",
     ("model.num_heads=7",): "model.num_heads",
@@ -358,7 +358,7 @@ RETURNS = {
     "    return config.to_dict() | {'user': {'a': object()}}\n": "user",
     "    d = {}\n    d['train'] = d\n    return d\n": "train",
     "    d = {}\n    for _ in range(1000):\n        d = {'train': d}\n    return d\n": "train",
-    "    d = {}\n    for _ in range(1000):\n        d = {'a': d}\n    config.user = d\n    return config\n": "user",
+    "    d = {}\n    for _ in range(999):\n        d = {'a': d}\n    config.user = d\n    return config\n": "recursion",
     "    config.user.me = config\n    return config\n": "user",
     "    return get_config\n": "get_config",
     "    return get_config()\n": "RecursionError",
@@ -416,7 +416,7 @@ def _config_files(rng):
     cases += ("s3://bucket/mine.py", "iddpm_cifar10:l2", "heads:npr,/nowhere", "heads", "ddpm_lsun:", "digits:", ":")
     for name in cases:
         shown = name.partition(":")[2] or name
-        names = (shown[:50].replace("\n", "\\n"), "--config", "get_config()")
+        names = (shown[:50].replace("\n", "\\n"), "--config", "get_config()", "/nowhere", "config file digits takes no")
         yield Mistake("config name", "train", (f"--config={name}", "--workdir=new"), names)
 
 
@@ -576,7 +576,7 @@ def _evaluate(rng):
     for value in ("21", "-1", "0,0", "x", str(10**23)):
         args = (*good, "--metrics=comparison", f"--num_steps={value}")
         yield Mistake("out of limits", "evaluate", args, ("num_steps", value))
-    for value in (0, 1, -1):
+    for value in (0, 1, 999_999):
         yield Mistake("no such step", "evaluate", (*good, f"--step={value}"), (str(value),), CHECKPOINT)
     for args, name in SCORES.items():
         yield Mistake("impossible pair", "evaluate", (*good, *args), (name,))

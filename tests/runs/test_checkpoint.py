@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 import warnings
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 
 from ddx.runs import manifest
 from ddx.runs.checkpoint import MANIFEST, Checkpoints
-from ddx.runtime.errors import CheckpointError
+from ddx.runtime.errors import CheckpointError, StorageError
 
 
 def items(step):
@@ -265,3 +266,11 @@ def test_a_damaged_only_checkpoint_has_none_before_it(checkpoints):
     with pytest.warns(UserWarning) as told, pytest.raises(CheckpointError):
         checkpoints.newest(set_aside=False)
     assert not any("one before" in str(warning.message) for warning in told)
+
+
+def test_a_disk_without_room_is_told_before_anything_is_written(checkpoints, monkeypatch):
+    before = sorted(checkpoints.directory.rglob("*"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=2**19))
+    with pytest.raises(StorageError, match=r"checkpoints: it takes 0\.0 MiB, and 0\.5 MiB are free\. Make room"):
+        checkpoints.save(40, items(40), {})
+    assert sorted(checkpoints.directory.rglob("*")) == before

@@ -201,7 +201,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
         ({"num_steps": (2, 4)}, ConfigError, "num_steps: several are for --metrics=comparison. Give one"),
         ({"num_steps": 2.0}, ConfigError, "num_steps=2.0 must be an int"),
         ({"clip": "no"}, ConfigError, "clip='no' must be True or False"),
-        ({"eta": float("nan")}, ConfigError, "eta=nan must be above 0 and finite"),
+        ({"eta": float("nan")}, ConfigError, "eta=nan must be above 0 and at most 100"),
         ({"max_example": 3}, ConfigError, "unknown setting max_example. Did you mean max_examples?"),
         ({"basis": "dct"}, ConfigError, "basis is of statistics, not bpd. Leave out --basis"),
         ({"trajectory": "quad"}, ConfigError, "needs a number of steps"),

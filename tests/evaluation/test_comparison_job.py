@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from ddx.evaluation import bound, compare, comparison_job, evaluate
+from ddx.evaluation.work import Work
 from ddx.runs import trained
 from ddx.runtime.errors import ConfigError
 from ddx.sampling import measured
@@ -135,5 +136,6 @@ def test_a_run_may_remove_the_checkpoint_that_is_compared(whole, tmp_path, monke
     source = trained.load(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     monkeypatch.setattr(comparison_job, "STATISTICS_EXAMPLES", 4)
-    assert comparison_job._basis(source, tmp_path / "run", True, None) == "dct"
+    work = Work("comparison", tmp_path / "run", source, {"data_dir": None})
+    assert comparison_job._basis(work, True) == "dct"
     assert measured.exist(source, tmp_path / "run", "dct", True)

@@ -256,7 +256,7 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
         (lambda run, other: evaluate(other, variance="analytic", clip=False), f"{TO_MEASURE} --noclip"),
         (lambda run, other: evaluate(other, variance="analytic_pixel"), f"{TO_MEASURE} --basis=pixel --clip"),
         (lambda run, other: evaluate(run, trajectory="optimal", num_steps=-1), "num_steps=-1 must be at least 0"),
-        (lambda run, other: evaluate(run, eta=0.0), "eta=0.0 must be above 0 and finite"),
+        (lambda run, other: evaluate(run, eta=0.0), "eta=0.0 must be above 0 and at most 100"),
         (lambda run, other: evaluate(run, eta=0.5, variance="large"), "variance='large' belongs to eta=1"),
         (lambda run, other: evaluate(run, eta=9.0), "eta"),
         (lambda run, other: evaluate(run, trajectory="optimal", num_steps=21), r"1\.\.20"),

@@ -97,7 +97,7 @@ def test_where_nothing_can_be_locked_a_reader_takes_the_next(tmp_path, monkeypat
         warnings.simplefilter("error")
         with Checkpoints(tmp_path / "checkpoints").reading() as step:
             assert step == 2
-        with pytest.raises(CheckpointError, match=r"no checkpoint of step 1 in .*; there are: \[2\]"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint of step 1 in .*\. Choose one of: \[2\]"):
             with checkpoints.reading(1):
                 pass
 

@@ -117,7 +117,12 @@ def kill_and_rerun(config, workdir, moments):
         process = launch(config, workdir)
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
-            if (workdir / "metrics.jsonl").exists() and (steps_logged_safely(workdir) or [0])[-1] >= moment:
+            is_saved = (workdir / "checkpoints.last").exists()  # which takes a while, beside the steps
+            if (
+                is_saved
+                and (workdir / "metrics.jsonl").exists()
+                and (steps_logged_safely(workdir) or [0])[-1] >= moment
+            ):
                 break
             time.sleep(0.005)
         time.sleep(random.Random(moment).random() * 0.05)

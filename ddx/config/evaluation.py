@@ -161,7 +161,7 @@ EVALUATION: dict[str, Setting] = {
         "step of the checkpoint",
         **within(0, MOST_STEPS),
         kind=int,
-        unset="the newest, or that of the job to resume in --out",
+        unset="the newest, or the step of the job to resume in --out",
     ),
     "data_dir": Setting(None, "place of the data set", kind=Path, unset="where the run found it"),
     "out": Setting(None, "folder to write to", kind=Path, unset="one in the workdir, named after the settings"),

@@ -73,17 +73,17 @@ def _converted(picture: Image.Image, convert: Convert, shape: Shape, where: str)
 
 
 def _array(path: Path, shape: Shape) -> np.ndarray:
-    name, (found, dtype) = _read(path, lambda: _described(path))
+    here = _read(path, lambda: storage.on_this_machine(path))  # once: it is looked at before it is read
+    name, (found, dtype) = _read(path, lambda: _described(here))
     if dtype != np.uint8 or found[1:] != shape or found[0] < 1:
         wanted = ", ".join(map(str, shape))
         raise DataError(f"{path} holds {dtype} of shape {found}; expected uint8 (N, {wanted})")
     _check_size(path, found[0], shape)
 
     def read() -> np.ndarray:
-        with storage.opened(path) as file:
-            content = np.load(file, allow_pickle=False)
-            images: np.ndarray = content[name] if name else content
-            return images
+        content = np.load(here, allow_pickle=False)
+        images: np.ndarray = content[name] if name else content
+        return images
 
     return _read(path, read)
 

@@ -43,7 +43,7 @@ def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **setting
     Args:
       workdir: folder of a training run.
       rate_distortion: also draw what a receiver knows after so many bits.
-      **settings: those of "bpd" in `ddx.config.evaluation.EVALUATION`.
+      **settings: the settings of "bpd" in `ddx.config.evaluation.EVALUATION`.
 
     Returns:
       What was written, with the result as in bpd.json; its arrays() are the arrays of bpd.npz.

@@ -55,7 +55,7 @@ def compare(workdir: str | Path, **settings: Any) -> Result:
 
     Args:
       workdir: folder of a training run.
-      **settings: those of "comparison" in `ddx.config.evaluation.EVALUATION`; num_steps are several.
+      **settings: the settings of "comparison" in `ddx.config.evaluation.EVALUATION`; num_steps are several.
 
     Returns:
       What was written: printed, the table and a line; its values are {"table": a dict for each cell}.

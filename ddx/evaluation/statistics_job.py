@@ -39,7 +39,7 @@ def measure(workdir: str | Path, **settings: Any) -> Result:
 
     Args:
       workdir: folder of a training run.
-      **settings: those of "statistics" in `ddx.config.evaluation.EVALUATION`. Clip x_0 as samplers will.
+      **settings: the settings of "statistics" in `ddx.config.evaluation.EVALUATION`. Clip x_0 as samplers will.
 
     Returns:
       What was written, with a summary; its arrays() are the fields of `ddx.diffusion.bound.statistics.Statistics`.

@@ -58,7 +58,7 @@ def _on_this_machine(folder: pathlib.Path, option: str) -> Iterator[Lock]:
                 f"cannot lock {path} ({error.strerror or error}), as on some network file systems."
                 f" Use another {option}, on a local disk"
             ) from None
-        with contextlib.suppress(OSError):  # who holds it is told where that can be written
+        with contextlib.suppress(OSError):  # the file names its holder, where it can be written
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
         try:

@@ -7,7 +7,6 @@ renamed, to a bucket a temporary file is uploaded in one piece.
 import atexit
 import contextlib
 import errno
-import functools
 import hashlib
 import json
 import os
@@ -88,7 +87,6 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             yield stack.enter_context(open(copy, "rb"))
 
 
-@functools.lru_cache(maxsize=64)
 def on_this_machine(path: Path) -> pathlib.Path:
     """The file itself, or a copy of the object that stays until the process ends, for what is mapped into memory."""
     if is_local(path):

@@ -270,7 +270,7 @@ class _Run:
         writer: MetricsWriter,
         progress: Progress,
     ) -> int:
-        """Begin to write a checkpoint, with the metrics that no line has yet; training goes on meanwhile."""
+        """Begin to write a checkpoint, with the metrics that no line has yet; training continues meanwhile."""
         self.saving.wait()  # for the one before: only one copy of the state is in memory
         parallel.assert_replicated(state, f"the state at step {step}")
         meta = {

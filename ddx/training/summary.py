@@ -14,7 +14,7 @@ from ddx.training.state import TrainState
 
 
 def describe_run(config: ConfigDict, data: Dataset, state: TrainState, flops: float | None) -> str:
-    """Network, process, loss, batch and length of a run; `flops` are those of a step on one device."""
+    """Network, process, loss, batch and length of a run; `flops` counts a step on one device."""
     batch, devices, steps = config.train.batch_size, parallel.num_devices(), config.train.num_steps
     split = f"{batch} images = {devices} x {batch // devices}"
     if config.train.accumulation > 1:

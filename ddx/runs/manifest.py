@@ -84,7 +84,7 @@ def hold(folder: Path) -> contextlib.ExitStack | None:
     if not is_local(folder):
         return held if exists(folder) else None
     try:
-        file = held.enter_context(open(folder / MANIFEST, "rb"))
+        file = held.enter_context(storage.open_regular(folder / MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError:  # `damage` tells why
@@ -102,20 +102,23 @@ def hold(folder: Path) -> contextlib.ExitStack | None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint, its manifest first, unless somebody reads it or has removed it."""
+    """Remove a checkpoint, its manifest first, unless somebody reads it or has removed it.
+
+    Of a link to a folder, only the link is removed: what it leads to is not the run's.
+    """
     if not is_local(folder):
         storage.remove(folder / MANIFEST)
         folders.remove_tree(folder)
         return
-    with contextlib.suppress(FileNotFoundError):
-        with open(folder / MANIFEST, "rb") as file:
+    with contextlib.suppress(OSError):  # it is gone, or it is none
+        with storage.open_regular(folder / MANIFEST) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return
             except OSError:  # a file system without locks
                 pass
-            (folder / MANIFEST).unlink()
+            (folder if folder.is_symlink() else folder / MANIFEST).unlink()
     folders.remove_tree(folder)  # without a manifest, the next save clears what is left
 
 

@@ -20,9 +20,12 @@ class GrowingFile:
     def __init__(self, path: Path, is_kept: Callable[[str], bool]) -> None:
         """Go on with the lines of a file that `is_kept` wants, and without the others."""
         self._path, self._lock = path, threading.Lock()
-        text = storage.read_bytes(path).decode(errors="replace") if storage.is_file(path) else ""
+        is_file = storage.is_file(path)
+        text = storage.read_bytes(path).decode(errors="replace") if is_file else ""
         self.lines = [line for line in text.splitlines() if is_kept(line)]
         self._is_written, self._at = self._text() == text, time.monotonic()
+        if not is_file and storage.exists(path):  # a pipe, on which each line would wait for a reader
+            self._is_written = False
         if not self._is_written:
             self._write()
 

@@ -66,8 +66,21 @@ def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The content of a file, or its first bytes."""
     if not is_local(path):
         return bucket.get_bytes(bucket.address(path), most)
-    with open(path, "rb") as file:
-        return file.read(most)
+    with open_regular(path) as file:
+        return file.read(-1 if most is None else most)
+
+
+def open_regular(path: os.PathLike[str]) -> BinaryIO:
+    """A regular file on this machine, to read: a pipe would be waited for, and a device read, without end.
+
+    Raises:
+      OSError: there is none, it may not be read, or it is something else.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_text(path: Path) -> str:
@@ -80,7 +93,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to read from; of an object, a copy that goes with the block."""
     with contextlib.ExitStack() as stack:
         if is_local(path):
-            yield stack.enter_context(open(path, "rb"))
+            yield stack.enter_context(open_regular(path))
         else:
             copy = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ddx-")), "copy")
             bucket.get(bucket.address(path), copy)

@@ -183,6 +183,28 @@ def test_arrays_that_do_not_fit_are_named(checkpoints):
     assert "params['conv']['bias']: saved float32 (8,), needed bfloat16 (8,)" in str(error.value)
 
 
+def another(target, kind):
+    """Items of another network."""
+    params = target["params"]
+    if kind == "wider":
+        params = {name: jax.tree.map(lambda x: jnp.zeros((*x.shape, 2), x.dtype), p) for name, p in params.items()}
+    elif kind == "more":
+        params = params | {f"more{i}": {"kernel": jnp.zeros((i + 1,))} for i in range(200)}
+    elif kind == "fewer":
+        params = dict(list(params.items())[1:])
+    elif kind == "dtype":
+        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    return target | {"params": params}
+
+
+@pytest.mark.parametrize("kind", ["wider", "more", "fewer", "dtype"])
+def test_another_network_is_told_in_a_line_of_a_few_arrays(checkpoints, kind):
+    with pytest.raises(CheckpointError, match=r"saved .*, needed .*Use the config") as error:
+        checkpoints.restore(30, another(items(0), kind))
+    assert error.value.exit_code == 3
+    assert "\n" not in str(error.value) and str(error.value).count("saved ") <= 5 and len(str(error.value)) < 800
+
+
 def test_the_remains_of_interrupted_saves_are_cleared(checkpoints):
     remains = checkpoints.directory / "40.orbax-checkpoint-tmp"
     remains.mkdir()

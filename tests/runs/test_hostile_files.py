@@ -1,6 +1,8 @@
 """Files of a run that somebody made up, with checksums that fit, end in one line."""
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -93,3 +95,46 @@ def test_arrays_of_statistics_that_are_none_are_refused(tmp_path, content):
     (tmp_path / "statistics.json").write_text(json.dumps(record))
     with pytest.raises(ConfigError, match=r"statistics\.npz has no statistics"):
         load_statistics(tmp_path)
+
+
+def not_a_file(kind, path):
+    """In place of a file of a run: a pipe that nobody writes to, or a device without end."""
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_nothing_waits_for_what_is_no_file(four, tmp_path, kind):
+    shutil.copytree(four, tmp_path / "run")
+    not_a_file(kind, tmp_path / "run" / "config.json")
+    trained.load(tmp_path / "run")  # its checkpoint knows the config too
+    not_a_file(kind, tmp_path / "samples.json")
+    with pytest.raises(ConfigError, match=r"samples\.json"):
+        read_record(tmp_path / "samples.json")
+    not_a_file(kind, four / "checkpoints" / "4" / manifest.MANIFEST)
+    with (
+        pytest.warns(UserWarning, match="is damaged"),
+        pytest.raises(CheckpointError, match="no usable checkpoint"),
+    ):
+        trained.load(four)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_replaces_metrics_that_are_no_file(four, tiny_config):
+    not_a_file("pipe", four / "metrics.jsonl")
+    train(tiny_config(train__num_steps=6), four)
+    assert [json.loads(line)["step"] for line in (four / "metrics.jsonl").read_text().splitlines()] == [6]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_of_a_linked_checkpoint_a_run_removes_the_link_alone(four, tiny_config, tmp_path):
+    elsewhere = (four / "checkpoints" / "4").rename(tmp_path / "elsewhere")
+    (four / "checkpoints" / "4").symlink_to(elsewhere)
+    train(tiny_config(train__num_steps=16), four)  # keeps three: 8, 12 and 16
+    assert sorted(p.name for p in (four / "checkpoints").iterdir()) == ["12", "16", "8"]
+    assert manifest.damage(elsewhere, 4) is None

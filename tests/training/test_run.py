@@ -176,6 +176,35 @@ def test_sigterm_saves_at_once_and_the_rerun_ends_in_the_same_bits(tiny_config, 
     check_interrupted(tiny_config, uninterrupted, tmp_path, [(moment, signal.SIGTERM) for moment in moments])
 
 
+SLOW_TO_SAVE = """
+import runpy, sys, time
+from ddx.runs import manifest
+def describe(*args):
+    print("saving", flush=True)
+    time.sleep(100)
+manifest.describe = describe
+sys.argv[0] = "train"
+runpy.run_module("ddx.cli.train", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_second_signal_does_not_wait_for_a_save(tiny_config, tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(config_lib.to_json(tiny_config()))
+    command = [sys.executable, "-c", SLOW_TO_SAVE, f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        output = ""
+        while "saving" not in output and (line := process.stdout.readline()):
+            output += line
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        output += process.communicate(timeout=20)[0]
+    assert process.returncode == 130, output
+    assert output.endswith("interrupted\n") and "Traceback" not in output
+    assert not list((tmp_path / "run" / "checkpoints").glob("*/MANIFEST.json"))
+
+
 def test_a_signal_before_the_first_step_saves_nothing_and_says_so(tiny_config, tmp_path, monkeypatch):
     monkeypatch.setattr("ddx.runtime.preemption.Preemption.requested", True, raising=False)
     monkeypatch.setattr("ddx.runtime.preemption.Preemption.__init__", lambda self: setattr(self, "_previous", {}))
@@ -218,6 +247,9 @@ def test_kill_9_at_twenty_random_moments(tiny_config, uninterrupted, tmp_path, s
 
 def test_eight_devices_end_where_one_does(improved, improved_config, tmp_path):
     check_devices(improved, improved_config(), tmp_path)
+    saved = hashlib.sha256(b"".join(x.tobytes() for name, x in arrays(tmp_path).items() if name.startswith("['ema']")))
+    for devices in (1, 2, 4):
+        assert restored(tmp_path, devices) == [saved.hexdigest()] * devices
 
 
 @pytest.mark.soak
@@ -225,6 +257,38 @@ def test_eight_devices_end_where_one_does_after_more_steps(improved_config, tmp_
     config = improved_config(train__num_steps=50, train__checkpoint_every=100)
     finish(launch(config, tmp_path / "1"))
     check_devices(tmp_path / "1", config, tmp_path / "8")
+
+
+@pytest.mark.soak
+def test_a_run_resumes_on_other_numbers_of_devices(improved, improved_config, tmp_path):
+    for devices, num_steps in ((8, 4), (4, 8), (1, improved_config().train.num_steps)):
+        output = finish(launch(improved_config(train__num_steps=num_steps), tmp_path, devices=devices))
+        assert f"devices  {devices} x cpu" in output
+    assert largest_difference(improved, tmp_path) < 1e-6
+
+
+RESTORED = """
+import hashlib, sys
+import jax, numpy as np
+import ddx
+from ddx.runtime import parallel
+params = parallel.replicate(ddx.load(sys.argv[1]).params)
+for device in range(parallel.num_devices()):
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf.addressable_shards[device].data).tobytes())
+    print(digest.hexdigest())
+"""
+
+
+def restored(run, devices):
+    """The checksums of a run's parameters on each of some devices, in a process of its own."""
+    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    done = subprocess.run(
+        [sys.executable, "-c", RESTORED, run], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
 
 
 def check_devices(one, config, eight):

@@ -71,9 +71,7 @@ _HOME = {
     "interpolate_heat": "ddx.diffusion.papers.ihdm",
     "kde_centres": "ddx.diffusion.papers.ihdm_bound",
 }
-_MODULES = (
-    *("config", "data", "diffusion", "evaluation", "models", "runs", "runtime", "sampling", "system", "training"),
-)
+_MODULES = "config", "data", "diffusion", "evaluation", "models", "runs", "runtime", "sampling", "system", "training"
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 

@@ -3,12 +3,18 @@
 import configparser
 import pathlib
 import re
+import shlex
+import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
+from ddx.cli import command
 from ddx.config import keys
 from ddx.config.evaluation import EVALUATION
 from ddx.config.sampling import SAMPLING
+from ddx.config.values import validate
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,6 +67,21 @@ def test_every_flag_that_it_names_is_one(page):
     for line in re.findall(r"^    python -m launch\.\w+.*$", page.read_text(), re.M):
         for flag in re.findall(r"--(?:no)?(\w+)", line.partition("#")[0]):
             assert flag in known, (flag, line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_run_that_it_tells_to_train_has_a_valid_config(page, monkeypatch):
+    for line in re.findall(r"^    python -m launch\.train +(.*)$", page.read_text(), re.M):
+        given = [word for word in shlex.split(line, comments=True) if word.startswith("--config")]
+        if "heads.py" in line:
+            continue  # reads the config of a run
+        values = flags.FlagValues()
+        monkeypatch.setattr("sys.argv", ["train", *given])
+        holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+        values["config"].parser = command._ConfigFile()
+        values(sys.argv)
+        if holder.value is not None:
+            validate(holder.value)
 
 
 def test_it_lists_the_keys_that_may_change_in_a_run():

@@ -22,7 +22,7 @@ from ddx.runtime.paths import Path, optional_path, place, user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+DEBUG = flags.DEFINE_bool("debug", False, "Traceback of an error.")
 
 
 class _ConfigFile(flags.ArgumentParser):

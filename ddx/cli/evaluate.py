@@ -2,7 +2,7 @@
 
 python -m launch.evaluate --workdir=runs/digits --metrics=bpd,rate_distortion [--split=test] [--num_steps=...]
 
-Everything else comes from the folder of the run. An evaluation that was interrupted goes on when the same command is
+Everything else comes from the folder of the run. An evaluation that was interrupted resumes when the same command is
 run again.
 
 python -m launch.evaluate --workdir=runs/digits --metrics=statistics     what analytic variances need

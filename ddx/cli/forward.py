@@ -14,7 +14,7 @@ IMAGES = flags.DEFINE_string("images", None, "A picture, or a folder of them, of
 OUT = flags.DEFINE_string("out", "forward.png", "The PNG file to write.")
 NUM_COLUMNS = flags.DEFINE_integer("num_columns", 9, "Times to show, evenly from 0 to T.")
 SIGMA_BLUR_MAX = flags.DEFINE_float("sigma_blur_max", None, "Blur at T, in pixels; by default half the image's height.")
-SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
+SEED = flags.DEFINE_integer("seed", 0, "Name of the noise.")
 flags.declare_key_flag("debug")
 
 

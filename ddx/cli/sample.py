@@ -5,8 +5,8 @@ python -m launch.sample --workdir=runs/digits --num_samples=64 --sampler=ddim --
 python -m launch.sample --workdir=runs/digits --interpolate [--images=IMAGES]
 python -m launch.sample --workdir=runs/digits --reconstruct=IMAGES
 
-Everything else comes from the folder of the run. Sample i depends only on (seed, i). A job that was interrupted goes on
-when the same command is run again.
+Everything else comes from the folder of the run. Sample i depends only on (seed, i). A job that was interrupted
+resumes when the same command is run again.
 """
 
 from typing import Any
@@ -22,15 +22,15 @@ SETTINGS = command.define_settings(SAMPLING)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or cat,dog, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
-DATA_DIR = flags.DEFINE_string("data_dir", None, "Where ihdm's training set lies, if not where the run found it.")
-SEED = flags.DEFINE_integer("seed", 0, "Names the noise.")
+DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of ihdm's training set, if not where the run found it.")
+SEED = flags.DEFINE_integer("seed", 0, "Name of the noise.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
 flags.adopt_module_key_flags(command)
-GIF = flags.DEFINE_bool("gif", False, "Also film the way from noise to the first samples.")
-PNG = flags.DEFINE_bool("png", False, "Also write every sample as a file of its own, png/000000.png and so on.")
-INTERPOLATE = flags.DEFINE_bool("interpolate", False, "Draw what lies between latents, or between --images.")
+GIF = flags.DEFINE_bool("gif", False, "Film of the way from noise to the first samples.")
+PNG = flags.DEFINE_bool("png", False, "Files png/000000.png and so on, one for each sample.")
+INTERPOLATE = flags.DEFINE_bool("interpolate", False, "Interpolation between latents, or between --images.")
 IMAGES = flags.DEFINE_string("images", None, "Images to interpolate between: a folder, a .npy or an .npz file.")
-RECONSTRUCT = flags.DEFINE_string("reconstruct", None, "Encode and decode these images: a file or a folder.")
+RECONSTRUCT = flags.DEFINE_string("reconstruct", None, "Images to encode and decode: a file or a folder.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in the workdir.")
 
 
@@ -38,7 +38,8 @@ def main() -> int:
     """Sample, say what was written."""
     _check_together()
     workdir = command.workdir()
-    from ddx import sampling
+    from ddx.sampling.latents import interpolate, reconstruct
+    from ddx.sampling.samples import sample
 
     settings: dict[str, Any] = {
         **{name: flag.value for name, flag in SETTINGS.items()},
@@ -48,14 +49,14 @@ def main() -> int:
         "out": OUT.value,
     }
     if RECONSTRUCT.value:
-        message = sampling.reconstruct(workdir, RECONSTRUCT.value, **settings)
+        message = reconstruct(workdir, RECONSTRUCT.value, **settings)
     elif INTERPOLATE.value:
         rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         settings["data_dir"] = DATA_DIR.value
-        message = sampling.interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
+        message = interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
-        message = sampling.sample(
+        message = sample(
             workdir,
             count,
             seed=SEED.value,
@@ -80,9 +81,9 @@ def _check_together() -> None:
         raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
     if IMAGES.value and not INTERPOLATE.value:
         raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
-    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or SETTINGS["clip"].present):
+    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or SETTINGS["clip"].present or DATA_DIR.present):
         raise ConfigError(
-            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed and --clip"
+            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed, --clip and --data_dir"
         )
     if IMAGES.value and (NUM_SAMPLES.present or SETTINGS["clip"].present):
         raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")

@@ -1,8 +1,8 @@
-"""Train a network, or go on training one.
+"""Train a network, or resume training one.
 
 python -m launch.train --config=configs/digits.py --workdir=runs/digits [--config.train.num_steps=...]
 
-The same command goes on where the last run in the folder stopped; then --config may be left out.
+The same command resumes where the last run in the folder stopped; then --config may be left out.
 """
 
 import sys
@@ -20,7 +20,7 @@ def main() -> int:
     """Validate, train, say what was written."""
     config, workdir = command.given_config(CONFIG), command.workdir()
     from ddx.runtime.preemption import EXIT_CODE
-    from ddx.training import train
+    from ddx.training.loop import train
 
     outcome = train(config, workdir)
     print(outcome.message, file=sys.stdout if outcome.finished else sys.stderr)

@@ -1,8 +1,8 @@
 """Evaluators by name, and their settings, one row each.
 
 The rows make the flags of `launch.evaluate`, what `ddx.evaluation` accepts, the names of its folders, and the table of
-docs/evaluation.md. A new setting is a row here, and what `ddx.evaluation` does with it. A new evaluator is a file there
-and its name here; settings that belong to no evaluator alone are its too.
+docs/evaluation.md. A new setting is a row here and its use in the evaluator's file in `ddx/evaluation`. A new evaluator
+is a file there and its name here; it takes the settings that belong to no evaluator alone, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,11 +52,9 @@ class Setting(Key):
     @property
     def help(self) -> str:
         """What its flag says of it."""
-        of = (
-            f"Of {' and '.join(self.jobs)}: {self.meaning}" if self.jobs else self.meaning[0].upper() + self.meaning[1:]
-        )
+        of = f" ({', '.join(self.jobs)})" if self.jobs else ""
         limit = f" ({self.limit})" if self.limit and not self.choices else ""
-        return f"{of}{limit}; by default {self.unset or self.default}."
+        return f"{self.meaning[0].upper()}{self.meaning[1:]}{limit}{of}; by default {self.unset or self.default}."
 
 
 MOST_EXAMPLES = 1_000_000_000
@@ -132,7 +130,7 @@ EVALUATION: dict[str, Setting] = {
     ),
     "clip": Setting(
         None,
-        "clip the estimate of x_0; --noclip: do not",
+        "clipping of the estimate of x_0; --noclip: none",
         kind=bool,
         unset="where the network tells it at all times",
         jobs=("bpd", "statistics", "comparison"),

@@ -126,7 +126,7 @@ def _naming(file: str, path: pathlib.Path) -> Iterator[None]:
     except BaseException as error:
         _check_name(f"config file {file}{_line(error, path)}", error)
         what = f"{type(error).__name__}{_line(error, path)}: {telling_line(error)}"
-        raise ConfigError(f"config file {file} fails with {what}. Mend it there") from error
+        raise ConfigError(f"config file {file} fails with {what}. Fix it there") from error
     finally:
         sys.path.remove(folder)
 

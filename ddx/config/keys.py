@@ -19,18 +19,18 @@ TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment
 MOST_PIXELS = 16_384  # a side of an image
 
 KEYS: dict[str, Key] = {
-    "seed": Key(0, "decides initial weights, data order, times, noise and samples", **between(0, 2**32)),
+    "seed": Key(0, "number that decides initial weights, data order, times, noise and samples", **between(0, 2**32)),
     "data.name": Key("digits", "digits, folder, array, or the name of a TFDS data set such as cifar10"),
-    "data.split": Key("train", "the split to train on"),
+    "data.split": Key("train", "split to train on"),
     "data.dir": Key("", "folder or file of the data set; empty: $TFDS_DATA_DIR or TFDS's default"),
-    "data.memory_mib": Key(1024, "decoded sets of at most so many MiB are kept in memory", **within(0, 1e9)),
+    "data.memory_mib": Key(1024, "size in MiB up to which decoded sets are kept in memory", **within(0, 1e9)),
     "data.disk_mib": Key(
-        16_384, "larger ones, of at most so many MiB, are decoded once into a copy on disk; 0: none", **within(0, 1e9)
+        16_384, "size in MiB up to which larger sets are decoded once, into a copy on disk; 0: none", **within(0, 1e9)
     ),
     "data.cache_dir": Key("", "folder of these copies; empty: $XDG_CACHE_HOME/ddx or ~/.cache/ddx"),
     "data.image_size": Key(
         0,
-        "shrink and centre-crop images to this size, one number or height,width; 0: keep their own",
+        "size to shrink and centre-crop images to, one number or height,width; 0: their own",
         limit=f"at least 0, or two numbers of at least 1, and at most {MOST_PIXELS:,} a side",
         holds=lambda size: (
             0 <= size <= MOST_PIXELS
@@ -40,11 +40,11 @@ KEYS: dict[str, Key] = {
         is_size=True,
     ),
     "data.channels": Key(
-        0, "1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
+        0, "channels: 1 grey, 3 colour, 0 the data set's own", limit="0, 1 or 3", holds=lambda c: c in (0, 1, 3)
     ),
     "data.crop": Key(
         (),
-        "(top, left, height, width) to cut out first, in pixels; empty: all of the image",
+        "part to cut out first, (top, left, height, width) in pixels; empty: all of the image",
         limit=f"empty or four numbers, the last two at least 1, all at most {MOST_PIXELS:,}",
         holds=lambda crop: (
             not crop or (len(crop) == 4 and min(crop[:2]) >= 0 and min(crop[2:]) >= 1 and max(crop) <= MOST_PIXELS)
@@ -53,20 +53,24 @@ KEYS: dict[str, Key] = {
     "data.low": Key(
         -1, "the lowest grey level, the highest is 1; 0 is IHDM's", limit="-1 or 0", holds=lambda low: low in (-1, 0)
     ),
-    "data.flip": Key(False, "mirror each image left-right with probability 1/2"),
-    "process.kind": Key("ddpm", "noise alone, or with a blur: Blurring Diffusion or IHDM", **one_of(*PROCESSES)),
+    "data.flip": Key(False, "mirroring of each image left-right with probability 1/2"),
+    "process.kind": Key(
+        "ddpm", "kind of process: noise alone, or with a blur, Blurring Diffusion's or IHDM's", **one_of(*PROCESSES)
+    ),
     "process.schedule": Key("linear", "noise schedule of ddpm", **one_of(*betas.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **within(1, MOST_TIMES)),
-    "process.rescale_time": Key(False, "tell the network times as if T were 1000, in ddpm; blurring always does"),
+    "process.rescale_time": Key(False, "times told to the network as if T were 1000, in ddpm; blurring always does"),
     "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **within(0, 1e6)),
-    "process.sigma_blur_min": Key(0.5, "of the least blur of ihdm", **above(0, 1e6)),
-    "process.blur_schedule": Key("sin2", "how the blur of blurring grows", **one_of(*betas.BLUR_POWERS)),
-    "process.d_min": Key(0.001, "what the blur of blurring leaves of every frequency", **between(0, 1)),
+    "process.sigma_blur_min": Key(0.5, "standard deviation of the least blur of ihdm, in pixels", **above(0, 1e6)),
+    "process.blur_schedule": Key("sin2", "growth of the blur of blurring", **one_of(*betas.BLUR_POWERS)),
+    "process.d_min": Key(0.001, "part of every frequency that the blur of blurring leaves", **between(0, 1)),
     "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **within(-80, 80)),
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **within(-80, 80)),
     "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **above(0, 100)),
     "model.family": Key(
-        "ddpm", "whose conventions (embedding, padding, epsilon, initial weights) to follow", **one_of(*FAMILIES)
+        "ddpm",
+        "code base whose conventions to follow: embedding, padding, epsilon, initial weights",
+        **one_of(*FAMILIES),
     ),
     "model.channels": Key(128, "channels of the first level", **within(4, 16_384)),
     "model.multipliers": Key(
@@ -79,13 +83,13 @@ KEYS: dict[str, Key] = {
     "model.groups": Key(32, "groups of the normalisations", **within(1, 16_384)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **between(0, 1)),
     "model.num_heads": Key(1, "heads of each attention block", **within(1, 16_384)),
-    "model.scale_shift": Key(False, "the time scales and shifts in residual blocks, instead of being added"),
+    "model.scale_shift": Key(False, "scale and shift by the time in residual blocks, to which it is added otherwise"),
     "model.low_res": Key(
         0,
         "height of low-resolution images to enlarge, for a super-resolution network; 0: none",
         **within(0, MOST_PIXELS),
     ),
-    "model.class_conditional": Key(False, "tell the network the class of each image"),
+    "model.class_conditional": Key(False, "classes of the images, told to the network"),
     "model.head": Key(
         "",
         "layers of their own for what a network outputs besides its prediction; empty: none",
@@ -93,11 +97,11 @@ KEYS: dict[str, Key] = {
         holds=lambda value: value in HEADS,
     ),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **one_of("float32", "bfloat16")),
-    "model.remat": Key(False, "recompute activations in the backward pass: less memory, a third more time"),
-    "loss.prediction": Key("eps", "what the network outputs", **one_of(*PREDICTIONS)),
+    "model.remat": Key(False, "recomputation of activations in the backward pass: less memory, a third more time"),
+    "loss.prediction": Key("eps", "output of the network", **one_of(*PREDICTIONS)),
     "loss.objective": Key(
         "simple",
-        "simple (DDPM), hybrid (Improved DDPM), head (SN- and NPR-DPM) or a term of the bound",
+        "loss: simple (DDPM), hybrid (Improved DDPM), head (SN- and NPR-DPM) or a term of the bound",
         **one_of(*OBJECTIVES),
     ),
     "loss.variance": Key(
@@ -106,9 +110,11 @@ KEYS: dict[str, Key] = {
         **one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES, *HEAD_VARIANCES),
     ),
     "loss.vlb_weight": Key(0.001, "weight of the bound, in bits/dim, in hybrid", **within(0, 1e6)),
-    "loss.times": Key("uniform", "how times are drawn", **one_of(*TIME_SAMPLERS)),
-    "loss.reduction": Key("mean", "of an image's squared errors in simple; IHDM sums", **one_of("mean", "sum")),
-    "loss.last_level": Key(True, "train at T too, where sampling starts; IHDM's released code does not"),
+    "loss.times": Key("uniform", "distribution of the times", **one_of(*TIME_SAMPLERS)),
+    "loss.reduction": Key(
+        "mean", "reduction of an image's squared errors in simple; IHDM sums", **one_of("mean", "sum")
+    ),
+    "loss.last_level": Key(True, "training at T too, where sampling starts; IHDM's released code leaves it out"),
     "train.backbone": Key(
         "", "folder of a run whose averaged weights are used and stay as they are; only model.head is trained"
     ),
@@ -120,13 +126,15 @@ KEYS: dict[str, Key] = {
     "train.accumulation": Key(
         1, "parts that a device's batch is split into; their gradients are averaged", **within(1, 1_000_000)
     ),
-    "train.learning_rate": Key(2e-4, "of Adam", **above(0, 1e38)),
+    "train.learning_rate": Key(2e-4, "learning rate of Adam", **above(0, 1e38)),
     "train.warmup_steps": Key(5000, "steps over which the learning rate rises from 0", **within(0, MOST_STEPS)),
     "train.clip_norm": Key(1.0, "limit of the gradient's global norm; 0: none", **within(0, 1e9)),
     "train.ema_decay": Key(0.9999, "decay of the averaged weights", **between(0, 1)),
-    "train.ema_warmup": Key(False, "use the smaller decay (1 + n) / (10 + n) at the n-th step while it is smaller"),
+    "train.ema_warmup": Key(
+        False, "smaller decay at the beginning: (1 + n) / (10 + n) at the n-th step while that is smaller"
+    ),
     "train.steps_per_call": Key(
-        0, "most steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **within(0, 10_000)
+        0, "largest number of steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **within(0, 10_000)
     ),
     "train.max_bad_steps": Key(
         10, "steps in a row whose loss or gradient may be not finite; they change nothing", **within(0, MOST_STEPS)
@@ -145,8 +153,8 @@ KEYS: dict[str, Key] = {
         holds=lambda value: not value or set(value.split(",")) <= set(SCORES),
     ),
     "train.evaluate_every": Key(25_000, "steps between scores", **within(1, MOST_STEPS)),
-    "train.evaluate_examples": Key(256, "a random part of the split to score, of this size", **within(1, MOST_STEPS)),
-    "train.evaluate_split": Key("test", "the split to score on"),
+    "train.evaluate_examples": Key(256, "size of a random part of the split to score", **within(1, MOST_STEPS)),
+    "train.evaluate_split": Key("test", "split to score on"),
     **{f"sample.{name}": key for name, key in SAMPLING.items()},
 }
 
@@ -156,6 +164,7 @@ LOCAL = ("data.cache_dir",)  # and must be on this machine
 
 # A run that has checkpoints may resume with other values of these: they do not decide the state after N steps.
 CHANGEABLE = (
+    "data.dir",
     "data.memory_mib",
     "data.disk_mib",
     "data.cache_dir",
@@ -171,7 +180,7 @@ CHANGEABLE = (
     "train.evaluate_examples",
     "train.evaluate_split",
 )
-CHANGEABLE_GROUPS = ("sample.", "data.dir")
+CHANGEABLE_GROUPS = ("sample.",)
 # And of these: they decide how a state is reached, not what it is. Such a change is recorded.
 ADJUSTABLE = (
     "model.dropout",

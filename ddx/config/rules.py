@@ -237,7 +237,7 @@ def check_image_size(height: int, width: int, model: dict[str, Any], where: str)
         if resolution not in reached:
             raise ConfigError(
                 f"model.attention_resolutions has {resolution}, which {where} {height} x {width} never reach;"
-                f" choose from {reached}"
+                f" set it to some of {reached}"
             )
     for resolution in (*model["attention_resolutions"], reached[-1]):  # the middle attends too
         channels = model["channels"] * model["multipliers"][reached.index(resolution)]

@@ -1,7 +1,8 @@
 """The settings of sampling, one row each, and the papers' own.
 
 The rows make the keys `sample.*` of a config, the flags of `launch.sample`, what `ddx.sampling` accepts, and the names
-of its folders. A new setting is a row here, and what `ddx.sampling` does with it.
+of its folders. A new setting is a row here and its use in `make_sampler` of
+`ddx/sampling/sampler.py`; what does not go together is in `ddx/config/rules.py`.
 """
 
 from typing import Any
@@ -20,7 +21,7 @@ MOST_SAMPLES = 10_000_000  # of a job
 
 SAMPLING: dict[str, Key] = {
     "sampler": Key(
-        "ddim", "how samples are drawn; heat is IHDM's", **one_of("ddim", "ancestral", "heat"), tag=lambda s: s.sampler
+        "ddim", "way to draw samples; heat is IHDM's", **one_of("ddim", "ancestral", "heat"), tag=lambda s: s.sampler
     ),
     "num_steps": Key(
         50,
@@ -30,7 +31,7 @@ SAMPLING: dict[str, Key] = {
     ),
     "trajectory": Key(
         "uniform",
-        "the times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ...",
+        "times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ...",
         tag=lambda s: "_" + s.trajectory.replace(":", "").replace(",", "-")[:40] if _walks(s) else "",
     ),
     "eta": Key(
@@ -48,13 +49,13 @@ SAMPLING: dict[str, Key] = {
     ),
     "solver": Key(
         "euler",
-        "how a step is taken: euler is DDIM and DDPM, the others have a higher order",
+        "way to take a step: euler is DDIM and DDPM, the others have a higher order",
         **one_of(*SOLVERS),
         tag=lambda s: f"_{s.solver}" if s.solver != "euler" else "",
     ),
     "clip": Key(
         True,
-        "clip the estimate of x_0 to the range of the data",
+        "clipping of the estimate of x_0 to the range of the data",
         tag=lambda s: "" if s.clip or not _walks(s) else "_unclipped",
     ),
     "delta": Key(
@@ -65,17 +66,17 @@ SAMPLING: dict[str, Key] = {
     ),
     "prior_noise": Key(
         True,
-        "start ihdm from blurred images with noise; its released code adds none",
+        "noise on the blurred images that ihdm starts from; its released code adds none",
         tag=lambda s: "" if _walks(s) or s.prior_noise else "_noiseless_prior",
     ),
     "noisy_end": Key(
         False,
-        "add the noise of the last step, as in Blurring Diffusion's printed algorithm",
+        "noise of the last step, added as in Blurring Diffusion's printed algorithm",
         tag=lambda s: "_noisy_end" if s.noisy_end else "",
     ),
     "weights": Key(
         "ema",
-        "of the network: ema, averaged, or raw, as the last training step left them",
+        "weights of the network: ema, averaged, or raw, as the last training step left them",
         **one_of("ema", "raw"),
         tag=lambda s: "" if s.weights == "ema" else f"_{s.weights}",
     ),

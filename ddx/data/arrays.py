@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddx.data.fingerprint import SOME_BYTES, Fingerprint, checksum, is_read_whole, to_read
-from ddx.data.npy import SUFFIXES, Header, headers, reading
+from ddx.data.npy import SUFFIXES, Header, headers, name_of_images, reading
 from ddx.data.sources import Source
 from ddx.runtime import storage
 from ddx.runtime.errors import ConfigError, DataError
@@ -41,8 +41,8 @@ def array(path: str, split: str) -> Source:
         raise DataError(f"{file} is no .npy or .npz file. {_STORE}")
     if split not in _SPLITS:
         raise DataError(
-            f"there is no split {split!r}. {file} has {' and '.join(_SPLITS)}, which are the same. Choose one of them;"
-            " images of another file are its split all"
+            f"there is no split {split!r}. {file} has {' and '.join(_SPLITS)}, which are the same. Choose one of them"
+            " with data.split, train.evaluate_split or --split; images of another file are its split all"
         )
     size = reading(file, lambda: storage.size(file), _STORE)
     if not is_local(file):  # all of it is read, and it is known by its headers first
@@ -74,7 +74,9 @@ def array(path: str, split: str) -> Source:
 
 def _content(file: Path, held: dict[str, Header]) -> _Content:
     """The images and labels of a file that holds what these headers say."""
-    name = _name_of_images(file, held)
+    name = name_of_images(held)
+    if name is None:
+        raise DataError(f"{file} has no array `images`; it has {', '.join(held) or 'nothing'}. {_STORE}")
     shape, dtype = held[name]
     if dtype != np.uint8 or len(shape) not in (3, 4) or min(shape) < 1:
         convert = ", such as np.rint(255 * x).astype(np.uint8) of x in [0, 1]" if dtype.kind == "f" else ""
@@ -114,16 +116,6 @@ def _check_labels(file: Path, held: dict[str, Header], count: int) -> None:
         raise DataError(
             f"{file} has classes and no labels. Store labels too, an integer for each of the {count} images"
         )
-
-
-def _name_of_images(file: Path, held: dict[str, Header]) -> str:
-    for name in ("", "images", "samples"):
-        if name in held:
-            return name
-    others = [name for name in held if name not in ("labels", "classes")]
-    if len(others) != 1:
-        raise DataError(f"{file} has no array `images`; it has {', '.join(held) or 'nothing'}. {_STORE}")
-    return others[0]
 
 
 def _members(file: Path, name: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:

@@ -4,7 +4,7 @@
     images.npy    (N, H, W, C) uint8
     examples      of each image its label and its CRC-32, 8 bytes
     about.json    what it is a copy of; written last
-<the same>.partial/   a copy that is being written, or whose writer was stopped: the next one goes on where it ended
+<the same>.partial/   a copy that is being written, or whose writer was stopped: the next one resumes where it ended
 <the same>.lock       held by the writer
 
 The checksum in the name is that of the data's fingerprint and of how they are converted, so other data, or another

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddx.data.datasets import Shape, decode
 from ddx.data.decode import CropError, one_line, read_image
-from ddx.data.npy import SUFFIXES, Header, headers, reading
+from ddx.data.npy import SUFFIXES, Header, headers, name_of_images, reading
 from ddx.data.sources import folder
 from ddx.runtime import storage
 from ddx.runtime.errors import DataError
@@ -91,10 +91,7 @@ def _array(path: Path, shape: Shape) -> np.ndarray:
 def _read(path: Path, read: Callable[[], T]) -> T:
     def of_regular_file() -> T:
         storage.size(path)  # refuses any other
-        try:
-            return read()
-        except KeyError:
-            raise DataError(f"{path} has no array 'samples'. Store the images under that name") from None
+        return read()
 
     return reading(path, of_regular_file, "Name an .npy or .npz file of images")
 
@@ -102,7 +99,9 @@ def _read(path: Path, read: Callable[[], T]) -> T:
 def _described(path: Path) -> tuple[str, Header]:
     """The name of the images in an .npz file, "" for an .npy file, and what they are."""
     held = headers(path)
-    name = "samples" if "samples" in held or len(held) != 1 else next(iter(held))
+    name = name_of_images(held)
+    if name is None:
+        raise DataError(f"{path} has no array 'images'. Store the images under that name")
     return name, held[name]
 
 

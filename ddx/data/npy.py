@@ -62,3 +62,12 @@ def _header(begin: bytes) -> Header:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     return Header(shape, dtype)
+
+
+def name_of_images(held: dict[str, Header]) -> str | None:
+    """The name of the images in a file with these headers, "" in an .npy file; None if no array can be meant."""
+    for name in ("", "images", "samples"):
+        if name in held:
+            return name
+    others = [name for name in held if name not in ("labels", "classes")]
+    return others[0] if len(others) == 1 else None

@@ -104,8 +104,8 @@ def folder(directory: str, split: str, advice: str = "Set data.dir to a director
     roots = {name: root / name for name in SPLIT_FOLDERS if storage.is_dir(root / name)} or {"train": root}
     if split != "all" and split not in roots:
         raise DataError(
-            f"there is no split {split!r}. {root} has {', '.join(roots)} and all. Choose one of them; "
-            "sub-folders named train and test become splits."
+            f"there is no split {split!r}. {root} has {', '.join(roots)} and all. Choose one of them with data.split,"
+            " train.evaluate_split or --split; sub-folders named train and test become splits"
         )
     found = {name: _files(top) for name, top in roots.items()}
     files = {name: sorted(path for path in found[name] if path.suffix.lower() in SUFFIXES) for name in roots}

@@ -36,8 +36,8 @@ CURVES = ("rate_distortion.csv", "rate_distortion.png")
 def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **settings: Any) -> Result:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 
-    Every example's bound is that of `ddx.bits_per_dim`, with noise that depends on (seed, example, time) alone. That of
-    an IHDM network is `ddx.heat_bits_per_dim`, whose prior is the run's training set. An interrupted evaluation goes on
+    Every example's bound is `ddx.bits_per_dim`'s, with noise that depends on (seed, example, time) alone. For an IHDM
+    network it is `ddx.heat_bits_per_dim`'s, whose prior is the run's training set. An interrupted evaluation resumes
     after the last batch when it is called again; a finished one changes nothing.
 
     Args:

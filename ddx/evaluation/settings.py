@@ -66,9 +66,8 @@ def _heat(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
     """The settings of `ddx.heat_bits_per_dim`; nothing but delta may be asked for."""
     wrong = [name for name in asked if name != "delta"]
     if wrong:
-        raise ConfigError(
-            f"{wrong[0]} is no part of IHDM's bound, which takes all levels and delta. Leave out --{wrong[0]}"
-        )
+        remedy = "Use --metrics=bpd" if wrong[0] == "rate_distortion" else f"Leave out --{wrong[0]}"
+        raise ConfigError(f"{wrong[0]} is no part of IHDM's bound, which takes all levels and delta. {remedy}")
     delta = EVALUATION["delta"].checked("delta", asked.get("delta", config.sample.delta))  # the run's may be 0
     times, spacing = _times(config.process.num_steps, None, None)
     how = {"times": times, "trajectory": spacing, "variance": f"delta{delta:g}", "clip": False, "cdf": "density"}

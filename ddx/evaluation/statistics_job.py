@@ -35,7 +35,7 @@ _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 def measure(workdir: str | Path, **settings: Any) -> Result:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
 
-    An interrupted measurement goes on after the last part that was written; a finished one changes nothing.
+    An interrupted measurement resumes after the last part that was written; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.
@@ -55,7 +55,7 @@ def measure_trained(work: Work) -> Result:
     source, given, config = work.source, work.settings, work.source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError(
-            "statistics are of estimates of x_0, and an IHDM network predicts the next image. Leave them out"
+            "statistics are of estimates of x_0, and an IHDM network predicts the next image. Use --metrics=bpd"
         )
     basis, clip = given["basis"], default_clip(config, given["clip"])
     system = measured.in_basis(source.system, basis)
@@ -151,7 +151,7 @@ def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:
     total = job.gathered(summed=(*stats.Sums._fields, *_MOMENTS))
     sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
     if not all(np.isfinite(x).all() for x in sums):
-        raise NonFiniteError("an error of the network is not finite. Try --clip, or another checkpoint")
+        raise NonFiniteError("the network's error is not finite at some time. Try --clip, or another --step")
     times = np.arange(1, system.process.num_steps + 1)
     found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
     write_arrays(path, found._asdict())

@@ -64,7 +64,7 @@ class Checkpoints:
             self._clear_unfinished()
             raise CheckpointError(
                 f"cannot save a checkpoint at step {step} in {self.directory}: {telling_line(error)}."
-                " Mend that and run the same command again to go on from the checkpoint before"
+                " Fix that and run the same command again; it resumes from the checkpoint before"
             ) from error
         for old in self.steps()[: -self._keep]:
             manifest.remove(self._folder(old))
@@ -233,7 +233,7 @@ class Checkpoints:
                 return held
             held.close()
             if manifest.exists(folder):
-                raise CheckpointError(f"checkpoint {folder} is damaged ({reason}). Use another step")
+                raise CheckpointError(f"checkpoint {folder} is damaged ({reason}). Use another --step")
         raise CheckpointError(f"no checkpoint of step {step} in {self.directory}. Choose one of: {self.steps()}")
 
     def _last(self) -> int | None:

@@ -63,7 +63,7 @@ def open_dataset(
 
 
 def needs_given() -> str:
-    """The error of a run that cannot go on without its data."""
+    """The error of a run that cannot resume without its data."""
     return "this run's data were given from Python. Give them again, with ddx.training.train(config, workdir, data=...)"
 
 
@@ -100,8 +100,8 @@ def dataset_of(source: Trained, config: ConfigDict) -> Dataset:
     split, system = config.data.split, source.system
     if config.data.name == GIVEN:
         raise DataError(
-            "this job needs data, and those of the run were given from Python. Leave it out, or train"
-            " on a set that data.name knows, such as the same images in an .npz file (array)"
+            "this job reads the run's data, which were passed from Python. Train on a set that data.name knows,"
+            " such as the same images in an .npz file (data.name=array)"
         )
     network = f"the network of step {source.step}"
 
@@ -151,12 +151,19 @@ def training_images(source: Trained, data_dir: str | Path | None = None) -> Data
     `data_dir` is where the set lies, if not where the run found it.
 
     Raises:
-      ConfigError: these are other images than the network's.
+      ConfigError: these are other images than the network's, or they are named and not needed.
       DataError: the set cannot be read.
     """
+    check_data_dir(source, data_dir)
     if not source.system.starts_from_images:
         return None
     return open_examples(source, None, data_dir, None, source.system.config.seed)[0]
+
+
+def check_data_dir(source: Trained, data_dir: str | Path | None) -> None:
+    """Refuse, with a ConfigError, to be told where a training set lies that is not needed."""
+    if data_dir is not None and not source.system.starts_from_images:
+        raise ConfigError("data_dir: only ihdm starts from the images of its training set. Leave out --data_dir")
 
 
 def fingerprint_of(data: Dataset, examples: np.ndarray) -> str:

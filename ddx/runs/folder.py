@@ -37,7 +37,7 @@ def load_config(workdir: Path) -> ConfigDict | None:
 
 
 def run_config(workdir: Path, config: ConfigDict | None) -> ConfigDict:
-    """The validated config to run with: the given one, or that of the folder.
+    """The validated config to run with: the given one, or the folder's.
 
     Whether it fits the checkpoints in the folder, `ddx.training.resume` tells.
 

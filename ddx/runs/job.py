@@ -3,7 +3,7 @@
 NAME.json   the record: whose weights, which settings, and, when the job is finished, its result
 parts/      each written when it is done, until the job is finished
 
-The same job goes on after the last part that was written; another one is refused.
+The same job resumes after the last part that was written; another one is refused.
 """
 
 import contextlib
@@ -85,14 +85,14 @@ class Job:
     ) -> None:
         """Open the folder for the job of this record.
 
-        A job that was begun goes on in parts of the size that it was begun with, the attribute `size`, and is refused
+        A job that was begun resumes in parts of the size that it was begun with, the attribute `size`, and is refused
         another one if that is `fixed`.
 
         Raises:
           ConfigError: the folder holds another job.
         """
         self._out, self._path = out, out / f"{name}.json"
-        self._parts, self._total = out / "parts", total
+        self._parts = out / "parts"
         self.before = read_record(self._path)  # the record that was there
         if not self._has_begun():
             self.before = {}  # nothing is there yet that another size or other settings could spoil

@@ -18,7 +18,9 @@ def checked(meta: Any, folder: Path) -> dict[str, Any]:
     """
     wrong = [name for name, is_right in _RIGHT.items() if not _holds(is_right, meta)]
     if wrong:
-        raise CheckpointError(f"checkpoint {folder} has no usable {wrong[0]}. Use another step, or put one back")
+        raise CheckpointError(
+            f"checkpoint {folder} has no usable {wrong[0]} in its MANIFEST.json. Use another step, or put one back"
+        )
     found: dict[str, Any] = meta
     return found
 

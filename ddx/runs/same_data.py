@@ -40,7 +40,8 @@ def check_same_data(trained: str, said: Mapping[str, Any], data: Dataset, remedy
         found.append(f"images of {_shape(shape)} -> {_shape(data.image_shape)}")
     if found:
         raise DataError(
-            f"{trained} was trained on other data than {data.name} {data.split} is now ({'; '.join(found)}). {remedy}"
+            f"{trained} was trained on other data than {data.name} ({data.split}) holds now ({'; '.join(found)})."
+            f" {remedy}"
         )
 
 

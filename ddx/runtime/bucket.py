@@ -214,7 +214,7 @@ def _told(at: Address, what: str) -> Iterator[None]:
         ) from error
     except (api.GoogleAPIError, RequestException, ConnectionError, TimeoutError) as error:
         raise StorageError(
-            f"cannot {what} {at}, tried for {PATIENCE:.0f} s: {_reason(error)}. Mend that, and run the same command"
+            f"cannot {what} {at}, tried for {PATIENCE:.0f} s: {_reason(error)}. Fix that, and run the same command"
             " again; it resumes"
         ) from error
 

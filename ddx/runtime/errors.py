@@ -51,7 +51,7 @@ class DataError(DdxError):
 
 
 class NonFiniteError(DdxError):
-    """Training met a loss or a gradient that is not a finite number."""
+    """A loss, a gradient or a score is not a finite number."""
 
     exit_code = 5
 

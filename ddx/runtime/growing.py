@@ -8,7 +8,7 @@ from ddx.runtime import storage
 from ddx.runtime.paths import Path, is_local
 from ddx.runtime.storage import write_text, writing
 
-_EVERY = 30.0  # seconds between two uploads: an object cannot grow, and is written again as a whole
+EVERY = 30.0  # seconds between two uploads: an object cannot grow, and is written again as a whole
 
 
 class GrowingFile:
@@ -18,7 +18,7 @@ class GrowingFile:
     """
 
     def __init__(self, path: Path, is_kept: Callable[[str], bool]) -> None:
-        """Go on with the lines of a file that `is_kept` wants, and without the others."""
+        """Begin with the lines of a file that `is_kept` wants, and without the others."""
         self._path, self._lock = path, threading.Lock()
         is_file = storage.is_file(path)
         text = storage.read_bytes(path).decode(errors="replace") if is_file else ""
@@ -37,7 +37,7 @@ class GrowingFile:
                 file.write(line + "\n")
             return
         self._is_written = False
-        if time.monotonic() - self._at > _EVERY:
+        if time.monotonic() - self._at > EVERY:
             self.flush()
 
     def flush(self) -> None:

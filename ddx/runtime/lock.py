@@ -119,8 +119,8 @@ class _Lease(Lock):
         """Refuse to write, where another process may have the lock by now."""
         if self._lost or time.monotonic() - self._since > LEASE:
             raise StorageError(
-                f"the lock of {self._folder} was lost, and another process may write there. See that only one does, and"
-                " run the same command again; it resumes"
+                f"the lock of {self._folder} was lost, and another process may write there. Make sure that only one"
+                " writes, and run the same command again; it resumes"
             )
 
     def _renew(self) -> None:

@@ -65,7 +65,8 @@ def num_devices() -> int:
         _refuse(accelerator.on_cpu(accelerator.this_host()))
     if jax.process_count() > 1:
         raise ConfigError(
-            f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host"
+            f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host."
+            " Do not call jax.distributed.initialize()"
         )
     return jax.local_device_count()
 
@@ -77,7 +78,7 @@ def check_divisible(batch_size: int, accumulation: int = 1) -> None:
         below = batch_size // parts * parts
         nearest = f"{below} or {below + parts}" if below else f"{parts}"
         split = f"{num_devices()} devices" + (f" x train.accumulation={accumulation}" if accumulation > 1 else "")
-        raise ConfigError(f"train.batch_size={batch_size} is not divisible by {split}; nearest valid: {nearest}")
+        raise ConfigError(f"train.batch_size={batch_size} is not divisible by {split}. Use {nearest}")
 
 
 def mean_over_devices(tree: Any) -> Any:

@@ -165,14 +165,12 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason, remedy = error.strerror or str(error), "Mend that"
+        reason, remedy = error.strerror or str(error), "Fix that"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = f"Make room{_free(path)}"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Make it writable"
-        raise StorageError(
-            f"cannot write {path} ({reason}). {remedy}, and run the same command again; it resumes"
-        ) from error
+        raise StorageError(f"cannot write {path} ({reason}). {remedy}, and run the same command again") from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -52,7 +52,7 @@ class Generator:
         told: dict[str, Any] | None = None,
         images: Dataset | None = None,
     ) -> None:
-        """`system` and `sampler` are `ddx.system`'s.
+        """`system` is from `ddx.system`, `sampler` from `ddx.sampling.sampler`.
 
         `images` is the training set, which a system that starts from images needs.
         `frames` are the times to film, if any. Of image i the network is told the i-th rows of `told`, or, beyond them,

@@ -12,7 +12,7 @@ from ddx.diffusion.reverse.encode import encodable_times
 from ddx.diffusion.reverse.interpolate import noises_of_ends, slerp
 from ddx.diffusion.reverse.walk import plan
 from ddx.runs import trained
-from ddx.runs.data import training_images
+from ddx.runs.data import check_data_dir, training_images
 from ddx.runs.job import Result
 from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
@@ -83,12 +83,16 @@ def interpolate(
     told = to_tell(source.system, class_numbers(source, labels))
     if config.sample.sampler == "heat" and images is not None:
         raise ConfigError("the heat sampler interpolates between samples, not images. Leave out --images")
+    check_data_dir(source, data_dir)
     between = None if images is None else _pairs(images, source.system)
     if config.sample.sampler == "ancestral":
         if between is None:
             raise ConfigError("interpolating with the ancestral sampler needs two images. Name them with --images")
         if len(between) > 2:
-            raise ConfigError(f"{images} has {len(between)} images; the ancestral sampler interpolates between two")
+            raise ConfigError(
+                f"{images} has {len(between)} images; the ancestral sampler interpolates between two."
+                " Name a folder or a file with two"
+            )
         rows = _through_noise(source, config, seed, told, source.system.to_float(between))
     elif config.sample.sampler == "heat":
         rows = _between_samples(source, config, seed, told, num_rows, data_dir)

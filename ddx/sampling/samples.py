@@ -57,7 +57,7 @@ def sample(
 ) -> Result:
     """Draw images from the network of a run's checkpoint. Image i depends only on (seed, i).
 
-    Interrupted and called again with the same arguments, the job goes on after the last batch that was written and ends
+    Interrupted and called again with the same arguments, the job resumes after the last batch that was written and ends
     in the same bits; finished, it changes nothing.
 
     Args:
@@ -69,7 +69,7 @@ def sample(
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
       seed: names the noise.
-      step: of the checkpoint; None for the newest, or for that of the job to go on with in `out`.
+      step: of the checkpoint; None for the newest, or for the step of the job to resume in `out`.
       gif: also write the way from noise to the first images as film.gif and film.png.
       png: also write every image as a file of its own, png/000000.png and so on.
       data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
@@ -217,7 +217,9 @@ def _check_png(system: System) -> None:
     """Refuse, before anything is drawn, files that would not hold the images."""
     channels = system.image_shape[-1]
     if channels not in (1, 3):
-        raise ConfigError(f"png: a PNG holds 1 or 3 channels, and these images have {channels}. Use samples.npz")
+        raise ConfigError(
+            f"png: a PNG holds 1 or 3 channels, and these have {channels}. Leave out --png; samples.npz holds them"
+        )
 
 
 def _write_pngs(out: Path, count: int) -> int:

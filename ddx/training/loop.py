@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> Outcome:
-    """Train until config.train.num_steps, going on from the newest checkpoint in the folder.
+    """Train until config.train.num_steps, resuming from the newest checkpoint in the folder.
 
     Args:
       config: `ddx.config.default_config` with changes; None for the config of the run in the folder.
@@ -57,10 +57,10 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
       The step reached, and whether that is the end. A finished run is left as it is.
 
     Raises:
-      ConfigError: the config is invalid or not that of the run in the folder.
+      ConfigError: the config is invalid or not the run's in the folder.
       CheckpointError: all checkpoints are damaged, or one cannot be saved.
       StorageError: something else cannot be written, or the bucket cannot be reached.
-      DataError: the data set cannot be read, or is not that of the run.
+      DataError: the data set cannot be read, or is not the run's.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
@@ -228,7 +228,7 @@ class _Run:
             watchdog.phase(f"saving step {saved}")
             self.saving.wait()
         if step < total:
-            return Outcome(step, False, f"stopped at step {step} of {total}; the same command goes on: {self.workdir}")
+            return Outcome(step, False, f"stopped at step {step} of {total}; the same command resumes: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
 
     def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
@@ -245,9 +245,10 @@ class _Run:
             if self.bad_steps > most:
                 self.saving.wait()
                 last = self.checkpoints.steps()
+                newest = f"The newest checkpoint is {last[-1]}" if last else "There is no checkpoint yet"
                 raise NonFiniteError(
                     f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"
-                    f" and the update was not applied. The newest checkpoint is {last[-1] if last else 'none'}. Lower"
+                    f" and the update was not applied. {newest}. Lower"
                     " train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
                 )
         return joined

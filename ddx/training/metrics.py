@@ -14,7 +14,7 @@ class MetricsWriter:
     """Appends to metrics.jsonl, evaluations.jsonl and tensorboard/ in a run's folder."""
 
     def __init__(self, workdir: Path, step: int) -> None:
-        """Go on from `step`: lines after it, of steps that will be done again, are dropped."""
+        """Resume at `step`: lines after it, of steps that will be done again, are dropped."""
 
         def is_kept(line: str) -> bool:
             try:

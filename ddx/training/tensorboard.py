@@ -16,12 +16,13 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from ddx.runtime import folders
 from ddx.runtime.folders import make_directory
+from ddx.runtime.growing import EVERY
 from ddx.runtime.paths import Path, is_local
 from ddx.runtime.storage import writing
 
 
 class Events:
-    """Writes to a folder; to one in a bucket whenever it is flushed, the whole file again."""
+    """Writes to a folder; to one in a bucket when it is flushed and after half a minute, the whole file again."""
 
     def __init__(self, folder: Path, step: int) -> None:
         """Begin after a step: TensorBoard forgets what other files say of later ones."""
@@ -32,7 +33,7 @@ class Events:
             self._file = EventsWriter(str(local / "events"), f".{os.getpid()}")
             self._file.write_event(Event(step=step + 1, file_version="brain.Event:2"))
             self._file.write_event(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
-        self._local, self._uploaded = local, True
+        self._local, self._uploaded, self._at = local, True, time.monotonic()
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Numbers at a step, by name."""
@@ -46,7 +47,7 @@ class Events:
         """Bring what was written to the bucket."""
         if self._temporary is not None and not self._uploaded:
             folders.upload(self._local, self._folder)
-            self._uploaded = True
+            self._uploaded, self._at = True, time.monotonic()
 
     def close(self) -> None:
         """End the file."""
@@ -61,3 +62,5 @@ class Events:
                 self._file.write_event(Event(summary=each, step=step, wall_time=time.time()))
             self._file.flush()
         self._uploaded = False
+        if time.monotonic() - self._at > EVERY:
+            self.flush()

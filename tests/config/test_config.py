@@ -193,7 +193,7 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"train__clip_norm": -1.0}, "at least 0"),
         ({"data__name": "folder"}, "set data.dir"),
         ({"data__image_size": 36}, "multiples of 8"),
-        ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "choose from [64, 32, 16, 8]"),
+        ({"data__image_size": 64, "model__attention_resolutions": (20,)}, "set it to some of [64, 32, 16, 8]"),
         ({"data__image_size": (64, 36)}, "64 x 36: both must be multiples of 8"),
         ({"data__image_size": (8, 64, 3)}, "at least 0, or two numbers of at least 1"),
         ({"data__image_size": (8,)}, "at least 0, or two numbers of at least 1"),

@@ -119,7 +119,7 @@ def test_other_data_are_refused_by_what_differs_and_nothing_changes(copied, of_a
     text = str(error.value)
     assert error.value.exit_code == 4 and "\n" not in text
     assert text == (
-        f"step 2 of {copied / 'run'} was trained on other data than folder train is now ({message})."
+        f"step 2 of {copied / 'run'} was trained on other data than folder (train) holds now ({message})."
         " Put the data back, or name the folder where they are with data.dir, or use a new --workdir"
     )
     assert files(copied / "run") == before
@@ -192,7 +192,7 @@ def test_what_was_trained_on_is_measured_and_evaluated_only_as_it_was(copied, ru
         with pytest.raises(DataError) as error:
             job(copied / "run", data_dir=altered, **FEW)
         assert str(error.value) == (
-            "the network of step 2 was trained on other data than folder train is now (the content of the images)."
+            "the network of step 2 was trained on other data than folder (train) holds now (the content of the images)."
             " Put the data back, or name the folder where they are with --data_dir"
         )
         assert "2 examples of train" in job(copied / "run", data_dir=safe, **FEW).message

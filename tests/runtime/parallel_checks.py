@@ -58,7 +58,7 @@ def test_batches_split_and_join_in_order():
 
 def test_an_indivisible_batch_is_refused_with_the_nearest_that_fit():
     parallel.check_divisible(16, 2)
-    with pytest.raises(ConfigError, match=r"100 is not divisible by 8 devices; nearest valid: 96 or 104"):
+    with pytest.raises(ConfigError, match=r"100 is not divisible by 8 devices\. Use 96 or 104"):
         parallel.check_divisible(100)
-    with pytest.raises(ConfigError, match=r"nearest valid: 16$"):
+    with pytest.raises(ConfigError, match=r"Use 16$"):
         parallel.check_divisible(8, 2)

@@ -111,7 +111,7 @@ def test_a_growing_object_is_not_written_again_at_every_line(in_bucket, monkeypa
         grown.add(f"{line}")
     before = bucket.generation(at)
     assert before == 0
-    monkeypatch.setattr("ddx.runtime.growing._EVERY", 0.0)
+    monkeypatch.setattr("ddx.runtime.growing.EVERY", 0.0)
     grown.add("100")
     assert storage.read_text(in_bucket / "lines").splitlines() == [str(line) for line in range(101)]
 
@@ -156,7 +156,7 @@ def test_a_server_that_is_gone_is_tried_again_and_told_in_one_line(server, in_bu
     finally:
         server.come_back()
     assert str(error.value) == (
-        f"cannot read {in_bucket}/x, tried for 2 s: Connection refused. Mend that, and run the same command again; it"
+        f"cannot read {in_bucket}/x, tried for 2 s: Connection refused. Fix that, and run the same command again; it"
         " resumes"
     )
     assert storage.read_text(in_bucket / "x") == "text of x"
@@ -198,7 +198,7 @@ def test_a_bucket_without_credentials_is_one_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "remedy"), [(errno.ENOSPC, "Make room, "), (errno.EROFS, "Make it writable"), (errno.EIO, "Mend that")]
+    ("number", "remedy"), [(errno.ENOSPC, "Make room, "), (errno.EROFS, "Make it writable"), (errno.EIO, "Fix that")]
 )
 def test_a_disk_that_does_not_take_it_is_one_line_with_the_file(tmp_path, number, remedy):
     storage.write_text(tmp_path / "x", "old")
@@ -207,7 +207,7 @@ def test_a_disk_that_does_not_take_it_is_one_line_with_the_file(tmp_path, number
         raise OSError(number, os.strerror(number))
     message = str(error.value)
     assert message.startswith(f"cannot write {tmp_path}/x ({os.strerror(number)}). {remedy}")
-    assert message.endswith("and run the same command again; it resumes")
+    assert message.endswith("and run the same command again")
     assert (tmp_path / "x").read_text() == "old" and os.listdir(tmp_path) == ["x"]
 
 

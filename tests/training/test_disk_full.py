@@ -38,7 +38,7 @@ def test_what_does_not_fit_is_told_and_the_run_resumes_when_there_is_room(kib, d
         with pytest.raises(StorageError) as error:
             train(tiny_config(), run)
         message = str(error.value)
-        assert "\n" not in message and str(run) in message and "it resumes" in message, message
+        assert "\n" not in message and str(run) in message and "run the same command again" in message, message
         assert "Make room" in message and " MiB are free" in message, message
     if (run / "checkpoints").is_dir():
         left = [path for path in (run / "checkpoints").iterdir() if not (path / "MANIFEST.json").exists()]

@@ -5,9 +5,11 @@ Config files are Python and are run, as docs/configs.md says; nothing else is.
 
 import ast
 import io
+import json
 import pathlib
 import pickle
 import shutil
+import tarfile
 import zipfile
 
 import numpy as np
@@ -87,6 +89,29 @@ def python(nest):
     return f"__import__('pathlib').Path({str(nest)!r}).touch()\n".encode()
 
 
+def msgpack(nest):
+    """An extension type, as flax has for arrays, whose content is a pickle."""
+    content = pickle.dumps(Canary(nest))
+    return b"\xc8" + len(content).to_bytes(2, "big") + b"\x01" + content
+
+
+def safetensors(nest):
+    header = json.dumps({"__metadata__": {"load": f"!!python/object/apply:os.system ['touch {nest}']"}}).encode()
+    return len(header).to_bytes(8, "little") + header
+
+
+def tar(nest):
+    """A path out of the folder, and a link to one."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        link = tarfile.TarInfo("out")
+        link.type, link.linkname = tarfile.SYMTYPE, str(nest.parent)
+        archive.addfile(link)
+        for name in (f"../{nest.name}", f"out/{nest.name}", str(nest)):
+            archive.addfile(tarfile.TarInfo(name))
+    return file.getvalue()
+
+
 PAYLOADS = {
     "x.npy": npy,
     "x.npz": npz,
@@ -103,6 +128,12 @@ PAYLOADS = {
     "python.png": python,
     "python.npy": python,
     "x.json": python,
+    "x.msgpack": msgpack,
+    "msgpack.npy": msgpack,
+    "x.safetensors": safetensors,
+    "safetensors.npz": safetensors,
+    "x.tar": tar,
+    "tar.npz": tar,
 }
 
 

@@ -15,6 +15,10 @@ _CACHE = tempfile.mkdtemp(prefix="ddx-tests-") if _IS_FIRST else os.environ["DDX
 os.environ |= {"DDX_TESTS_CACHE": _CACHE, "JAX_COMPILATION_CACHE_DIR": _CACHE}
 os.environ["XDG_CACHE_HOME"] = os.path.join(_CACHE, "home")  # decoded copies of data sets
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Most of the time of the tests is the compiler's, and half of that is optimisation, which changes no result that they
+# look at. Set it to 0 to test what users run; the golden files always are.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_OPTIMISED = {"test_golden.py", "test_golden_improved.py", "test_sampling_speed.py"}
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # noqa: E402
@@ -41,6 +45,20 @@ def forget_programs():
     if "jax" in sys.modules and (not maps.exists() or len(maps.read_text().splitlines()) > 15_000):
         sys.modules["jax"].clear_caches()
         gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimise(request):
+    """Compile as users do where the originals' numbers are compared, and where speed is measured."""
+    if request.path.name not in _OPTIMISED:
+        yield
+        return
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "training": {"evaluation", "diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
     "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation"},
-    "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation"},
+    "compiling": {"evaluation", "runtime", "config", "data", "system", "sampling", "training"},
+    "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation", "compiling"},
     "launch": set(),
     "configs": {"config", "runtime"},
 }

@@ -28,7 +28,7 @@ from ddx.diffusion.reverse.rows import num_rows
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.runtime import parallel
 from ddx.runtime.progress import Progress
-from ddx.sampling.generator import in_pieces
+from ddx.sampling.generator import in_pieces, piece
 from ddx.system import System
 
 
@@ -186,6 +186,12 @@ class Bound:
         self._rows, self._shared = protocol.rows, protocol.shared
         self._terms = parallel.over_batch(protocol.terms, shared=2, split=3)
         self._ends = parallel.over_batch(protocol.ends, shared=1, split=2)
+
+    def lower(self, params: Any, image_shape: tuple[int, int, int], size: int) -> Any:
+        """The terms of a piece of the bound, lowered for the devices and `size` images; parameters may be shapes."""
+        keys = example_keys(seed_key(0), jnp.arange(size, dtype=jnp.uint32))
+        batch = parallel.split_batch((keys, np.zeros((size, *image_shape), np.uint8), np.zeros(size, np.int32)))
+        return self._terms.lower(params, piece(self._rows), *batch)
 
     def parts(
         self, params: Any, data: Dataset, examples: np.ndarray, seed: int, size: int, done: frozenset[int]

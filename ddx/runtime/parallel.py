@@ -11,8 +11,8 @@ import contextlib
 import contextvars
 import functools
 import os
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,35 @@ from ddx.runtime.errors import AcceleratorError, ConfigError, DdxError
 _AXIS = "devices"
 FEWER_AT_ONCE = "Use a smaller --batch_size, or a device with more memory"
 _on_devices = contextvars.ContextVar("on_devices", default=False)
+
+
+class OnDevices(Protocol):
+    """A function that is compiled for all devices when it is called."""
+
+    def __call__(self, *args: Any) -> Any:
+        """The result."""
+
+    def lower(self, *args: Any) -> Any:
+        """The program for these arguments or their shapes, not compiled yet."""
+
+
+_target: contextvars.ContextVar[tuple[Any, ...] | None] = contextvars.ContextVar("target", default=None)
+
+
+@contextlib.contextmanager
+def compiling_for(devices: Iterable[Any]) -> Iterator[None]:
+    """While the block runs, wrappers are made for other devices than this host's, to be lowered and never called."""
+    token = _target.set(tuple(devices))
+    try:
+        yield
+    finally:
+        _target.reset(token)
+
+
+def platform() -> str:
+    """What programs are compiled for: "cpu", "gpu" or "tpu"."""
+    target = _target.get()
+    return str(target[0].platform) if target else jax.default_backend()
 
 
 @contextlib.contextmanager
@@ -61,6 +90,8 @@ def num_devices() -> int:
       ConfigError: JAX runs on several hosts, which is not supported.
       AcceleratorError: JAX fell back to the CPU of a host with a TPU.
     """
+    if target := _target.get():
+        return len(target)
     if jax.default_backend() == "cpu" and not _cpu_is_wanted():
         _refuse(accelerator.on_cpu(accelerator.this_host()))
     if jax.process_count() > 1:
@@ -96,12 +127,12 @@ def device_key(key: Any) -> Any:
     return jax.random.fold_in(key, jax.lax.axis_index(_AXIS)) if _on_devices.get() and num_devices() > 1 else key
 
 
-def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
+def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> OnDevices:
     """Compile step(state, key, (count, batch)) -> (state, metrics) for all devices.
 
     The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
     must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
-    `assert_replicated`. As a jitted function, what is returned can be lowered alone, by its method `lower`.
+    `assert_replicated`.
     """
     wrapped = jax.pmap(
         _with_helpers(step),
@@ -109,22 +140,29 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Callable[
         in_axes=(None, None, (None, 0)),
         out_axes=(None, None),
         donate_argnums=(0,),
+        devices=_target.get(),
     )
-    if jax.default_backend() != "cpu":
-        return wrapped
+    if platform() != "cpu":
+        return cast(OnDevices, wrapped)
 
     @functools.wraps(wrapped)  # its `lower` too
     def blocking(*args: Any) -> Any:
         # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
         return jax.block_until_ready(wrapped(*args))
 
-    return blocking
+    return cast(OnDevices, blocking)
 
 
-def over_batch(fn: Callable[..., Any], shared: int, split: int) -> Callable[..., Any]:
+def over_batch(fn: Callable[..., Any], shared: int, split: int) -> OnDevices:
     """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
-    mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=(None,) * shared + (0,) * split)
-    return lambda *args: jax.block_until_ready(mapped(*args))
+    axes = (None,) * shared + (0,) * split
+    mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=axes, devices=_target.get())
+
+    @functools.wraps(mapped)
+    def blocking(*args: Any) -> Any:
+        return jax.block_until_ready(mapped(*args))
+
+    return cast(OnDevices, blocking)
 
 
 def run_once(fn: Callable[..., Any], *args: Any) -> Any:

@@ -196,6 +196,14 @@ class Generator:
         keys = example_keys(seed_key(seed), jnp.asarray(examples))
         return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
 
+    def lower(self, params: Any) -> Any:
+        """The walk through a piece of the plan, lowered for the devices and a whole batch; parameters may be shapes."""
+        size = self.batch_size(self._sampler.batch_size)
+        x_T = parallel.split_batch(np.zeros((size, *self._shape), np.float32))
+        state = self._begin.lower(x_T).out_info
+        rows = piece(self._sampler.plan)
+        return self._walk.lower(params, rows, np.arange(num_rows(rows)), *self._of_examples(0, np.arange(size)), state)
+
     def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Plan, progress: Progress) -> Any:
         for numbers, some in in_pieces(rows, progress):
             state = self._walk(params, some, numbers, *of_examples, state)
@@ -216,13 +224,21 @@ def _join_film(x: Any) -> np.ndarray:
     return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
-def in_pieces(table: Any, progress: Progress) -> Iterator[tuple[np.ndarray, Any]]:
-    """A plan in pieces short enough to tell of their progress: the rows' numbers, and the rows."""
+def piece(table: Any, first: int = 0) -> Any:
+    """The rows of a plan from `first` on, so many as are short enough to tell of their progress."""
     num_steps = num_rows(table)
     # At most 20 rows, in equal pieces if possible (each length compiles).
     size = min(num_steps, max((n for n in range(5, 21) if num_steps % n == 0), default=20))
-    for first in range(0, num_steps, size):
-        numbers = np.arange(first, min(first + size, num_steps))
-        yield numbers, jax.tree.map(lambda x, numbers=numbers: np.asarray(x)[numbers], table)
+    return jax.tree.map(lambda x: np.asarray(x)[first : first + size], table)
+
+
+def in_pieces(table: Any, progress: Progress) -> Iterator[tuple[np.ndarray, Any]]:
+    """A plan piece by piece: the rows' numbers, and the rows."""
+    first, num_steps = 0, num_rows(table)
+    while first < num_steps:
+        rows = piece(table, first)
+        numbers = np.arange(first, first + num_rows(rows))
+        yield numbers, rows
+        first += len(numbers)
         progress.advance(len(numbers))
         progress.tick()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
@@ -27,13 +26,12 @@ from ddx.runtime.paths import Path, user_path
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
 from ddx.runtime.watchdog import Watchdog
-from ddx.system import make_system, make_time_sampler
 from ddx.training import backbone, origin, resume, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
-from ddx.training.pace import Pace, steps_per_call
+from ddx.training.pace import Pace
+from ddx.training.program import make_program
 from ddx.training.remedies import smaller_step
-from ddx.training.state import TrainState, init_state, make_optimizer
-from ddx.training.step import empty_batch, make_step, many_steps, stacked
+from ddx.training.state import TrainState, init_state
 from ddx.training.watch import Watch, is_due
 
 
@@ -83,7 +81,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints, start.history, held)
         state = parallel.replicate(run.restore(step) if step else run.begin())
-        flops = summary.flops_per_step(run.call, state, run.key, run.work([empty_batch(batch_size, data.image_shape)]))
+        flops = summary.flops_per_step(run.program.lower(state, run.key))
         print(summary.describe_run(config, data, state, flops))
         print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:
@@ -127,42 +125,22 @@ class _Run:
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
-        self.system = make_system(config, data.image_shape, data.num_classes)
-        self.times = make_time_sampler(config)
-        t = config.train
-        self.optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
-        step = make_step(
-            self.system.loss,
-            self.optimizer,
-            num_steps=config.process.num_steps,
-            times=self.times,
-            batch_size=t.batch_size,
-            flip=config.data.flip,
-            low=config.data.low,
-            ema_decay=t.ema_decay,
-            ema_warmup=t.ema_warmup,
-            accumulation=t.accumulation,
-        )
-        self.call = parallel.data_parallel(many_steps(step))
-        self.per_call = steps_per_call(config, data.image_shape)
+        self.program = make_program(config, data.image_shape, data.num_classes)
+        self.system = self.program.system
         self.watch = Watch(config, workdir, data, self.system, self.about_data)
-
-    def initial(self, key: Any) -> TrainState:
-        params, frozen = self.system.split(self.system.init(key))
-        return init_state(params, self.optimizer, self.times.init(), frozen)
 
     @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
         origin.forget(self.workdir, self.config)
-        state: TrainState = parallel.run_once(self.initial, self.init_key)
+        state: TrainState = parallel.run_once(self.program.initial, self.init_key)
         if self.config.train.init_from:
             weights = origin.initial_weights(self.workdir, self.system)
-            state = jax.jit(init_state, static_argnums=1)(weights, self.optimizer, state.times)
+            state = jax.jit(init_state, static_argnums=1)(weights, self.program.optimizer, state.times)
         return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 
     @parallel.job("restoring the network", _SMALLER)
     def restore(self, step: int) -> TrainState:
-        return resume.restore(self.checkpoints, step, jax.eval_shape(self.initial, self.init_key))
+        return resume.restore(self.checkpoints, step, jax.eval_shape(self.program.initial, self.init_key))
 
     def train(self, state: TrainState, found: resume.Start) -> Outcome:
         """Train from where a run starts; of what no line of metrics has yet, its checkpoint tells."""
@@ -182,20 +160,20 @@ class _Run:
                 batch_size=config.batch_size,
                 first_step=start,
                 last_step=total,
-                prefetch=2 * self.per_call,
+                prefetch=2 * self.program.per_call,
             ) as stream,
             Progress("training", total, start, config.batch_size) as progress,
         ):
-            pace = Pace(self.per_call)
+            pace = Pace(self.program.per_call)
             if start:  # what a signal prevented
                 self.watch.look(start, total, state, writer, preemption, progress)
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
                 watchdog.phase(f"reading the images of steps {step + 1} to {step + n}")
-                work = self.work([next(stream)[1] for _ in range(n)])
+                work = self.program.work([next(stream)[1] for _ in range(n)])
                 watchdog.phase(f"taking steps {step + 1} to {step + n}")
-                state, new = self.call(state, self.key, work)
+                state, new = self.program.call(state, self.key, work)
                 metrics += pace.queue(n, new)
                 if step == start:
                     metrics += pace.wait()
@@ -230,11 +208,6 @@ class _Run:
         if step < total:
             return Outcome(step, False, f"stopped at step {step} of {total}; the same command resumes: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
-
-    def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
-        """What a call over these batches takes."""
-        work: dict[str, np.ndarray] = parallel.split_batch(stacked(batches, self.per_call), axis=1)
-        return len(batches), work
 
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         """The joined metrics of the steps up to `step`; a NonFiniteError if too many in a row changed nothing."""

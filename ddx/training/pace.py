@@ -9,9 +9,10 @@ import math
 import time
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
+
+from ddx.runtime import parallel
 
 SECONDS = 2.5
 """What a call is to take; twice that if its steps take twice as long as those before. A step is never cut."""
@@ -74,5 +75,5 @@ def steps_per_call(config: ConfigDict, image_shape: tuple[int, int, int]) -> int
     """The most training steps in one compiled call, whose batches are copied as a whole however few steps it has."""
     # A scan's gradient of a convolution is 24 times slower on CPU; elsewhere a long call hides the host.
     fit = 2**27 // (config.train.batch_size * math.prod(image_shape))
-    automatic = 1 if jax.default_backend() == "cpu" else min(50, max(1, fit))
+    automatic = 1 if parallel.platform() == "cpu" else min(50, max(1, fit))
     return config.train.steps_per_call or automatic

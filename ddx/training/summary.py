@@ -86,11 +86,11 @@ def describe_loss(config: Any) -> str:
     return ", ".join(parts)
 
 
-def flops_per_step(call: Any, *args: Any) -> float | None:
+def flops_per_step(lowered: Any) -> float | None:
     """Floating-point operations of one step on one device before optimisation, by XLA's count; None if it has none.
 
-    `call` is `data_parallel`'s and takes these arguments: lowered here, it is not traced and lowered again when it is
-    called. Of the steps in its loop, whose number is data, XLA counts one.
+    `lowered` is `Program.lower`'s, which the program is not traced again for when it is called. Of the steps in its
+    loop, whose number is data, XLA counts one.
     """
-    cost = call.lower(*args).cost_analysis()
+    cost = lowered.cost_analysis()
     return cost.get("flops") if cost else None

@@ -1,0 +1,116 @@
+"""TPU chips, and what libtpu says of machines made of them without any being there."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+from typing import Any, NamedTuple
+
+from ddx.runtime.errors import AcceleratorError, ConfigError, did_you_mean, telling_line
+
+
+class Chip(NamedTuple):
+    """One kind of TPU, by the device, which is what JAX counts: a core of v2 and v3, a chip from v4 on."""
+
+    clock: float  # Hz, of the cycles that the compiler estimates
+    flops: float  # FLOP/s of the matrix units in bfloat16, in which they also multiply float32 by default
+    memory: float  # bytes of HBM
+    accelerator: str  # what machines with it are called, before the number of cores or chips
+
+
+# Google's documentation gives FLOP/s and memory of a chip. The clock follows: a chip of v2 has 2 matrix units of 128 x
+# 128 multipliers, v3 4, v4 8, v5e 4, v5p 8, and v6e 2 of 256 x 256.
+CHIPS = {
+    "v2": Chip(0.70e9, 22.5e12, 8 * 2**30, "v2"),
+    "v3": Chip(0.94e9, 61.5e12, 16 * 2**30, "v3"),
+    "v4": Chip(1.05e9, 275e12, 32 * 2**30, "v4"),
+    "v5e": Chip(1.50e9, 197e12, 16 * 2**30, "v5litepod"),
+    "v5p": Chip(1.75e9, 459e12, 95 * 2**30, "v5p"),
+    "v6e": Chip(1.75e9, 918e12, 32 * 2**30, "v6e"),
+}
+
+
+class Machine(NamedTuple):
+    """A machine to compile for."""
+
+    topology: str
+    chip: Chip
+    devices: tuple[Any, ...]
+    libtpu: str  # the version of the compiler
+
+
+def chip_of(topology: str) -> Chip:
+    """The chip of a topology such as "v3:2x2".
+
+    Raises:
+      ConfigError: there is none of that name, or it is not written so.
+    """
+    name, colon, _ = topology.partition(":")
+    if not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology):
+        hint = "" if colon else f"{did_you_mean(name, CHIPS)}"
+        raise ConfigError(
+            f"--topology={topology} is no topology. {hint}Write the chip and how many there are in each direction,"
+            " such as v3:2x2 (a v3-8), v5e:2x4 or v4:2x2x1"
+        )
+    if name not in CHIPS:
+        raise ConfigError(f"--topology={topology}: unknown chip. {did_you_mean(name, CHIPS)}Chips: {', '.join(CHIPS)}")
+    return CHIPS[name]
+
+
+def machine(topology: str, num_slices: int = 1) -> Machine:
+    """What `topology` stands for, by libtpu.
+
+    Raises:
+      ConfigError: there is no such topology.
+      AcceleratorError: libtpu is not installed, or cannot be used.
+    """
+    chip = chip_of(topology)
+    version = prepare(topology)
+    from jax.experimental import topologies
+
+    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
+    except Exception as error:  # jax and libtpu each have their own
+        if "INVALID_ARGUMENT" in str(error) or "topology" in str(error).lower():
+            raise ConfigError(
+                f"--topology={topology}: libtpu {version} knows no such machine ({telling_line(error)})."
+                " Try another arrangement, such as v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4"
+            ) from error
+        raise AcceleratorError(
+            f"libtpu {version} cannot be used ({telling_line(error)}). Install it with pip install 'ddx[tpu-compile]'"
+        ) from error
+    return Machine(topology, chip, tuple(found.devices), version)
+
+
+def prepare(topology: str) -> str:
+    """Have JAX find libtpu's compiler, which asks for a machine of its own otherwise; libtpu's version.
+
+    Raises:
+      AcceleratorError: it is not installed.
+    """
+    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+        raise AcceleratorError(
+            "the TPU compiler is not installed. Install it with pip install 'ddx[tpu-compile]' (a 700 MB package for"
+            " Linux, under Google's terms of service)"
+        )
+    chip, _, shape = topology.partition(":")
+    cores = _product(shape) * (2 if chip in ("v2", "v3", "v4", "v5p") else 1)
+    for name, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": f"{CHIPS[chip].accelerator}-{cores}",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("libtpu")
+    return "of $TPU_LIBRARY_PATH"
+
+
+def _product(shape: str) -> int:
+    total = 1
+    for side in shape.split("x"):
+        total *= int(side)
+    return total

@@ -1,0 +1,73 @@
+"""A compiled program, operation by operation: what the compiler thinks it costs, and what part of a model it is of."""
+
+import math
+import re
+from typing import NamedTuple
+
+# Where an operation comes from, by its path of modules; the first that matches counts.
+KINDS = {
+    "collective": r"",  # by its opcode
+    "optimizer": r"/optimizer/",
+    "attention": r"_attn",
+    "norm": r"norm",
+    "convolution": r"conv_general_dilated|/(conv|conv\d|conv_in|conv_out)/|nin_shortcut",
+    "network": r"UNet",
+    "step": r"",  # all else: noise, times, the update of x_t
+}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_BYTES = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_LINE = re.compile(r"^\s*(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<opcode>[\w-]+)\(")
+_PATH = re.compile(r'op_name="([^"]*)"')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+class Operation(NamedTuple):
+    """An operation with a cost of its own."""
+
+    name: str
+    opcode: str
+    path: str  # of the modules that it is from
+    kind: str  # of KINDS
+    cycles: int  # estimated; 0 for collectives, of which the compiler says nothing
+    num_bytes: int  # of the result of a collective
+
+
+def operations(text: str) -> list[Operation]:
+    """The operations of a compiled program's text whose cost is known, and its collectives; loops count once."""
+    found = []
+    for line in text.splitlines():
+        cycles = _CYCLES.search(line)
+        is_collective = any(f" {name}(" in line or f" {name}-start(" in line for name in _COLLECTIVES)
+        if not (cycles or is_collective) or not (match := _LINE.match(line)):
+            continue
+        path = _PATH.search(line)
+        name, opcode = match["name"], match["opcode"].removesuffix("-start")
+        of = _short(path[1]) if path else ""
+        kind = "collective" if opcode in _COLLECTIVES else _kind(of)
+        size = _num_bytes(match["type"]) if kind == "collective" else 0
+        found.append(Operation(name, opcode, of, kind, int(cycles[1]) if cycles else 0, size))
+    return found
+
+
+def has_float64(text: str) -> bool:
+    """Whether a program computes in float64, which a TPU does in software."""
+    return bool(re.search(r"\bf64\[", text))
+
+
+def _kind(path: str) -> str:
+    return next(kind for kind, pattern in KINDS.items() if kind != "collective" and re.search(pattern, path))
+
+
+def _short(path: str) -> str:
+    """The path without what every operation has, and with "backward" where gradients are computed."""
+    backward = "transpose(jvp" in path
+    parts = [p for p in path.split("/") if p not in ("shard_map", "while", "body", "closed_call", "jit(_fun)")]
+    parts = [re.sub(r"^(transpose\()?jvp\((\w+)\)+$", r"\2", part).removesuffix("._network") for part in parts]
+    return "/".join(["backward"] * backward + [p for i, p in enumerate(parts) if i == 0 or p != parts[i - 1]])
+
+
+def _num_bytes(shape: str) -> int:
+    return sum(
+        math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, 1)
+        for kind, dims in re.findall(r"\b([a-z]+\d+|pred)\[([\d,]*)\]", shape)
+    )

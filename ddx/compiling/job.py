@@ -1,0 +1,189 @@
+"""Does a config fit on a TPU, and how fast is it there: what the TPU's compiler says of the programs that ddx runs."""
+
+import collections
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ddx.compiling.chips import Machine, machine
+from ddx.compiling.hlo import KINDS, Operation, has_float64, operations
+from ddx.config.values import validate
+from ddx.data.expected import expected
+from ddx.runtime import parallel
+from ddx.runtime.errors import ConfigError, DdxError, did_you_mean, telling_line
+from ddx.runtime.progress import Progress
+
+WHAT = ("train", "sample", "evaluate")
+_FULL = 0.9  # of a device's memory: the rest is the runtime's
+_MOST_EXPENSIVE = 10
+
+Shape = tuple[int, int, int]
+
+
+def compile_config(
+    config: ConfigDict,
+    topology: str = "v3:2x2",
+    what: tuple[str, ...] = ("train", "sample"),
+    *,
+    num_slices: int = 1,
+    image_shape: Shape | None = None,
+    num_classes: int | None = None,
+) -> dict[str, Any]:
+    """What the programs of a config take on each device of a TPU, without one.
+
+    They are the functions that `ddx.train`, `ddx.sampling.sample` and `ddx.evaluation.evaluate` compile, on all devices
+    of the topology.
+
+    Args:
+      config: of a run.
+      topology: chip and arrangement, such as "v3:2x2", which is a v3-8.
+      what: of `WHAT`.
+      num_slices: slices of that topology, which a data-centre network joins.
+      image_shape: (H, W, C), if TFDS does not tell it of the config's data set.
+      num_classes: of the data set, as image_shape.
+
+    Returns:
+      A dict that is JSON: the machine, and under "programs" for each of `what` the numbers of `cost`.
+
+    Raises:
+      ConfigError: the config, the topology or the batch cannot be used.
+      AcceleratorError: the TPU compiler is not installed.
+    """
+    config = validate(config)
+    for name in what:
+        if name not in WHAT:
+            raise ConfigError(f"--what={name} is unknown. {did_you_mean(name, WHAT)}Choose of: {', '.join(WHAT)}")
+    if image_shape is None:
+        image_shape, found = expected(config.data.name, config.data.image_size, config.data.channels)
+        num_classes = found if num_classes is None else num_classes
+    for_machine = machine(topology, num_slices)
+    from ddx.compiling.programs import PROGRAMS
+
+    programs = {}
+    with parallel.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
+        for name in what:
+            _check_batch(name, config, len(for_machine.devices))
+            begun = time.monotonic()
+            lowered = PROGRAMS[name](config, image_shape, num_classes or 1)
+            programs[name] = _compiled(lowered, name, for_machine) | {"seconds": round(time.monotonic() - begun, 1)}
+            progress.advance(1)
+            progress.tick()
+    return {
+        "topology": topology,
+        "num_slices": num_slices,
+        "devices": len(for_machine.devices),
+        "device_kind": str(for_machine.devices[0].device_kind),
+        "libtpu": for_machine.libtpu,
+        "image_shape": list(image_shape),
+        "programs": programs,
+    }
+
+
+def _check_batch(name: str, config: ConfigDict, devices: int) -> None:
+    if name == "train":
+        parallel.check_divisible(config.train.batch_size, config.train.accumulation)
+    elif config.sample.batch_size % devices:
+        raise ConfigError(
+            f"sample.batch_size={config.sample.batch_size} is not divisible by {devices} devices."
+            f" Use {-(-config.sample.batch_size // devices) * devices}"
+        )
+
+
+def _compiled(lowered: Any, name: str, on: Machine) -> dict[str, Any]:
+    try:
+        compiled = lowered.compile()
+    except Exception as error:
+        line = telling_line(error)
+        if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
+            return {"fits": False, "why": line}
+        raise DdxError(f"{name} does not compile for {on.topology}: {line}. Run with --debug to see where") from error
+    return cost(compiled, on)
+
+
+def cost(compiled: Any, on: Machine) -> dict[str, Any]:
+    """What a compiled program takes on one device, as JSON.
+
+    estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound;
+    both of one step, for loops count once, and neither of the collectives. FLOPs are the compiler's count after its
+    rewriting, the share of the peak is of the time in estimated_ms.
+    """
+    memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    found = operations(text)
+    cycles = sum(each.cycles for each in found)
+    seconds = cycles / on.chip.clock
+    taken = {
+        "arguments": memory.argument_size_in_bytes,
+        "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    total = sum(taken.values())
+    collectives = [each for each in found if each.kind == "collective"]
+    return {
+        "fits": total <= _FULL * on.chip.memory,
+        "memory": {**taken, "total": total, "of": int(on.chip.memory), "share": round(total / on.chip.memory, 4)},
+        "flops": counted.get("flops"),
+        "bytes_accessed": counted.get("bytes accessed"),
+        "estimated_ms": round(1e3 * seconds, 4),
+        "optimal_ms": round(1e3 * counted.get("optimal_seconds", 0.0), 4),
+        "share_of_peak": round(counted.get("flops", 0.0) / seconds / on.chip.flops, 4) if cycles else None,
+        "operations": sum(each.cycles > 0 for each in found),
+        "ms_by_kind": _by_kind(found, on),
+        "most_expensive": _most_expensive(found, on),
+        "collectives": {"count": len(collectives), "bytes": sum(each.num_bytes for each in collectives)},
+        "float64": has_float64(text),
+    }
+
+
+def _by_kind(found: list[Operation], on: Machine) -> dict[str, float]:
+    sums: collections.Counter[str] = collections.Counter()
+    for each in found:
+        sums[each.kind] += each.cycles
+    return {kind: round(1e3 * sums[kind] / on.chip.clock, 4) for kind in KINDS if sums[kind]}
+
+
+def _most_expensive(found: list[Operation], on: Machine) -> list[dict[str, Any]]:
+    """The operations that take longest, and where in the model they are from."""
+    longest = sorted(found, key=lambda each: -each.cycles)[:_MOST_EXPENSIVE]
+    return [
+        {"ms": round(1e3 * each.cycles / on.chip.clock, 4), "name": each.name, "path": each.path} for each in longest
+    ]
+
+
+def told(result: dict[str, Any]) -> str:
+    """The numbers of `compile_config` as a page for people."""
+    lines = [
+        f"{result['topology']}: {result['devices']} x {result['device_kind']}, by the compiler of libtpu"
+        f" {result['libtpu']}. These are its estimates; nothing was run"
+    ]
+    for name, program in result["programs"].items():
+        lines += ["", *_told(name, program)]
+    return "\n".join(lines)
+
+
+def _told(name: str, program: dict[str, Any]) -> list[str]:
+    if "memory" not in program:
+        return [f"{name}: does not fit into the memory of a device: {program['why']}"]
+    memory, ms = program["memory"], program["estimated_ms"]
+    parts = ", ".join(
+        f"{part} {memory[part] / 2**20:,.0f}" for part in ("arguments", "results", "temporaries", "program")
+    )
+    fits = "" if program["fits"] else f", MORE THAN {_FULL:.0%}: use more devices, a smaller batch or model.remat=True"
+    lines = [
+        f"{name}, a step on each device",
+        f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB ({memory['share']:.1%}){fits}",
+        f"               MiB: {parts}",
+        f"  time         {ms:,.3f} ms estimated, {program['optimal_ms']:,.3f} ms at best, in {program['operations']:,}"
+        " operations",
+        f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",
+        f"  collectives  {program['collectives']['count']}, {program['collectives']['bytes'] / 2**20:,.1f} MiB"
+        " (not in the time)",
+    ]
+    if program["float64"]:
+        lines.append("  float64      used, which a TPU computes in software")
+    lines.append(
+        "  by kind      " + ", ".join(f"{kind} {each:,.2f}" for kind, each in program["ms_by_kind"].items()) + " ms"
+    )
+    lines += [f"  {each['ms']:>9.3f} ms  {each['path'] or each['name']}" for each in program["most_expensive"]]
+    return lines

@@ -1,0 +1,49 @@
+"""The programs that training, sampling and evaluation run, lowered for devices that need not be there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from ddx.evaluation.bound import Bound, variational
+from ddx.evaluation.settings import bound_settings, default_variance
+from ddx.runtime.errors import ConfigError
+from ddx.sampling.generator import Generator
+from ddx.sampling.sampler import make_sampler
+from ddx.system import System, make_system
+from ddx.training.program import make_program
+
+
+def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    """A call of the training loop."""
+    program, key = make_program(config, image_shape, num_classes), jax.random.key(0)
+    return program.lower(jax.eval_shape(program.initial, key), key)
+
+
+def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    """A piece of the walk of `launch.sample`, by the config's sampler."""
+    system = make_system(config, image_shape, num_classes)
+    return Generator(system, make_sampler(config, system)).lower(_params(system))
+
+
+def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    """A piece of the bound of `launch.evaluate`, whose batches have the size of sampling's."""
+    system = make_system(config, image_shape, num_classes)
+    if system.starts_from_images:
+        raise ConfigError("IHDM's bound needs its training set, which is not read here. Leave evaluate out of --what")
+    how = bound_settings(config, {"variance": default_variance(config)})
+    return Bound(variational(system, how["variance"], how)).lower(
+        _params(system), image_shape, config.sample.batch_size
+    )
+
+
+PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Any]] = {
+    "train": train,
+    "sample": sample,
+    "evaluate": evaluate,
+}
+
+
+def _params(system: System) -> Any:
+    return jax.eval_shape(system.init, jax.random.key(0))

@@ -172,8 +172,8 @@ def _told(name: str, program: dict[str, Any]) -> list[str]:
     fits = "" if program["fits"] else f", MORE THAN {_FULL:.0%}: use more devices, a smaller batch or model.remat=True"
     lines = [
         f"{name}, a step on each device",
-        f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB, {memory['share']:.1%}{fits}",
-        f"               MiB: {parts}",
+        f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB, {memory['share']:.0%}"
+        f" ({parts}){fits}",
         f"  time         {ms:,.3f} ms estimated, {program['optimal_ms']:,.3f} ms at best, in {program['operations']:,}"
         " operations",
         f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",

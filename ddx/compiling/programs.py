@@ -17,8 +17,7 @@ from ddx.training.program import make_program
 
 def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
     """A call of the training loop."""
-    program, key = make_program(config, image_shape, num_classes), jax.random.key(0)
-    return program.lower(jax.eval_shape(program.initial, key), key)
+    return make_program(config, image_shape, num_classes).lower()
 
 
 def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from ddx.models.conventions import DDPM, Conventions
 
+
 class GroupNorm(nn.Module):
     """Group normalisation, in float32: images are read twice, once for the statistics, once to be normalised.
 

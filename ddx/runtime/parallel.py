@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ddx.runtime import accelerator, faults
 from ddx.runtime.errors import AcceleratorError, ConfigError, DdxError
 
-_AXIS = "devices"
+AXIS = "devices"
 FEWER_AT_ONCE = "Use a smaller --batch_size, or a device with more memory"
 _on_devices = contextvars.ContextVar("on_devices", default=False)
 
@@ -112,33 +112,39 @@ def check_divisible(batch_size: int, accumulation: int = 1) -> None:
         raise ConfigError(f"train.batch_size={batch_size} is not divisible by {split}. Use {nearest}")
 
 
+def is_wrapped() -> bool:
+    """Whether the code that is traced runs on devices, inside a wrapper of this module."""
+    return _on_devices.get()
+
+
 def mean_over_devices(tree: Any) -> Any:
     """The mean of every array over devices; the arrays themselves outside a wrapper."""
-    return jax.lax.pmean(tree, _AXIS) if _on_devices.get() else tree
+    return jax.lax.pmean(tree, AXIS) if _on_devices.get() else tree
 
 
 def gather_over_devices(tree: Any) -> Any:
     """Arrays of examples of all devices, in the order of the batch; the arrays themselves outside a wrapper."""
-    return jax.lax.all_gather(tree, _AXIS, tiled=True) if _on_devices.get() else tree
+    return jax.lax.all_gather(tree, AXIS, tiled=True) if _on_devices.get() else tree
 
 
 def device_key(key: Any) -> Any:
     """A key that differs between devices; the key itself outside a wrapper, as on a single device."""
-    return jax.random.fold_in(key, jax.lax.axis_index(_AXIS)) if _on_devices.get() and num_devices() > 1 else key
+    return jax.random.fold_in(key, jax.lax.axis_index(AXIS)) if _on_devices.get() and num_devices() > 1 else key
 
 
-def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> OnDevices:
+def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: Any = None) -> OnDevices:
     """Compile step(state, key, (count, batch)) -> (state, metrics) for all devices.
 
     The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
     must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
-    `assert_replicated`.
+    `assert_replicated`. Where `state_axes`, a prefix of the state's tree, has 0 instead of None, each device has its
+    own part (`ddx.runtime.parts`).
     """
     wrapped = jax.pmap(
         _with_helpers(step),
-        axis_name=_AXIS,
-        in_axes=(None, None, (None, 0)),
-        out_axes=(None, None),
+        axis_name=AXIS,
+        in_axes=(state_axes, None, (None, 0)),
+        out_axes=(state_axes, None),
         donate_argnums=(0,),
         devices=_target.get(),
     )
@@ -156,7 +162,7 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]]) -> OnDevices
 def over_batch(fn: Callable[..., Any], shared: int, split: int) -> OnDevices:
     """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
     axes = (None,) * shared + (0,) * split
-    mapped = jax.pmap(_with_helpers(fn), axis_name=_AXIS, in_axes=axes, devices=_target.get())
+    mapped = jax.pmap(_with_helpers(fn), axis_name=AXIS, in_axes=axes, devices=_target.get())
 
     @functools.wraps(mapped)
     def blocking(*args: Any) -> Any:
@@ -190,7 +196,7 @@ def join_batch(x: Any) -> np.ndarray:
 
 def replicate(tree: Any) -> Any:
     """Copy a tree to every device."""
-    mesh = Mesh(np.asarray(jax.local_devices()), (_AXIS,))
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
@@ -232,7 +238,7 @@ def _checksum(x: jax.Array) -> jax.Array:
 
 @functools.cache  # compiled once, not at every checkpoint
 def _checksums() -> Callable[[Any, Any], Any]:
-    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=_AXIS, in_axes=(None, 0))
+    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
 
 
 def _cpu_is_wanted() -> bool:

@@ -4,6 +4,7 @@ The state after N steps is a pure function of (config, seed, N): a run that is k
 command ends in the same bits.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -80,8 +81,8 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints, start.history, held)
-        state = parallel.replicate(run.restore(step) if step else run.begin())
-        flops = summary.flops_per_step(run.program.lower(state, run.key))
+        state = run.program.place(run.restore(step) if step else run.begin())
+        flops = summary.flops_per_step(run.program.lower())
         print(summary.describe_run(config, data, state, flops))
         print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:
@@ -140,7 +141,7 @@ class _Run:
 
     @parallel.job("restoring the network", _SMALLER)
     def restore(self, step: int) -> TrainState:
-        return resume.restore(self.checkpoints, step, jax.eval_shape(self.program.initial, self.init_key))
+        return resume.restore(self.checkpoints, step, self.program.shapes)
 
     def train(self, state: TrainState, found: resume.Start) -> Outcome:
         """Train from where a run starts; of what no line of metrics has yet, its checkpoint tells."""
@@ -166,7 +167,8 @@ class _Run:
         ):
             pace = Pace(self.program.per_call)
             if start:  # what a signal prevented
-                self.watch.look(start, total, state, writer, preemption, progress)
+                weights = functools.partial(self.program.weights, state)
+                self.watch.look(start, total, weights, writer, preemption, progress)
             while step < total and not preemption.requested:
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
@@ -177,7 +179,7 @@ class _Run:
                 metrics += pace.queue(n, new)
                 if step == start:
                     metrics += pace.wait()
-                    parallel.assert_replicated(state, "the state after the first step")
+                    self.program.check_replicated(state, "the state after the first step")
                     progress.write(f"compiled and took the first step in {pace.last_call:.1f} s")
                     progress.restart_clock()
                 step += n
@@ -193,7 +195,8 @@ class _Run:
                     self.log(step, metrics.pop(), writer, progress)
                 if look:
                     watchdog.phase(f"drawing and scoring at step {step}")
-                    self.watch.look(step, total, state, writer, preemption if step < total else None, progress)
+                    weights = functools.partial(self.program.weights, state)
+                    self.watch.look(step, total, weights, writer, preemption if step < total else None, progress)
                 if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
                     watchdog.phase(f"saving step {step}")
                     saved = self.save(step, state, metrics, writer, progress)
@@ -246,7 +249,7 @@ class _Run:
     ) -> int:
         """Begin to write a checkpoint, with the metrics that no line has yet; training continues meanwhile."""
         self.saving.wait()  # for the one before: only one copy of the state is in memory
-        parallel.assert_replicated(state, f"the state at step {step}")
+        self.program.check_replicated(state, f"the state at step {step}")
         meta = {
             **self.about_data,
             "config": self.config.to_dict(),
@@ -254,12 +257,12 @@ class _Run:
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
             "bad_steps": self.bad_before,
         }
-        items, begun = parallel.copied_to_host(resume.items(state)), time.perf_counter()
+        copied, begun = parallel.copied_to_host(state), time.perf_counter()
 
         def write() -> None:
             writer.flush()
             self.held.check()
-            self.checkpoints.save(step, items, meta)
+            self.checkpoints.save(step, resume.items(self.program.join(copied)), meta)
             progress.write(f"step {step}: saved a checkpoint in {time.perf_counter() - begun:.1f} s")
 
         self.saving.start(write)

@@ -1,14 +1,15 @@
 """What training compiles: calls of a few steps on all devices, and the state that they begin with."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from ddx.diffusion.objective.time_samplers import TimeSampler
-from ddx.runtime import parallel
-from ddx.system import System, make_system, make_time_sampler
+from ddx.runtime import parallel, parts
+from ddx.system import System, joined, make_system, make_time_sampler
 from ddx.training.pace import steps_per_call
 from ddx.training.state import TrainState, init_state, make_optimizer
 from ddx.training.step import empty_batch, make_step, many_steps, stacked
@@ -18,31 +19,53 @@ class Program(NamedTuple):
     """The training of a config on the devices."""
 
     system: System
-    times: TimeSampler
     optimizer: optax.GradientTransformation
+    initial: Callable[[Any], TrainState]  # (key) -> the state at step 0
+    shapes: TrainState  # of the whole state
     call: parallel.OnDevices  # over up to `per_call` steps
     per_call: int
-
-    def initial(self, key: Any) -> TrainState:
-        """The state at step 0."""
-        params, frozen = self.system.split(self.system.init(key))
-        return init_state(params, self.optimizer, self.times.init(), frozen)
 
     def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
         """What a call over these batches takes."""
         work: dict[str, np.ndarray] = parallel.split_batch(stacked(batches, self.per_call), axis=1)
         return len(batches), work
 
-    def lower(self, state: Any, key: Any) -> Any:
-        """The call, lowered for the devices; the state may be shapes."""
+    def lower(self) -> Any:
+        """The call, lowered for the devices."""
+        key, state = jax.random.key(0), self.shapes
+        ema, opt_state = parts.shapes((state.ema, state.opt_state))
+        state = state._replace(ema=ema, opt_state=opt_state)
         empty = empty_batch(self.system.config.train.batch_size, self.system.image_shape)
         return self.call.lower(state, key, self.work([empty]))
+
+    def place(self, state: TrainState) -> TrainState:
+        """A state on the devices, as a call takes it: of some of it each has its part."""
+        ema, opt_state = parts.place((state.ema, state.opt_state))
+        state = parallel.replicate(state._replace(ema=(), opt_state=()))
+        return state._replace(ema=ema, opt_state=opt_state)
+
+    def join(self, state: TrainState) -> TrainState:
+        """The inverse of `place`, on the host where devices had parts."""
+        like = self.shapes
+        return state._replace(
+            ema=parts.join(state.ema, like.ema), opt_state=parts.join(state.opt_state, like.opt_state)
+        )
+
+    def check_replicated(self, state: TrainState, what: str) -> None:
+        """Check that devices have the same of what each has whole."""
+        parallel.assert_replicated(state._replace(ema=(), opt_state=()), what)
+
+    def weights(self, state: TrainState, which: str) -> Any:
+        """All weights of the network in a state on the devices: averaged, "ema", or "raw"."""
+        if which == "raw":
+            return joined(state.frozen, state.params)
+        return joined(state.frozen, parts.join(state.ema, self.shapes.ema))
 
 
 def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     """The training of a config on images of shape (H, W, C)."""
     system, times, t = make_system(config, image_shape, num_classes), make_time_sampler(config), config.train
-    optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
+    optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
     step = make_step(
         system.loss,
         optimizer,
@@ -51,9 +74,16 @@ def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_clas
         batch_size=t.batch_size,
         flip=config.data.flip,
         low=config.data.low,
+        clip_norm=t.clip_norm,
         ema_decay=t.ema_decay,
         ema_warmup=t.ema_warmup,
         accumulation=t.accumulation,
     )
-    call = parallel.data_parallel(many_steps(step))
-    return Program(system, times, optimizer, call, steps_per_call(config, image_shape))
+
+    def initial(key: Any) -> TrainState:
+        params, frozen = system.split(system.init(key))
+        return init_state(params, optimizer, times.init(), frozen)
+
+    shapes = jax.eval_shape(initial, jax.random.key(0))
+    call = parallel.data_parallel(many_steps(step), TrainState(None, None, 0, 0, None, None))
+    return Program(system, optimizer, initial, shapes, call, steps_per_call(config, image_shape))

@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ddx.system import joined
-
 
 class TrainState(NamedTuple):
     """Everything that training carries from step to step."""
@@ -20,22 +18,27 @@ class TrainState(NamedTuple):
     times: Any = ()  # what the sampler of times has learned
     frozen: Any = ()  # weights of further modules, which training leaves as they are
 
-    def weights(self, which: str = "ema") -> Any:
-        """All weights of the network: averaged, "ema", or "raw"."""
-        return joined(self.frozen, self.params if which == "raw" else self.ema)
 
+def make_optimizer(learning_rate: float, warmup_steps: int) -> optax.GradientTransformation:
+    """DDPM's optimiser: Adam, its learning rate rising linearly from 0, for gradients that `clipped` has clipped.
 
-def make_optimizer(learning_rate: float, warmup_steps: int, clip_norm: float) -> optax.GradientTransformation:
-    """DDPM's optimiser: Adam behind a clip of the gradient's global norm, its learning rate rising linearly from 0.
-
-    At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The clip acts
-    on the gradient averaged over all devices, where that code clips each device's own; a clip_norm of 0 is none. The
-    state has the same arrays whatever the numbers are, so that a run may resume with others.
+    At step s (from 0) the learning rate is learning_rate * min(s / warmup_steps, 1), as in DDPM's code. The state has
+    the same arrays whatever the numbers are, so that a run may resume with others.
     """
     constant = optax.constant_schedule(learning_rate)
     schedule = optax.linear_schedule(0.0, learning_rate, warmup_steps) if warmup_steps else constant
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    return optax.chain(clip, optax.adam(schedule))
+    # The place of the clip, which stored states have.
+    return optax.chain(optax.identity(), optax.adam(schedule))
+
+
+def clipped(gradient: Any, norm: Any, limit: float) -> Any:
+    """A gradient of this global norm, scaled to one of at most `limit`; 0 is no limit.
+
+    It is the gradient averaged over all devices, where DDPM's code clips each device's own.
+    """
+    if not limit:
+        return gradient
+    return jax.tree.map(lambda g: jnp.where(norm < limit, g, g / norm * limit), gradient)
 
 
 def counted(opt_state: Any, step: int | None) -> Any:

@@ -16,9 +16,9 @@ import optax
 from ddx.data import augment
 from ddx.diffusion.objective.time_samplers import TimeSampler
 from ddx.diffusion.random import example_keys, white_noise
-from ddx.runtime import parallel
+from ddx.runtime import parallel, parts
 from ddx.system import LossFn, joined
-from ddx.training.state import TrainState, update_ema
+from ddx.training.state import TrainState, clipped, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -34,6 +34,7 @@ def make_step(
     batch_size: int,
     flip: bool,
     low: float,
+    clip_norm: float,
     ema_decay: float,
     ema_warmup: bool,
     accumulation: int,
@@ -48,6 +49,7 @@ def make_step(
       batch_size: of the global batch.
       flip: mirror each image with probability 1/2.
       low: the lowest value of the data, for black.
+      clip_norm: see `clipped`.
       ema_decay: see `update_ema`.
       ema_warmup: see `update_ema`.
       accumulation: parts of the batch whose gradients are averaged, for batches that do not fit at once.
@@ -56,7 +58,8 @@ def make_step(
       A step over batch = {"image": (B, H, W, C) uint8, "label": (B,), "example": (B,) the examples' places in the
       global batch}. Its metrics are scalars, means with the weights of the times, but for the sums and counts of losses
       by quartile of t, (4,). An update whose loss or gradient is not finite is not applied (metrics["finite"] is
-      False); the step still counts.
+      False); the step still counts. Of the averages and the optimizer's state each device keeps its own part and
+      updates that (weight-update sharding, Xu et al. 2020).
     """
 
     def gradient(
@@ -65,13 +68,13 @@ def make_step(
         """The gradient of the mean weighted loss, and the loss of each example and its parts."""
 
         def objective(params: Any, weight: Any, *of_examples: Any) -> tuple[Any, Any]:
-            each, parts = loss(joined(frozen, params), *of_examples)
-            return (weight * each).mean(), (each, parts)
+            each, told = loss(joined(frozen, params), *of_examples)
+            return (weight * each).mean(), (each, told)
 
         grad = jax.grad(objective, has_aux=True)
         if accumulation == 1:
             return grad(params, weight, x_0, label, t, noise, dropout_key)
-        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (weight, x_0, label, t, noise))
+        split = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (weight, x_0, label, t, noise))
         keys = jax.random.split(dropout_key, accumulation)
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
@@ -80,7 +83,7 @@ def make_step(
 
         # Unrolled on CPU, where gradients of convolutions inside a loop are 24 times slower.
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, each = jax.lax.scan(add, zeros, (parts, keys), unroll=parallel.platform() == "cpu")
+        total, each = jax.lax.scan(add, zeros, (split, keys), unroll=parallel.platform() == "cpu")
         return jax.tree.map(lambda g: g / accumulation, total), jax.tree.map(lambda x: x.reshape(-1), each)
 
     def step(state: TrainState, key: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -96,25 +99,25 @@ def make_step(
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
         dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
 
-        grad, (each, parts) = gradient(state.params, state.frozen, weight, x_0, batch["label"], t, noise, dropout_key)
+        grad, (each, named) = gradient(state.params, state.frozen, weight, x_0, batch["label"], t, noise, dropout_key)
         level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
         quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)
-        means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **parts})
-        grad, means, quartile_sum, quartile_count = parallel.mean_over_devices(
-            (grad, means, each @ quartile, quartile.sum(0))
-        )
+        means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **named})
+        means, quartile_sum, quartile_count = parallel.mean_over_devices((means, each @ quartile, quartile.sum(0)))
         learned = times.update(state.times, *parallel.gather_over_devices((t, each)))
         with jax.named_scope("optimizer"):  # a part of its own in profiles
-            norm = optax.tree.norm(grad)
+            grad, before = parts.mean(grad), parts.own(state.params)
+            norm = parts.norm(grad, state.params)
             finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
-            updates, opt_state = optimizer.update(grad, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
+            updates, opt_state = optimizer.update(clipped(grad, norm, clip_norm), state.opt_state, before)
+            params = optax.apply_updates(before, updates)
             ema = update_ema(state.ema, params, state.step, ema_decay, ema_warmup)
             params, ema, opt_state, learned = jax.tree.map(
                 lambda new, old: jnp.where(finite, new, old),
                 (params, ema, opt_state, learned),
-                (state.params, state.ema, state.opt_state, state.times),
+                (before, state.ema, state.opt_state, state.times),
             )
+            params = parts.whole(params, state.params)
         metrics = {
             **means,
             "grad_norm": norm,

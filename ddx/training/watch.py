@@ -23,7 +23,6 @@ from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import make_sampler
 from ddx.system import System
 from ddx.training.metrics import MetricsWriter
-from ddx.training.state import TrainState
 
 T = TypeVar("T")
 
@@ -55,22 +54,26 @@ class Watch:
         self,
         step: int,
         last: int,
-        state: TrainState,
+        weights_of: Callable[[str], Any],
         writer: MetricsWriter,
         preemption: Preemption | None,
         progress: Progress,
     ) -> None:
-        """Draw and score what is due at a step and not there yet; a signal to `preemption` ends it."""
+        """Draw and score what is due at a step and not there yet; a signal to `preemption` ends it.
+
+        weights_of("ema") or of "raw" are the network's.
+        """
 
         def unless_requested(work: Callable[[], T]) -> T | None:
             return preemption.unless_requested(work) if preemption else work()
 
-        weights, t = state.weights(self._config.sample.weights), self._config.train
+        t = self._config.train
+        weights = functools.cache(lambda: weights_of(self._config.sample.weights))
         if is_due(step, last, t.sample_every) and not storage.exists(self.picture(step)):
-            self.draw(step, weights, writer, unless_requested, progress)
+            self.draw(step, weights(), writer, unless_requested, progress)
         for name, score in self._scores.items():
             if is_due(step, last, t.evaluate_every) and not writer.has_scores(step, name):
-                self.score(step, name, functools.partial(score, weights), writer, unless_requested, progress)
+                self.score(step, name, functools.partial(score, weights()), writer, unless_requested, progress)
 
     def picture(self, step: int) -> Path:
         """The grid of a step."""

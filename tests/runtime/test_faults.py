@@ -136,7 +136,7 @@ def test_a_training_step_that_no_memory_holds_is_one_line(tiny_config, tmp_path,
     from ddx.training import train
 
     compiled = parallel.data_parallel
-    monkeypatch.setattr(parallel, "data_parallel", lambda step: functools.wraps(compiled(step))(lambda *_: allocate()))
+    monkeypatch.setattr(parallel, "data_parallel", lambda *how: functools.wraps(compiled(*how))(lambda *_: allocate()))
     with pytest.raises(OutOfMemoryError, match=r"^out of memory while training: .*--config\.model\.remat=True,"):
         train(tiny_config(train__num_steps=1), tmp_path)
 

@@ -10,7 +10,7 @@ import pytest
 import ddx
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runtime.errors import NonFiniteError
-from ddx.training import loop, train
+from ddx.training import program, train
 from ddx.training.step import make_step
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -33,7 +33,7 @@ def poisoned(monkeypatch):
 
             return step
 
-        monkeypatch.setattr(loop, "make_step", with_bad_steps)
+        monkeypatch.setattr(program, "make_step", with_bad_steps)
 
     return make
 

@@ -38,7 +38,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     config.model.dtype = "bfloat16"
     system = make_system(config, shape, 1000 if config.model.class_conditional else 1)
     t = config.train
-    optimizer = make_optimizer(t.learning_rate, t.warmup_steps, t.clip_norm)
+    optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
     times = make_time_sampler(config)
     key = jax.random.key(0)
     state = jax.eval_shape(lambda key: init_state(system.init(key), optimizer, times.init()), key)
@@ -53,6 +53,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
         batch_size=t.batch_size,
         flip=config.data.flip,
         low=config.data.low,
+        clip_norm=t.clip_norm,
         ema_decay=t.ema_decay,
         ema_warmup=t.ema_warmup,
         accumulation=1,

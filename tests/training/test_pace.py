@@ -114,8 +114,8 @@ def test_a_run_is_cut_by_the_time_of_its_steps_and_ends_in_the_same_bits(in_five
     config = tiny_config(train__steps_per_call=5, train__log_every=100, train__checkpoint_every=100)
     clock, counts, compiled = Clock(monkeypatch), [], parallel.data_parallel
 
-    def slow(step):
-        call = compiled(step)
+    def slow(step, axes):
+        call = compiled(step, axes)
 
         @functools.wraps(call)
         def counting(state, key, work):
@@ -141,8 +141,8 @@ def test_a_signal_is_answered_after_the_calls_that_were_begun(tiny_config, tmp_p
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    def slow(step):
-        call = compiled(step)
+    def slow(step, axes):
+        call = compiled(step, axes)
 
         @functools.wraps(call)
         def sleeping(state, key, work):

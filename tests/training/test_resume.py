@@ -137,7 +137,7 @@ def test_the_advice_after_a_loss_that_is_not_finite_can_be_followed(tiny_config,
 
 def test_a_checkpoint_of_a_constant_rate_from_before_its_steps_were_counted_resumes(tmp_path):
     params = {"w": np.ones(3, np.float32)}
-    optimizer = make_optimizer(1e-3, 0, 1.0)
+    optimizer = make_optimizer(1e-3, 0)
     state = TrainState(np.int32(7), params, params, optimizer.init(params))
     old = counted(state.opt_state, None)
     assert jax.tree.structure(old) == jax.tree.structure(
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_a_constant_rate_from_before_its_steps_were_counted_resu
     checkpoints.save(7, resume.items(state._replace(opt_state=old)), {})
     found = resume.restore(checkpoints, 7, jax.eval_shape(lambda: state))
     assert jax.tree.structure(found) == jax.tree.structure(state) and found.opt_state[1][1].count == 7
-    slow = make_optimizer(1.0, 14, 0.0)
+    slow = make_optimizer(1.0, 14)
     updates, _ = slow.update({"w": np.ones(3, np.float32)}, found.opt_state, params)
     np.testing.assert_allclose(updates["w"], -0.5, rtol=1e-4)  # half way up
 

@@ -31,6 +31,7 @@ def make(loss, **changes):
         "num_steps": T,
         "flip": False,
         "low": -1.0,
+        "clip_norm": 0.0,
         "ema_decay": 0.9,
         "ema_warmup": False,
         "accumulation": 1,

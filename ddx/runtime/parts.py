@@ -1,0 +1,104 @@
+"""Arrays of which every device keeps its part: what is updated there, and read as a whole seldom.
+
+Which axis is divided follows from an array's shape and the number of devices; an array that cannot be divided evenly is
+kept whole by each. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ddx.runtime.parallel import AXIS, is_wrapped, num_devices
+
+
+def _part_axis(shape: tuple[int, ...]) -> int | None:
+    """The axis along which devices divide an array among them; None if each has all of it."""
+    fit = [axis for axis, size in enumerate(shape) if size and size % num_devices() == 0]
+    return max(fit, key=lambda axis: shape[axis], default=None) if num_devices() > 1 else None
+
+
+def mean(tree: Any) -> Any:
+    """This device's part of the mean of every array over devices; the arrays themselves outside a wrapper."""
+
+    def of(x: Any) -> Any:
+        axis = _part_axis(x.shape)
+        if axis is None:
+            return jax.lax.pmean(x, AXIS)
+        return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True) / num_devices()
+
+    return jax.tree.map(of, tree) if is_wrapped() else tree
+
+
+def own(tree: Any) -> Any:
+    """This device's part of arrays that all have; the arrays themselves outside a wrapper."""
+
+    def of(x: Any) -> Any:
+        axis = _part_axis(x.shape)
+        if axis is None:
+            return x
+        size = x.shape[axis] // num_devices()
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
+
+    return jax.tree.map(of, tree) if is_wrapped() else tree
+
+
+def whole(parts: Any, like: Any) -> Any:
+    """The arrays of which each device has a part, shaped like `like`; the arrays themselves outside a wrapper."""
+
+    def of(x: Any, shaped: Any) -> Any:
+        axis = _part_axis(shaped.shape)
+        return x if axis is None else jax.lax.all_gather(x, AXIS, axis=axis, tiled=True)
+
+    return jax.tree.map(of, parts, like) if is_wrapped() else parts
+
+
+def norm(parts: Any, like: Any) -> Any:
+    """The norm of all arrays together of which each device has a part."""
+
+    def square(x: Any) -> Any:
+        return jnp.sum(jnp.square(x))
+
+    leaves = list(zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True))
+    divided = [square(x) for x, shaped in leaves if _part_axis(shaped.shape) is not None]
+    total = sum((square(x) for x, shaped in leaves if _part_axis(shaped.shape) is None), jnp.zeros(()))
+    if divided:
+        total += jax.lax.psum(sum(divided), AXIS) if is_wrapped() else sum(divided)
+    return jnp.sqrt(total)
+
+
+def place(tree: Any) -> Any:
+    """Give each device its part of every array, (devices, ...)."""
+    devices = num_devices()
+
+    def divided(x: Any) -> Any:
+        axis = _part_axis(np.shape(x))
+        x = np.asarray(x)
+        return np.stack(np.split(x, devices, axis)) if axis is not None else np.broadcast_to(x, (devices, *x.shape))
+
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    return jax.device_put(jax.tree.map(divided, tree), NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def shapes(like: Any) -> Any:
+    """What `place` makes of arrays shaped like `like`."""
+    devices = num_devices()
+
+    def shape(shaped: Any) -> Any:
+        axis = _part_axis(shaped.shape)
+        sides = [size // devices if at == axis else size for at, size in enumerate(shaped.shape)]
+        return jax.ShapeDtypeStruct((devices, *sides), shaped.dtype)
+
+    return jax.tree.map(shape, like)
+
+
+def join(tree: Any, like: Any) -> Any:
+    """The inverse of `place`, on the host, for arrays shaped like `like`."""
+
+    def joined(x: Any, shaped: Any) -> np.ndarray:
+        x, axis = np.asarray(x), _part_axis(shaped.shape)
+        return x[0] if axis is None else np.concatenate(x, axis)
+
+    return jax.tree.map(joined, tree, like)

@@ -21,6 +21,9 @@ _PATH = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
+_COMPUTATION = re.compile(r"^(ENTRY )?%?[\w.-]+ \(.*\{\s*$")
+
+
 class Operation(NamedTuple):
     """An operation with a cost of its own."""
 
@@ -30,12 +33,15 @@ class Operation(NamedTuple):
     kind: str  # of KINDS
     cycles: int  # estimated; 0 for collectives, of which the compiler says nothing
     num_bytes: int  # of the result of a collective
+    is_once: bool  # outside all loops
 
 
 def operations(text: str) -> list[Operation]:
     """The operations of a compiled program's text whose cost is known, and its collectives; loops count once."""
-    found = []
+    found, is_once = [], False
     for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            is_once = bool(head[1])
         cycles = _CYCLES.search(line)
         is_collective = any(f" {name}(" in line or f" {name}-start(" in line for name in _COLLECTIVES)
         if not (cycles or is_collective) or not (match := _LINE.match(line)):
@@ -45,7 +51,7 @@ def operations(text: str) -> list[Operation]:
         of = _short(path[1]) if path else ""
         kind = "collective" if opcode in _COLLECTIVES else _kind(of)
         size = _num_bytes(match["type"]) if kind == "collective" else 0
-        found.append(Operation(name, opcode, of, kind, int(cycles[1]) if cycles else 0, size))
+        found.append(Operation(name, opcode, of, kind, int(cycles[1]) if cycles else 0, size, is_once))
     return found
 
 

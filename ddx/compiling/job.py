@@ -105,12 +105,13 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound;
-    both of one step, for loops count once, and neither of the collectives. FLOPs are the compiler's count after its
+    both of one step, for loops count once, and neither of the collectives. Where a call has many steps, once_a_call_ms
+    of it are outside their loop. FLOPs are the compiler's count after its
     rewriting, the share of the peak is of the time in estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = operations(text)
-    cycles = sum(each.cycles for each in found)
+    cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if each.is_once)
     seconds = cycles / on.chip.clock
     taken = {
         "arguments": memory.argument_size_in_bytes,
@@ -126,6 +127,7 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
         "flops": counted.get("flops"),
         "bytes_accessed": counted.get("bytes accessed"),
         "estimated_ms": round(1e3 * seconds, 4),
+        "once_a_call_ms": round(1e3 * once / on.chip.clock, 4),
         "optimal_ms": round(1e3 * counted.get("optimal_seconds", 0.0), 4),
         "share_of_peak": round(counted.get("flops", 0.0) / seconds / on.chip.flops, 4) if cycles else None,
         "operations": sum(each.cycles > 0 for each in found),
@@ -174,8 +176,8 @@ def _told(name: str, program: dict[str, Any]) -> list[str]:
         f"{name}, a step on each device",
         f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB, {memory['share']:.0%}"
         f" ({parts}){fits}",
-        f"  time         {ms:,.3f} ms estimated, {program['optimal_ms']:,.3f} ms at best, in {program['operations']:,}"
-        " operations",
+        f"  time         {ms:,.3f} ms estimated, {program['once_a_call_ms']:,.3f} of them once a call of many steps;"
+        f" {program['optimal_ms']:,.3f} ms at best; {program['operations']:,} operations",
         f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",
         f"  collectives  {program['collectives']['count']}, {program['collectives']['bytes'] / 2**20:,.1f} MiB"
         " (not in the time)",

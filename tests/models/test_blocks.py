@@ -38,3 +38,28 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(shape):
         found, expected = blocks._by_parity(*args), blocks._by_doubling(*args)
         assert found.shape == (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999999])
+def test_dropout_keeps_its_share_and_the_expectation(rate):
+    x = jnp.ones((4, 32, 32, 64))
+    out = np.asarray(blocks.Dropout(rate).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
+    share = (out > 0).mean()
+    assert abs(share - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / out.size) + 2**-16
+    assert len(np.unique(out)) == 2 and abs(out.max() * max(1 - rate, 2**-16) - 1) < 1e-4
+    if rate < 0.9:  # of the others, one may keep nothing
+        assert np.abs(np.corrcoef(out.reshape(4, -1)) - np.eye(4)).max() < 0.05
+
+
+def test_dropout_leaves_images_alone_outside_training():
+    x = jnp.ones((1, 2, 2, 4))
+    assert blocks.Dropout(0.5).apply({}, x, False) is x and blocks.Dropout(0.0).apply({}, x, True) is x
+
+
+def test_a_norm_keeps_its_precision_where_the_first_pixel_is_far_from_the_others():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 64)).at[:, 0, 0].set(100.0)
+    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, x)
+    groups = np.asarray(x, np.float64).reshape(2, 64, 32, 2)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
+    np.testing.assert_allclose(out, expected.reshape(x.shape), atol=5e-4)

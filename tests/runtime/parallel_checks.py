@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.runtime import parallel
+from ddx.runtime import parallel, parts
 from ddx.runtime.errors import ConfigError
 
 
@@ -40,6 +40,36 @@ def test_a_forgotten_average_is_found():
     state, _ = parallel.data_parallel(step)(state, jax.random.key(0), (1, parallel.split_batch({"x": np.arange(8.0)})))
     with pytest.raises(RuntimeError, match=r"the state differs between devices at \['bad'\]"):
         parallel.assert_replicated(state, "the state")
+
+
+def test_parts_of_arrays_are_updated_where_they_are():
+    """A step of gradient descent with momentum on parts is the step on the whole."""
+    shapes = {"kernel": (3, 3, 16, 4), "bias": (8,), "odd": (3,), "scalar": ()}
+    rng = np.random.default_rng(0)
+    w, m = ({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2))
+    x = rng.normal(size=16).astype(np.float32)
+
+    def step(state, key, work):
+        w, m = state
+        _, batch = work
+        gradient = jax.grad(lambda w: sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(w)) * batch["x"].mean())(w)
+        gradient, before = parts.mean(gradient), parts.own(w)
+        norm = parts.norm(gradient, w)
+        m = jax.tree.map(lambda m, g: 0.9 * m + g / norm, m, gradient)
+        return (parts.whole(jax.tree.map(lambda w, m: w - m, before, m), w), m), {"norm": norm}
+
+    (alone, momentum), metrics = jax.jit(step)((w, m), jax.random.key(0), (1, {"x": x}))
+    call = parallel.data_parallel(step, (None, 0))
+    placed = parallel.replicate(w), parts.place(m)
+    assert placed[1]["kernel"].shape == (8, 3, 3, 2, 4) and placed[1]["odd"].shape == (8, 3)
+    jax.tree.map(np.testing.assert_array_equal, parts.join(placed[1], m), m)
+    shapes_of = parts.shapes(jax.eval_shape(lambda: m))
+    assert jax.tree.map(jnp.shape, placed[1]) == jax.tree.map(lambda leaf: leaf.shape, shapes_of)
+    (together, divided), found = call(placed, jax.random.key(0), (1, parallel.split_batch({"x": x})))
+    parallel.assert_replicated(together, "the weights")
+    np.testing.assert_allclose(found["norm"], metrics["norm"], rtol=1e-6)
+    for a, b in ((alone, together), (momentum, parts.join(divided, m))):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
 
 
 def test_every_device_has_its_own_key_and_a_single_device_the_key_itself():

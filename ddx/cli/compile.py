@@ -8,6 +8,7 @@ It runs on any Linux machine with the extra tpu-compile, for some minutes. The n
 from absl import flags
 
 from ddx.cli import command
+from ddx.compiling.chips import check_what, chip_of, prepare
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import user_path
 
@@ -34,9 +35,9 @@ def main() -> int:
     shape = _shape()
     if NUM_SLICES.value < 1:
         raise ConfigError(f"--num_slices={NUM_SLICES.value} must be at least 1")
-    from ddx.compiling.chips import prepare
-
-    prepare(TOPOLOGY.value)
+    chip_of(TOPOLOGY.value)
+    check_what(tuple(WHAT.value))
+    prepare(TOPOLOGY.value)  # before jax is imported
     from ddx.compiling.job import compile_config, told
     from ddx.runtime.storage import write_json
 

@@ -1,10 +1,11 @@
-"""TPU chips, and what libtpu says of machines made of them without any being there."""
+"""What can be compiled for: TPU chips, and what libtpu says of machines made of them without any being there."""
 
 import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ddx.runtime.errors import AcceleratorError, ConfigError, did_you_mean, telling_line
@@ -31,6 +32,9 @@ CHIPS = {
 }
 
 
+WHAT = ("train", "sample", "evaluate")  # programs
+
+
 class Machine(NamedTuple):
     """A machine to compile for."""
 
@@ -46,16 +50,22 @@ def chip_of(topology: str) -> Chip:
     Raises:
       ConfigError: there is none of that name, or it is not written so.
     """
-    name, colon, _ = topology.partition(":")
+    name = topology.partition(":")[0]
     if not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology):
-        hint = "" if colon else f"{did_you_mean(name, CHIPS)}"
         raise ConfigError(
-            f"--topology={topology} is no topology. {hint}Write the chip and how many there are in each direction,"
-            " such as v3:2x2 (a v3-8), v5e:2x4 or v4:2x2x1"
+            f"--topology={topology} is no topology. Write the chip and how many there are in each direction, such as"
+            " v3:2x2 (a v3-8), v5e:2x4 or v4:2x2x1"
         )
     if name not in CHIPS:
         raise ConfigError(f"--topology={topology}: unknown chip. {did_you_mean(name, CHIPS)}Chips: {', '.join(CHIPS)}")
     return CHIPS[name]
+
+
+def check_what(what: Sequence[str]) -> None:
+    """Refuse, with a ConfigError, programs that are none of `WHAT`."""
+    for name in what:
+        if name not in WHAT:
+            raise ConfigError(f"--what={name} is unknown. {did_you_mean(name, WHAT)}Choose of: {', '.join(WHAT)}")
 
 
 def machine(topology: str, num_slices: int = 1) -> Machine:

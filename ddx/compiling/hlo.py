@@ -7,7 +7,7 @@ from typing import NamedTuple
 # Where an operation comes from, by its path of modules; the first that matches counts.
 KINDS = {
     "collective": r"",  # by its opcode
-    "optimizer": r"/optimizer/",
+    "optimizer": r"(^|/)optimizer/",
     "attention": r"_attn",
     "norm": r"norm",
     "convolution": r"conv_general_dilated|/(conv|conv\d|conv_in|conv_out)/|nin_shortcut",

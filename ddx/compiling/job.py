@@ -6,15 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ddx.compiling.chips import Machine, machine
+from ddx.compiling.chips import Machine, check_what, machine
 from ddx.compiling.hlo import KINDS, Operation, has_float64, operations
 from ddx.config.values import validate
 from ddx.data.expected import expected
 from ddx.runtime import parallel
-from ddx.runtime.errors import ConfigError, DdxError, did_you_mean, telling_line
+from ddx.runtime.errors import ConfigError, DdxError, telling_line
 from ddx.runtime.progress import Progress
 
-WHAT = ("train", "sample", "evaluate")
 _FULL = 0.9  # of a device's memory: the rest is the runtime's
 _MOST_EXPENSIVE = 10
 
@@ -38,7 +37,7 @@ def compile_config(
     Args:
       config: of a run.
       topology: chip and arrangement, such as "v3:2x2", which is a v3-8.
-      what: of `WHAT`.
+      what: of `ddx.compiling.chips.WHAT`.
       num_slices: slices of that topology, which a data-centre network joins.
       image_shape: (H, W, C), if TFDS does not tell it of the config's data set.
       num_classes: of the data set, as image_shape.
@@ -51,9 +50,7 @@ def compile_config(
       AcceleratorError: the TPU compiler is not installed.
     """
     config = validate(config)
-    for name in what:
-        if name not in WHAT:
-            raise ConfigError(f"--what={name} is unknown. {did_you_mean(name, WHAT)}Choose of: {', '.join(WHAT)}")
+    check_what(what)
     if image_shape is None:
         image_shape, found = expected(config.data.name, config.data.image_size, config.data.channels)
         num_classes = found if num_classes is None else num_classes

@@ -1,0 +1,139 @@
+"""What a config costs on a TPU: reading the compiler's text, and mistakes, without it; all of it behind `tpu`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ddx.compiling.chips import CHIPS, chip_of
+from ddx.compiling.hlo import has_float64, operations
+from ddx.compiling.job import told
+from ddx.data.expected import expected
+from ddx.runtime.errors import ConfigError
+
+CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
+PROGRAM = "\n".join(
+    [
+        "%body.1 (arg: (f32[8], s32[])) -> (f32[8], s32[]) {",
+        '  %conv.1 = f32[4,8,8,16]{3,0,2,1:T(8,128)} fusion(%a), kind=kOutput, metadata={op_name="jit(_fun)/shard_map/'
+        'while/body/jvp(UNet)/UNet._network/up_0_block_0/conv1/conv_general_dilated"}, ' + CYCLES % 940,
+        '  %conv.2 = f32[3,3,16,16]{3,2,1,0} fusion(%b), metadata={op_name="jit(_fun)/shard_map/while/body/'
+        'transpose(jvp(UNet))/UNet._network/up_0_block_0/conv1/conv_general_dilated"}, ' + CYCLES % 1880,
+        '  %r = (f32[4,16]{1,0}, f32[4,16]{1,0}) fusion(%c), metadata={op_name="jit(_fun)/shard_map/while/body/'
+        'jvp(UNet)/UNet._network/down_1_attn_0/norm/reduce_sum"}, ' + CYCLES % 94,
+        '  %m = f32[16]{0} fusion(%c), metadata={op_name="jit(_fun)/while/body/optimizer/add"}, ' + CYCLES % 47,
+        "  %all-reduce.3 = (f32[16]{0}, /*index=1*/bf16[3,3,16,16]{3,2,1,0}) all-reduce(%d, %e), channel_id=1",
+        "  %free = f32[16]{0} bitcast(%m)",
+        "}",
+        "ENTRY %main.2 (p: f32[8]) -> f32[8] {",
+        "  %copy.9 = f32[8]{0} copy(%p), " + CYCLES % 10,
+        "}",
+    ]
+)
+
+
+def test_operations_are_told_by_what_they_are_of():
+    found = operations(PROGRAM)
+    assert [each.name for each in found] == ["conv.1", "conv.2", "r", "m", "all-reduce.3", "copy.9"]
+    assert [each.kind for each in found] == [
+        "convolution",
+        "convolution",
+        "attention",
+        "optimizer",
+        "collective",
+        "step",
+    ]
+    assert [each.cycles for each in found] == [940, 1880, 94, 47, 0, 10]
+    assert [each.is_once for each in found] == [False] * 5 + [True]
+    assert found[0].path == "UNet/up_0_block_0/conv1/conv_general_dilated"
+    assert found[1].path == "backward/UNet/up_0_block_0/conv1/conv_general_dilated"
+    assert found[4].num_bytes == 4 * 16 + 2 * 9 * 16 * 16
+    assert not has_float64(PROGRAM) and has_float64("%x = f64[3]{0} add(%y, %z)")
+
+
+@pytest.mark.parametrize(
+    ("topology", "message"),
+    [
+        ("v3", r"is no topology\. Write the chip"),
+        ("v3:2", "is no topology"),
+        ("v3:2x", "is no topology"),
+        ("v9:2x2", "unknown chip.*Chips: v2, v3"),
+        ("v5:2x4", r"unknown chip\. Did you mean v5"),
+        ("", "is no topology"),
+    ],
+)
+def test_a_topology_that_is_none_is_refused(topology, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        chip_of(topology)
+    assert "\n" not in str(error.value)
+
+
+def test_the_clock_of_a_chip_is_that_of_its_multipliers():
+    """FLOP/s = 2 a multiplier and cycle; of each device."""
+    units = {"v2": 128**2, "v3": 2 * 128**2, "v4": 8 * 128**2, "v5e": 4 * 128**2, "v5p": 8 * 128**2, "v6e": 4 * 256**2}
+    for name, chip in CHIPS.items():
+        assert chip.flops == pytest.approx(2 * units[name] * chip.clock, rel=0.03), name
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels", "found"),
+    [
+        ("digits", 0, 0, ((8, 8, 1), 10)),
+        ("digits", (16, 8), 3, ((16, 8, 3), 10)),
+        ("cifar10", 0, 0, ((32, 32, 3), 10)),
+        ("mnist", 32, 0, ((32, 32, 1), 10)),
+        ("lsun/church_outdoor", 256, 0, ((256, 256, 3), 1)),
+        ("imagenet2012", 64, 0, ((64, 64, 3), 1000)),
+        ("folder", 64, 0, ((64, 64, 3), 1)),
+    ],
+)
+def test_images_are_known_before_they_are_there(name, size, channels, found):
+    assert expected(name, size, channels) == found
+
+
+@pytest.mark.parametrize(("name", "message"), [("folder", "size of the images"), ("nosuchset", "TFDS does not tell")])
+def test_images_of_which_nothing_is_known_are_asked_for(name, message):
+    with pytest.raises(ConfigError, match=f"{message}.*--image_shape"):
+        expected(name, 0, 0)
+
+
+def launch(*flags, **env):
+    command = [sys.executable, "-m", "launch.compile", *flags]
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ([], 2, "--config is missing"),
+        (["--config=digits", "--topology=v3"], 2, "--topology=v3 is no topology"),
+        (["--config=digits", "--what=trian"], 2, "--what=trian is unknown. Did you mean train"),
+        (["--config=digits", "--image_shape=32,32"], 2, "--image_shape=32,32 must be H,W,C"),
+        (["--config=digits", "--num_slices=0"], 2, "--num_slices=0 must be at least 1"),
+        (["--config=digits", "--workdir=runs/x"], 2, "--workdir is a folder of a run"),
+    ],
+)
+def test_mistakes_are_told_at_once(flags, code, message):
+    done = launch(*flags)
+    assert done.returncode == code and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.tpu
+def test_digits_compile_for_a_v3_8(tmp_path):
+    done = launch("--config=digits", "--what=train,sample,evaluate", f"--json={tmp_path / 'x.json'}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "x.json").read_text())
+    assert result["devices"] == 8 and result["device_kind"] == "TPU v3" and told(result) in done.stdout
+    for name, program in result["programs"].items():
+        assert program["fits"] and not program["float64"], name
+        assert program["estimated_ms"] > program["optimal_ms"] > 0
+        assert sum(program["ms_by_kind"].values()) == pytest.approx(program["estimated_ms"], rel=1e-3)
+    assert result["programs"]["train"]["collectives"]["bytes"] >= 4 * 701_345
+
+
+@pytest.mark.tpu
+def test_a_batch_that_no_device_holds_is_told():
+    done = launch("--config=ddpm_lsun:bedroom", "--what=train", "--config.train.batch_size=2048")
+    assert done.returncode == 0 and "does not fit" in done.stdout

@@ -54,8 +54,7 @@ class Dropout(nn.Module):
     """Set a part of the values to zero, and scale the others up to the same expectation.
 
     The mask is drawn once: without the barrier a TPU's compiler draws it again inside each of the convolutions, forward
-    and backward, that it fuses the masked images into, which takes three times as long. 16 random bits a value do: the
-    rate is right to 1 in 65,536, and the scale is that rate's.
+    and backward, that it fuses the masked images into, which then take three times as long.
     """
 
     rate: float
@@ -65,10 +64,8 @@ class Dropout(nn.Module):
         """(B, H, W, C) to the same shape; x itself where nothing is dropped."""
         if not train or not self.rate:
             return x
-        kept = max(1, round((1.0 - self.rate) * 2**16))
-        bits = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16)
-        mask = jax.lax.optimization_barrier(bits < kept)
-        return jnp.where(mask, x * (2**16 / kept), 0.0)
+        kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
+        return jnp.where(jax.lax.optimization_barrier(kept), x / (1.0 - self.rate), 0.0)
 
 
 def conv3x3(
@@ -140,17 +137,24 @@ class ResnetBlock(nn.Module):
         return x + h
 
 
-class _Weights(nn.Module):
-    """The kernel and the bias of a dense layer that keeps the channels, for layers that are applied as one."""
+class KeyDense(nn.Module):
+    """A dense layer whose bias is kept, for the originals' weights, and not added.
 
-    channels: int
-    conventions: Conventions
+    A key's bias adds the same to all logits of a query, which softmax ignores: its gradient is zero. Added, it would
+    receive rounding noise instead, which Adam scales up to full steps and which differs with the number of devices.
+    """
+
+    dtype: Any
+    conventions: Conventions = DDPM
 
     @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        initial, channels = self.conventions.initial(self.channels), self.channels
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(..., C) to (..., C)."""
+        channels = x.shape[-1]
+        initial = self.conventions.initial(channels)
         kernel = self.param("kernel", initial["kernel_init"], (channels, channels), jnp.float32)
-        return kernel, self.param("bias", initial["bias_init"], (channels,), jnp.float32)
+        self.param("bias", initial["bias_init"], (channels,), jnp.float32)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype)
 
 
 class AttentionBlock(nn.Module):
@@ -184,13 +188,8 @@ class AttentionBlock(nn.Module):
             return h.reshape(batch, heads, pixels, -1).swapaxes(1, 2).reshape(batch, pixels, channels)
 
         h = GroupNorm(self.groups, epsilon=like.epsilon, name="norm")(x).reshape(batch, pixels, channels)
-        # A key's bias is kept, for the originals' weights, and not added. It adds the same to all logits of a query,
-        # which softmax ignores: its gradient is zero. Added, it would receive rounding noise instead, which Adam scales
-        # up to full steps and which differs with the number of devices.
-        kernels, (q_bias, _, v_bias) = zip(*(_Weights(channels, like, name=name)() for name in "qkv"), strict=True)
-        bias = jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(self.dtype)
-        together = h.astype(self.dtype) @ jnp.concatenate(kernels, axis=1).astype(self.dtype) + bias
-        q, k, v = map(split, jnp.split(together, 3, axis=-1))
+        q, v = (split(dense(h, channels, like, self.dtype, name)) for name in "qv")
+        k = split(KeyDense(self.dtype, like, name="k")(h))
         logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = nn.softmax(logits).astype(self.dtype)
         h = join(jnp.einsum("bqk,bkc->bqc", weights, v))

@@ -201,7 +201,7 @@ def test_errors_that_are_not_finite_are_refused(run, tmp_path, monkeypatch):
         return sums._replace(mse=sums.mse.at[0].set(jnp.nan))
 
     monkeypatch.setattr(statistics, "error_sums", broken)
-    with pytest.raises(NonFiniteError, match="an error of the network is not finite"):
+    with pytest.raises(NonFiniteError, match="the network's error is not finite"):
         measure(run, out=tmp_path, max_examples=4, batch_size=4)
     assert not (tmp_path / "statistics.npz").exists()
 

@@ -40,13 +40,13 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(shape):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999999])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
 def test_dropout_keeps_its_share_and_the_expectation(rate):
     x = jnp.ones((4, 32, 32, 64))
     out = np.asarray(blocks.Dropout(rate).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
     share = (out > 0).mean()
-    assert abs(share - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / out.size) + 2**-16
-    assert len(np.unique(out)) == 2 and abs(out.max() * max(1 - rate, 2**-16) - 1) < 1e-4
+    assert abs(share - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / out.size)
+    assert len(np.unique(out)) == 2 and abs(out.max() * (1 - rate) - 1) < 1e-4
     if rate < 0.9:  # of the others, one may keep nothing
         assert np.abs(np.corrcoef(out.reshape(4, -1)) - np.eye(4)).max() < 0.05
 

@@ -66,7 +66,7 @@ def test_classes_are_drawn_by_name(of_arrays, tmp_path):
 
 
 def test_files_of_four_channels_are_refused_before_anything_is_drawn(of_arrays, tmp_path):
-    with pytest.raises(ConfigError, match=r"a PNG holds 1 or 3 channels, and these images have 4\. Use samples\.npz"):
+    with pytest.raises(ConfigError, match=r"a PNG holds 1 or 3 channels, and these have 4\. Leave out --png; samples\.npz"):
         sample(of_arrays / "run", 3, png=True, out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -92,7 +92,7 @@ def test_a_run_resumes_with_the_same_arrays_in_another_file_and_refuses_others(o
         )
         return train(config, of_arrays / "run")
 
-    with pytest.raises(DataError, match=r"other data than array train is now \(the content of the images"):
+    with pytest.raises(DataError, match=r"other data than array \(train\) holds now \(the content of the images"):
         resume(images=noise(20, 8, 12, 4))
     with pytest.raises(DataError, match="classes ant, bee -> ant, fly"):
         resume(classes=np.array(["ant", "fly"]))
@@ -120,7 +120,7 @@ def test_a_run_on_an_object_is_sampled(of_an_object, tmp_path):
 
 
 def test_what_needs_the_data_of_an_object_is_refused(of_an_object, tmp_path):
-    with pytest.raises(DataError, match=r"this job needs data, .* given from Python") as error:
+    with pytest.raises(DataError, match=r"this job reads the run's data, which were passed from Python") as error:
         evaluate(of_an_object[1], max_examples=4, out=tmp_path / "e")
     assert "\n" not in str(error.value) and not (tmp_path / "e").exists()
 
@@ -135,7 +135,7 @@ def test_a_run_on_an_object_resumes_with_the_same_examples_alone(of_an_object, t
         with pytest.raises(DataError, match=r"given from Python\. Give them again, with ddx\.training\.train") as error:
             train(given, folder)
         assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match=r"than list from Python is now \(20 examples -> 19\)\. Give its own data"):
+    with pytest.raises(DataError, match=r"than list \(from Python\) holds now \(20 examples -> 19\)\. Give its own data"):
         train(config, folder, data=PAIRS[:-1])
     with pytest.raises(DataError, match="the content of the images"):
         train(config, folder, data=[(255 - image, label) for image, label in PAIRS])

@@ -569,6 +569,7 @@ def test_watch_survives_a_network_that_goes(cloud):
     assert "gcloud does not tell how ddx is doing. Giving up after 3 failures in a row" in line
 
 
+@pytest.mark.soak
 def test_a_run_goes_on_after_its_machine_was_preempted(cloud, server, tiny_config, tmp_path):
     """The whole way: a run in a bucket, whose machine gets SIGTERM, is gone, and is replaced by an empty one."""
     cloud.environment |= {**server.environment, "JAX_PLATFORMS": "cpu"}

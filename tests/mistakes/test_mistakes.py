@@ -18,7 +18,7 @@ COMMANDS = ("train", "sample", "evaluate", "forward")
 ADVICE = re.compile(
     r"Did you mean |\bmust (be|divide|lie|decrease|visit|list) |\b(needs?|expected|choose|use|give|leave|set|pass|name|"
     r"return|write|written|see|let|restore|start|add|remove|nest|copy|store|put|prepare|train|measure|lower|raise|"
-    r"convert|define|mend|keep|replace|allow|wait|show|try|unset)\b",
+    r"convert|define|fix|keep|replace|allow|wait|show|try|unset)\b",
     re.IGNORECASE,
 )
 # Mistakes that show only when the data or the checkpoint are read: devices may be in use by then.

@@ -68,6 +68,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     for name, value in config.items():
         if not isinstance(name, str) or "." in name:
             raise ConfigError(f"config key {prefix}{name!r} is no name. Nest keys, as config['train']['num_steps']")
+        if name == USER and not prefix and not isinstance(value, ConfigDict | dict):
+            raise ConfigError(f"{USER} must hold keys of yours, as user.note. Give them names")
         if not isinstance(value, ConfigDict | dict) or (name == USER and not prefix):
             flat[prefix + name] = value
         elif prefix:
@@ -224,8 +226,6 @@ def _nested(values: dict[str, Any]) -> ConfigDict:
 def _own(value: Any) -> dict[str, Any]:
     """What a user's own keys hold, as JSON will give it back."""
     try:
-        if not isinstance(value, ConfigDict | dict):
-            raise TypeError("it must hold keys, as user.note")
         own: dict[str, Any] = json.loads(json.dumps(ConfigDict(value).to_dict(), allow_nan=False))
         return own
     except (TypeError, ValueError, RecursionError) as error:

@@ -76,9 +76,13 @@ def interpolate(
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
     check_count(num_rows, MOST_ROWS)
-    source = trained.load(
-        workdir, step, given.get("weights"), lambda config: sampling_config(config, seed, preset, **given)
-    )
+
+    def check(config: ConfigDict) -> None:
+        config = sampling_config(config, seed, preset, **given)
+        if config.sample.sampler == "ddim":
+            _check_deterministic(config, "interpolating")
+
+    source = trained.load(workdir, step, given.get("weights"), check)
     config = sampling_config(source.system.config, seed, preset, **given)
     told = to_tell(source.system, class_numbers(source, labels))
     if config.sample.sampler == "heat" and images is not None:
@@ -99,7 +103,7 @@ def interpolate(
     elif source.system.starts_from_images:
         raise ConfigError("samples of ihdm start from blurred images, which have no sphere. Set --sampler=heat")
     else:
-        how = _deterministic(config, source.system, "interpolating")
+        how = make_sampler(config, source.system)
         if between is not None:
             config, how = _encoding(config, source.system, how)
         generator = Generator(source.system, how, told=told)
@@ -157,12 +161,15 @@ def reconstruct(
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images = user_path(images, "--reconstruct")
     source = trained.load(
-        workdir, step, given.get("weights"), lambda config: sampling_config(config, 0, preset, **given)
+        workdir,
+        step,
+        given.get("weights"),
+        lambda config: _check_deterministic(sampling_config(config, 0, preset, **given), "reconstructing"),
     )
     config = sampling_config(source.system.config, 0, preset, **given)
     originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
-    config, how = _encoding(config, source.system, _deterministic(config, source.system, "reconstructing"))
+    config, how = _encoding(config, source.system, make_sampler(config, source.system))
     generator = Generator(source.system, how, told=to_tell(source.system, class_numbers(source, labels)))
     latents = generator.encode(source.params, x_0)
     decoded = generator.decode(source.params, latents)
@@ -186,11 +193,9 @@ def reconstruct(
     return written._replace(message=line, values={"mean_squared_error": error, "encoded_to": how.times[0]})
 
 
-def _deterministic(config: ConfigDict, system: System, what: str) -> Sampler:
-    how = make_sampler(config, system)
-    if not how.deterministic:
+def _check_deterministic(config: ConfigDict, what: str) -> None:
+    if config.sample.sampler != "ddim" or config.sample.eta:
         raise ConfigError(f"{what} needs latents that determine their image. Set --sampler=ddim --eta=0")
-    return how
 
 
 def _encoding(config: ConfigDict, system: System, how: Sampler) -> tuple[ConfigDict, Sampler]:

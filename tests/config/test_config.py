@@ -9,6 +9,7 @@ import pytest
 
 from ddx import config as config_lib
 from ddx.config import keys
+from ddx.config.values import check_keys
 from ddx.runtime.errors import ConfigError
 
 SHIPPED = sorted(pathlib.Path("configs").glob("*.py"))
@@ -367,7 +368,14 @@ def test_a_user_s_own_keys_are_kept_and_change_nothing():
     assert config_lib.validate(old) == config_lib.default_config()
 
 
-@pytest.mark.parametrize("value", [{"a": {1, 2}}, {"a": float("nan")}, 3, {"a": object()}])
+@pytest.mark.parametrize("value", [3, [1], None])
+def test_a_user_s_keys_have_names(value):
+    for use in (config_lib.validate, check_keys):
+        with pytest.raises(ConfigError, match=r"^user must hold keys of yours, as user\.note"):
+            use(config_lib.default_config().to_dict() | {"user": value})
+
+
+@pytest.mark.parametrize("value", [{"a": {1, 2}}, {"a": float("nan")}, {"a": object()}])
 def test_what_json_has_not_is_no_user_s_key(value):
     with pytest.raises(ConfigError, match=r"^user: .*Use what JSON has"):
         config_lib.validate(config_lib.default_config().to_dict() | {"user": value})

@@ -261,7 +261,7 @@ def _saved(kind, changes, names, code=CONFIG):
 BLUR = ("process.kind=blurring", "loss.prediction=v", "sample.clip=False")
 HEAD = ("loss.objective=head", "loss.variance=npr")
 PAIRS = {
-    ("model.channels=40",): "model.groups",
+    ("model.channels=36",): "model.groups",
     ("model.channels=66",): "model.channels=66",
     ("model.channels=16384", "model.multipliers=(1024,)"): "model.multipliers",
     ("model.channels=16384", "model.multipliers=(4,4,4)", "model.num_blocks=100"): "model.",

@@ -66,7 +66,9 @@ def test_classes_are_drawn_by_name(of_arrays, tmp_path):
 
 
 def test_files_of_four_channels_are_refused_before_anything_is_drawn(of_arrays, tmp_path):
-    with pytest.raises(ConfigError, match=r"a PNG holds 1 or 3 channels, and these have 4\. Leave out --png; samples\.npz"):
+    with pytest.raises(
+        ConfigError, match=r"a PNG holds 1 or 3 channels, and these have 4\. Leave out --png; samples\.npz"
+    ):
         sample(of_arrays / "run", 3, png=True, out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -135,7 +137,9 @@ def test_a_run_on_an_object_resumes_with_the_same_examples_alone(of_an_object, t
         with pytest.raises(DataError, match=r"given from Python\. Give them again, with ddx\.training\.train") as error:
             train(given, folder)
         assert "\n" not in str(error.value)
-    with pytest.raises(DataError, match=r"than list \(from Python\) holds now \(20 examples -> 19\)\. Give its own data"):
+    with pytest.raises(
+        DataError, match=r"than list \(from Python\) holds now \(20 examples -> 19\)\. Give its own data"
+    ):
         train(config, folder, data=PAIRS[:-1])
     with pytest.raises(DataError, match="the content of the images"):
         train(config, folder, data=[(255 - image, label) for image, label in PAIRS])

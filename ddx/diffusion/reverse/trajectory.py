@@ -209,7 +209,7 @@ def _explicit(num_steps: int, times: tuple[int, ...]) -> tuple[int, ...]:
 def _descending(times: Iterable[int], spacing: str) -> tuple[int, ...]:
     listed = [int(t) for t in times]
     if not listed:
-        raise ValueError(f"spacing {spacing!r} visits no time")
+        raise ValueError(f"spacing {spacing!r} visits no time; use one that visits at least one")
     distinct = sorted(set(listed), reverse=True)
     if len(distinct) < len(listed):
         warnings.warn(

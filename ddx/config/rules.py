@@ -46,7 +46,9 @@ def check_together(c: dict[str, Any]) -> None:
     if c["process.kind"] != "ihdm" and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False is IHDM's released code; set process.kind='ihdm', or leave it True")
     if c["loss.reduction"] == "sum" and c["loss.objective"] != "simple":
-        raise ConfigError(f"loss.reduction='sum' belongs to loss.objective='simple', not {c['loss.objective']!r}")
+        raise ConfigError(
+            f"loss.reduction='sum' belongs to loss.objective='simple', not {c['loss.objective']!r}. Use mean"
+        )
     if c["loss.objective"] == "hybrid" and c["loss.variance"] not in LEARNED_VARIANCES:
         raise ConfigError(
             f"loss.objective='hybrid' trains a learned variance, and loss.variance={c['loss.variance']!r} is fixed; set"

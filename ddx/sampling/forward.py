@@ -59,10 +59,11 @@ def forward(
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
     """
     out, images = user_path(out, "--out"), optional_path(images, "--images")
-    path = out.with_name(f"{out.name.removesuffix('.png')}.png")
     if not 0 <= seed < 2**32:
         raise ConfigError(f"seed={seed} must be at least 0 and below 4,294,967,296")
-    if path.name in (".png", "..png", "...png") or storage.is_dir(path):
+    name = out.name.removesuffix(".png")
+    path = out.parent / f"{name}.png"
+    if name in ("", ".", "..") or storage.is_dir(path):
         raise ConfigError(f"--out={out} names no file. Give one, such as --out=forward.png")
     x_0 = load("digits").read(np.zeros(1, int))["image"] if images is None else _read(images)
     _check(x_0, num_columns, sigma_blur_max)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -106,7 +107,7 @@ def prepare(topology: str) -> str:
             " Linux, under Google's terms of service)"
         )
     chip, _, shape = topology.partition(":")
-    cores = _product(shape) * (2 if chip in ("v2", "v3", "v4", "v5p") else 1)
+    cores = math.prod(map(int, shape.split("x"))) * (2 if chip in ("v2", "v3", "v4", "v5p") else 1)
     for name, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": f"{CHIPS[chip].accelerator}-{cores}",
@@ -117,10 +118,3 @@ def prepare(topology: str) -> str:
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("libtpu")
     return "of $TPU_LIBRARY_PATH"
-
-
-def _product(shape: str) -> int:
-    total = 1
-    for side in shape.split("x"):
-        total *= int(side)
-    return total

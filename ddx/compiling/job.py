@@ -103,8 +103,7 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound;
     both of one step, for loops count once, and neither of the collectives. Where a call has many steps, once_a_call_ms
-    of it are outside their loop. FLOPs are the compiler's count after its
-    rewriting, the share of the peak is of the time in estimated_ms.
+    of it are outside their loop. FLOPs are the compiler's count after its rewriting; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = operations(text)

@@ -18,8 +18,9 @@ class GroupNorm(nn.Module):
     """Group normalisation, in float32: images are read twice, once for the statistics, once to be normalised.
 
     The statistics are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
-    themselves would cancel where a mean is large against its spread. A group's follow from those of its channels
-    (Chan, Golub & LeVeque 1983), so the channels, which lie along a TPU's lanes, are not taken apart.
+    themselves would cancel where a mean is large against its spread. The statistics of a group follow from the
+    statistics of its channels (Chan, Golub & LeVeque 1983), so the channels, which lie along a TPU's lanes, are not
+    taken apart.
     """
 
     groups: int

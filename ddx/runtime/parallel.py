@@ -196,8 +196,13 @@ def join_batch(x: Any) -> np.ndarray:
 
 def replicate(tree: Any) -> Any:
     """Copy a tree to every device."""
+    return put(tree)
+
+
+def put(tree: Any, *axes: str) -> Any:
+    """Bring a tree to the devices: a copy to each, or, with AXIS, to each its row."""
     mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def copied_to_host(tree: Any) -> Any:

@@ -9,9 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddx.runtime.parallel import AXIS, is_wrapped, num_devices
+from ddx.runtime.parallel import AXIS, is_wrapped, num_devices, put
 
 
 def _part_axis(shape: tuple[int, ...]) -> int | None:
@@ -78,8 +77,7 @@ def place(tree: Any) -> Any:
         x = np.asarray(x)
         return np.stack(np.split(x, devices, axis)) if axis is not None else np.broadcast_to(x, (devices, *x.shape))
 
-    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(jax.tree.map(divided, tree), NamedSharding(mesh, PartitionSpec(AXIS)))
+    return put(jax.tree.map(divided, tree), AXIS)
 
 
 def shapes(like: Any) -> Any:

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from ddx.diffusion.objective.time_samplers import TimeSampler
 from ddx.runtime import parallel, parts
 from ddx.system import System, joined, make_system, make_time_sampler
 from ddx.training.pace import steps_per_call
 from ddx.training.state import TrainState, init_state, make_optimizer
-from ddx.training.step import empty_batch, make_step, many_steps, stacked
+from ddx.training.step import Step, empty_batch, make_step, many_steps, stacked
 
 
 class Program(NamedTuple):
@@ -62,11 +63,10 @@ class Program(NamedTuple):
         return joined(state.frozen, parts.join(state.ema, self.shapes.ema))
 
 
-def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
-    """The training of a config on images of shape (H, W, C)."""
-    system, times, t = make_system(config, image_shape, num_classes), make_time_sampler(config), config.train
-    optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
-    step = make_step(
+def step_of(config: ConfigDict, system: System, times: TimeSampler, optimizer: optax.GradientTransformation) -> Step:
+    """The training step of a config, for one device."""
+    t = config.train
+    return make_step(
         system.loss,
         optimizer,
         num_steps=config.process.num_steps,
@@ -79,6 +79,13 @@ def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_clas
         ema_warmup=t.ema_warmup,
         accumulation=t.accumulation,
     )
+
+
+def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
+    """The training of a config on images of shape (H, W, C)."""
+    system, times, t = make_system(config, image_shape, num_classes), make_time_sampler(config), config.train
+    optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
+    step = step_of(config, system, times, optimizer)
 
     def initial(key: Any) -> TrainState:
         params, frozen = system.split(system.init(key))

@@ -10,8 +10,9 @@ import pytest
 from ddx.diffusion.reverse.walk import advance, noise_from, start
 from ddx.sampling.sampler import make_sampler
 from ddx.system import make_system, make_time_sampler
+from ddx.training.program import step_of
 from ddx.training.state import init_state, make_optimizer
-from ddx.training.step import make_step, many_steps
+from ddx.training.step import many_steps
 from tests.config.test_config import shipped
 
 # One of each network, with each objective and each thing that a network is told: images, parameters.
@@ -45,19 +46,8 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     sizes = [np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(state.params)]
     assert sum(sizes) == num_params
 
-    step = make_step(
-        system.loss,
-        optimizer,
-        num_steps=config.process.num_steps,
-        times=times,
-        batch_size=t.batch_size,
-        flip=config.data.flip,
-        low=config.data.low,
-        clip_norm=t.clip_norm,
-        ema_decay=t.ema_decay,
-        ema_warmup=t.ema_warmup,
-        accumulation=1,
-    )
+    t.accumulation = 1
+    step = step_of(config, system, times, optimizer)
     batch = {
         "image": jax.ShapeDtypeStruct((2, t.batch_size // 8, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),

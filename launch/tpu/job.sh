@@ -17,11 +17,12 @@ if flock -n 9; then
   [[ $action == run ]] || { echo "no command runs here" && exit; }
   PATH=~/ddx-python/bin:$PATH
   rm -f "$job/exit_code"
+  : > "$job/log" # before the job, which begins in its own time, so that whoever shows it finds it
   printf '%q ' "$@" > "$job/command"
   # The trap keeps the shell alive at a SIGTERM to the whole group, so that it can tell how the command has ended.
   # shellcheck disable=SC2016
   setsid bash -c 'trap : TERM; code=0; "$@" || code=$?; echo "$code" > ~/ddx-job/exit_code' job "$@" \
-    > "$job/log" 2>&1 < /dev/null &
+    >> "$job/log" 2>&1 < /dev/null &
   echo $! > "$job/pid"
   lines=+1
 elif [[ ! -e $job/command ]]; then

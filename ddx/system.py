@@ -90,14 +90,13 @@ class System(NamedTuple):
         return told | ({"low_res": shrink(x_0, self.low_res_shape)} if self.low_res_shape else {})
 
     def loss(
-        self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any
+        self, params: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_keys: Any
     ) -> tuple[Any, dict[str, Any]]:
         """The training loss of each example, (B,), and its parts by name, (B,) each."""
         told, loss = self.told(x_0, label), self.config.loss
 
         def model_fn(x_t: Any, model_time: Any) -> Any:
-            rngs = {"dropout": dropout_key}
-            return self.model.apply({"params": params}, x_t, model_time, **told, train=True, rngs=rngs)
+            return self.model.apply({"params": params}, x_t, model_time, **told, dropout_keys=dropout_keys)
 
         args = (self.process, model_fn, x_0, t, noise, loss.prediction)
         if loss.objective == "simple":

@@ -168,6 +168,7 @@ IMPROVED = {
     "process__num_steps": 4,
     "model__family": "iddpm",
     "model__num_heads": 2,
+    "model__dropout": 0.1,
     "model__scale_shift": True,
     "model__class_conditional": True,
     "loss__objective": "hybrid",

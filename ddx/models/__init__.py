@@ -1,4 +1,4 @@
-"""Networks: Flax modules called as model.apply({"params": params}, x_t, model_time, train=...)."""
+"""Networks: Flax modules called as model.apply({"params": params}, x_t, model_time, ...)."""
 
 from ddx.models.presets import PRESETS, Preset, create, num_params
 from ddx.models.unet import UNet, of_head

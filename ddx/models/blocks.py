@@ -4,6 +4,7 @@ All work on NHWC. `dtype` is the type of convolutions and matrix products; param
 float32. `conventions` are those of one of the original codes.
 """
 
+import zlib
 from typing import Any
 
 import flax.linen as nn
@@ -54,18 +55,24 @@ class GroupNorm(nn.Module):
 class Dropout(nn.Module):
     """Set a part of the values to zero, and scale the others up to the same expectation.
 
-    The mask is drawn once: without the barrier a TPU's compiler draws it again inside each of the convolutions, forward
-    and backward, that it fuses the masked images into, which then take three times as long.
+    Each image has a key of its own, so its mask does not depend on the batch that it is in. The mask is drawn once:
+    without the barrier a TPU's compiler draws it again inside each of the convolutions, forward and backward, that
+    it fuses the masked images into, which then take three times as long.
     """
 
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, H, W, C) to the same shape; x itself where nothing is dropped."""
-        if not train or not self.rate:
+    def __call__(self, x: jax.Array, keys: jax.Array | None) -> jax.Array:
+        """(B, H, W, C) to the same shape, with keys (B,); x itself without keys, or where nothing is dropped."""
+        if keys is None or not self.rate:
             return x
-        kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, x.shape)
+        here = zlib.crc32("/".join(self.path).encode())  # no two modules of a network draw the same
+
+        def draw(key: jax.Array) -> jax.Array:
+            return jax.random.bernoulli(jax.random.fold_in(key, here), 1.0 - self.rate, x.shape[1:])
+
+        kept = jax.vmap(draw)(keys)
         return jnp.where(jax.lax.optimization_barrier(kept), x / (1.0 - self.rate), 0.0)
 
 
@@ -104,7 +111,7 @@ class ResnetBlock(nn.Module):
     Attributes:
       channels: output channels.
       groups: of the normalisations.
-      dropout: rate, applied when train is True, from the "dropout" random stream.
+      dropout: rate, applied where there are keys.
       dtype: type of the computation.
       scale_shift: the time scales and shifts what the second norm returns; if False, it is added to what that takes.
       conventions: of an original code.
@@ -118,8 +125,8 @@ class ResnetBlock(nn.Module):
     conventions: Conventions = DDPM
 
     @nn.compact
-    def __call__(self, x: jax.Array, temb: jax.Array, train: bool) -> jax.Array:
-        """(B, H, W, C) and the time embedding (B, D) to (B, H, W, channels)."""
+    def __call__(self, x: jax.Array, temb: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+        """(B, H, W, C), the time embedding (B, D) and, in training, keys (B,), to (B, H, W, channels)."""
         like = self.conventions
         h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")(x))
         h = conv3x3(h, self.channels, like, self.dtype, "conv1")
@@ -131,7 +138,7 @@ class ResnetBlock(nn.Module):
             h = norm2(h) * (1 + scale) + shift
         else:
             h = norm2(h + told)
-        h = Dropout(self.dropout)(nn.swish(h), train)
+        h = Dropout(self.dropout)(nn.swish(h), dropout_keys)
         h = conv3x3(h, self.channels, like, self.dtype, "conv2", last=True)
         if x.shape[-1] != self.channels:
             x = dense(x, self.channels, like, self.dtype, "nin_shortcut")

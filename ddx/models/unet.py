@@ -69,7 +69,7 @@ class UNet(nn.Module):
         label: jax.Array | None = None,
         low_res: jax.Array | None = None,
         *,
-        train: bool = False,
+        dropout_keys: jax.Array | None = None,
     ) -> jax.Array:
         """The raw output for images x at network times t.
 
@@ -78,25 +78,26 @@ class UNet(nn.Module):
           t: (B,) 0-based time indices, int or float.
           label: (B,) classes, 0 .. num_classes - 1; None for a network without classes.
           low_res: (B, h, h * W / H, C) with h the attribute low_res, what x is to agree with; None where that is 0.
-          train: apply dropout, from the "dropout" random stream.
+          dropout_keys: (B,) keys of `jax.random`, one for each image: apply dropout with the masks that belong to
+            them. None outside training.
 
         Returns:
           (B, H, W, out_channels) float32, twice the channels with a head.
 
         Raises:
-          ValueError: x, t, label or low_res has the wrong shape, a label or low_res is missing or unknown to the
-            network, the family or head is unknown, the images cannot be halved often enough, channels cannot be grouped
-            or shared by the heads, or an attention resolution is never reached.
+          ValueError: x, t, label, low_res or dropout_keys has the wrong shape, a label or low_res is missing or
+            unknown to the network, the family or head is unknown, the images cannot be halved often enough, channels
+            cannot be grouped or shared by the heads, or an attention resolution is never reached.
         """
-        self._check_inputs(x, t, label, low_res)
+        self._check_inputs(x, t, label, low_res, dropout_keys)
         self._check_settings(*x.shape[1:3])
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
-        if train or self.is_initializing() or x.shape[0] <= part:
-            return self._network(x, t, label, low_res, train)
+        if dropout_keys is not None or self.is_initializing() or x.shape[0] <= part:
+            return self._network(x, t, label, low_res, dropout_keys)
         variables, network = self.variables, self.clone(parent=None)
 
         def whole(*inputs: Any) -> jax.Array:
-            return jnp.asarray(network.apply(variables, *inputs, False, method=UNet._network))
+            return jnp.asarray(network.apply(variables, *inputs, None, method=UNet._network))
 
         def in_parts(*inputs: Any) -> jax.Array:
             even = x.shape[0] // part * part
@@ -120,16 +121,21 @@ class UNet(nn.Module):
 
     @nn.compact
     def _network(
-        self, x: jax.Array, t: jax.Array, label: jax.Array | None, low_res: jax.Array | None, train: bool
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        label: jax.Array | None,
+        low_res: jax.Array | None,
+        dropout_keys: jax.Array | None,
     ) -> jax.Array:
         like = FAMILIES[self.family]
-        block = nn.remat(ResnetBlock, static_argnums=(3,)) if self.remat else ResnetBlock
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
 
         def residual(h: jax.Array, name: str, multiplier: int) -> jax.Array:
             settings = (self.channels * multiplier, self.groups, self.dropout, self.dtype, self.scale_shift, like)
-            return block(*settings, name=name)(h, temb, train)
+            return block(*settings, name=name)(h, temb, dropout_keys)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
             return attention(self.groups, self.dtype, self.num_heads, like, name=name)(h)
@@ -184,12 +190,24 @@ class UNet(nn.Module):
         batch, height, width, channels = shape
         return (batch, self.low_res, self.low_res * width // height, channels)
 
-    def _check_inputs(self, x: jax.Array, t: jax.Array, label: jax.Array | None, low_res: jax.Array | None) -> None:
+    def _check_inputs(
+        self,
+        x: jax.Array,
+        t: jax.Array,
+        label: jax.Array | None,
+        low_res: jax.Array | None,
+        dropout_keys: jax.Array | None,
+    ) -> None:
         if x.ndim != 4 or t.shape != x.shape[:1]:
             raise ValueError(f"expected images (B, H, W, C) and times (B,); got shapes {x.shape} and {t.shape}")
         if (label is None) != (self.num_classes == 0) or (label is not None and label.shape != t.shape):
             wanted = "labels (B,)" if self.num_classes else "no labels"
             raise ValueError(f"a network of {self.num_classes} classes takes {wanted}; got {_given(label)}")
+        if dropout_keys is not None and dropout_keys.shape != t.shape:
+            raise ValueError(
+                "dropout takes a key for each image, (B,), such as jax.random.split(key, B); got "
+                f"{_given(dropout_keys)}"
+            )
         shape = self._low_res_shape(x.shape) if self.low_res else None
         if shape != (None if low_res is None else low_res.shape):
             wanted = f"low-resolution images {shape}" if shape else "no low-resolution images"

@@ -1,8 +1,8 @@
 """Several devices of one host: the only module that knows `jax.pmap`, axis names and shardings.
 
-A step is written for one device. Its helpers, `mean_over_devices`, `gather_over_devices` and `device_key`, are
-identities unless it runs inside a wrapper of this module, so the same function is tested under plain `jit`. What
-differs between devices is only their rows of a batch; the state goes in and comes out replicated. Average gradients,
+A step is written for one device. Its helpers, `mean_over_devices` and `gather_over_devices`, are identities unless it
+runs inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between devices is
+only their rows of a batch; the state goes in and comes out replicated. Average gradients,
 not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
 """
 
@@ -125,11 +125,6 @@ def mean_over_devices(tree: Any) -> Any:
 def gather_over_devices(tree: Any) -> Any:
     """Arrays of examples of all devices, in the order of the batch; the arrays themselves outside a wrapper."""
     return jax.lax.all_gather(tree, AXIS, tiled=True) if _on_devices.get() else tree
-
-
-def device_key(key: Any) -> Any:
-    """A key that differs between devices; the key itself outside a wrapper, as on a single device."""
-    return jax.random.fold_in(key, jax.lax.axis_index(AXIS)) if _on_devices.get() and num_devices() > 1 else key
 
 
 def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: Any = None) -> OnDevices:

@@ -1,8 +1,8 @@
 """The training step, written for one device.
 
 Every random number is a function of (seed, step) and, where it belongs to an example, of the example's place in the
-global batch. So neither the number of devices nor gradient accumulation nor a restart changes the times, the noise and
-the flips that are drawn; dropout masks alone differ with the number of devices and parts.
+global batch. So neither the number of devices nor gradient accumulation nor a restart changes the times, the noise, the
+flips and the dropout masks that are drawn.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def make_step(
     """step(state, key, batch) -> (state, metrics).
 
     Args:
-      loss: loss(params, x_0, label, t, noise, dropout_key) -> (B,), and its parts {name: (B,)}.
+      loss: loss(params, x_0, label, t, noise, dropout_keys) -> (B,), and its parts {name: (B,)}.
       optimizer: an optax transformation.
       num_steps: T, for the quartiles.
       times: draws the times, and weights with which losses count.
@@ -63,7 +63,7 @@ def make_step(
     """
 
     def gradient(
-        params: Any, frozen: Any, weight: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_key: Any
+        params: Any, frozen: Any, weight: Any, x_0: Any, label: Any, t: Any, noise: Any, dropout_keys: Any
     ) -> Any:
         """The gradient of the mean weighted loss, and the loss of each example and its parts."""
 
@@ -73,17 +73,17 @@ def make_step(
 
         grad = jax.grad(objective, has_aux=True)
         if accumulation == 1:
-            return grad(params, weight, x_0, label, t, noise, dropout_key)
-        split = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), (weight, x_0, label, t, noise))
-        keys = jax.random.split(dropout_key, accumulation)
+            return grad(params, weight, x_0, label, t, noise, dropout_keys)
+        of_examples = (weight, x_0, label, t, noise, dropout_keys)
+        split = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), of_examples)
 
         def add(total: Any, part: Any) -> tuple[Any, Any]:
-            part_gradient, each = grad(params, *part[0], part[1])
+            part_gradient, each = grad(params, *part)
             return jax.tree.map(jnp.add, total, part_gradient), each
 
         # Unrolled on CPU, where gradients of convolutions inside a loop are 24 times slower.
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, each = jax.lax.scan(add, zeros, (split, keys), unroll=parallel.platform() == "cpu")
+        total, each = jax.lax.scan(add, zeros, split, unroll=parallel.platform() == "cpu")
         return jax.tree.map(lambda g: g / accumulation, total), jax.tree.map(lambda x: x.reshape(-1), each)
 
     def step(state: TrainState, key: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:
@@ -97,9 +97,8 @@ def make_step(
             x_0 = augment.random_flip(keys(_FLIP), x_0)
         t, weight = times.draw(state.times, jax.random.fold_in(key, _TIME), batch["example"], batch_size)
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
-        dropout_key = parallel.device_key(jax.random.fold_in(key, _DROPOUT))
-
-        grad, (each, named) = gradient(state.params, state.frozen, weight, x_0, batch["label"], t, noise, dropout_key)
+        told = (batch["label"], t, noise, keys(_DROPOUT))
+        grad, (each, named) = gradient(state.params, state.frozen, weight, x_0, *told)
         level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
         quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)
         means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **named})

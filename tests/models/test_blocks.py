@@ -43,17 +43,22 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(shape):
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.999])
 def test_dropout_keeps_its_share_and_the_expectation(rate):
     x = jnp.ones((4, 32, 32, 64))
-    out = np.asarray(blocks.Dropout(rate).apply({}, x, True, rngs={"dropout": jax.random.key(0)}))
+    keys = jax.random.split(jax.random.key(0), 4)
+    out = np.asarray(blocks.Dropout(rate).apply({}, x, keys))
     share = (out > 0).mean()
     assert abs(share - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / out.size)
     assert len(np.unique(out)) == 2 and abs(out.max() * (1 - rate) - 1) < 1e-4
+    np.testing.assert_array_equal(blocks.Dropout(rate).apply({}, x[:2], keys[jnp.array([3, 1])]), out[[3, 1]])
     if rate < 0.9:  # of the others, one may keep nothing
         assert np.abs(np.corrcoef(out.reshape(4, -1)) - np.eye(4)).max() < 0.05
 
 
 def test_dropout_leaves_images_alone_outside_training():
     x = jnp.ones((1, 2, 2, 4))
-    assert blocks.Dropout(0.5).apply({}, x, False) is x and blocks.Dropout(0.0).apply({}, x, True) is x
+    assert (
+        blocks.Dropout(0.5).apply({}, x, None) is x
+        and blocks.Dropout(0.0).apply({}, x, jax.random.split(jax.random.key(0), 1)) is x
+    )
 
 
 def test_a_norm_keeps_its_precision_where_the_first_pixel_is_far_from_the_others():

@@ -87,7 +87,9 @@ def test_remat_changes_neither_parameters_nor_numbers(family):
     assert shapes[0] == shapes[1]
 
     def loss(m, params):
-        return jnp.square(m.apply({"params": params}, x, t, train=True)).sum()
+        return jnp.square(
+            m.apply({"params": params}, x, t, dropout_keys=jax.random.split(jax.random.key(0), len(x)))
+        ).sum()
 
     (plain, gradient), (other, other_gradient) = (
         jax.jit(jax.value_and_grad(lambda p, m=m: loss(m, p)))(params) for m in (module, again)
@@ -129,16 +131,19 @@ def test_a_new_network_outputs_almost_nothing_and_a_block_starts_as_the_identity
     assert len(biases) > 50 and not any(leaf.any() for leaf in biases)
 
 
-def test_dropout_acts_in_training_only_and_needs_its_stream(tiny):
+def test_dropout_acts_where_there_are_keys_on_each_image_by_its_own(tiny):
     module, params, x, t, _ = tiny
     dropped = module.clone(dropout=0.5)
     plain = jax.jit(module.apply)({"params": params}, x, t)
     np.testing.assert_array_equal(jax.jit(dropped.apply)({"params": params}, x, t), plain)
-    apply = jax.jit(lambda key: dropped.apply({"params": params}, x, t, train=True, rngs={"dropout": key}))
-    one, two = (apply(jax.random.key(i)) for i in (0, 1))
-    assert float(jnp.abs(one - two).max()) > 1e-3
-    with pytest.raises(Exception, match="dropout"):
-        dropped.apply({"params": params}, x, t, train=True)
+    apply = jax.jit(lambda keys, x, t: dropped.apply({"params": params}, x, t, dropout_keys=keys))
+    keys = jax.random.split(jax.random.key(0), len(x))
+    same = jnp.broadcast_to(x[:1], x.shape)
+    one, two = apply(keys, x, t), apply(keys[::-1], x[::-1], t[::-1])
+    np.testing.assert_allclose(one, two[::-1], atol=1e-5)
+    assert float(jnp.abs(apply(keys, same, t) - apply(keys[::-1], same, t)).max()) > 1e-3
+    with pytest.raises(ValueError, match=r"a key for each image, \(B,\)"):
+        dropped.apply({"params": params}, x, t, dropout_keys=keys[0])
 
 
 def test_images_need_not_be_square():

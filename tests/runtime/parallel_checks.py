@@ -72,14 +72,6 @@ def test_parts_of_arrays_are_updated_where_they_are():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
 
 
-def test_every_device_has_its_own_key_and_a_single_device_the_key_itself():
-    key = jax.random.key(0)
-    fn = parallel.over_batch(lambda key, x: x + jax.random.uniform(parallel.device_key(key)), shared=1, split=1)
-    draws = parallel.join_batch(fn(key, parallel.split_batch(np.zeros(8, np.float32))))
-    assert len(np.unique(draws)) == 8
-    assert jax.random.key_data(parallel.device_key(key)).tolist() == jax.random.key_data(key).tolist()
-
-
 def test_batches_split_and_join_in_order():
     x = np.arange(48).reshape(2, 24)
     np.testing.assert_array_equal(parallel.split_batch(x, axis=1)[3], x[:, 9:12])

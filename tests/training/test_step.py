@@ -19,8 +19,9 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
 def recorder(log):
     """A loss that keeps what it is given; its gradient is the mean of the batch's noise."""
 
-    def loss(params, x_0, label, t, noise, dropout_key):
-        jax.debug.callback(lambda *args: log.append(jax.tree.map(np.asarray, args)), x_0, t, noise, ordered=False)
+    def loss(params, x_0, label, t, noise, dropout_keys):
+        drawn = x_0, t, noise, jax.random.key_data(dropout_keys)
+        jax.debug.callback(lambda *args: log.append(jax.tree.map(np.asarray, args)), *drawn, ordered=False)
         return (params["w"] * noise).mean((1, 2, 3)) + 0 * t, {}
 
     return loss
@@ -62,8 +63,8 @@ def drawn(steps, places=range(8), seed=0, **changes):
 
 
 def test_times_noise_and_flips_are_drawn_anew_in_every_step_and_for_every_seed():
-    (x_a, t_a, noise_a), (x_b, t_b, noise_b) = drawn(2, flip=True)
-    ((_, t_c, noise_c),) = drawn(1, seed=1)
+    (x_a, t_a, noise_a, _), (x_b, t_b, noise_b, _) = drawn(2, flip=True)
+    ((_, t_c, noise_c, _),) = drawn(1, seed=1)
     assert np.all((t_a >= 1) & (t_a <= T)) and len(np.unique(t_a)) > 4
     for t, noise in ((t_b, noise_b), (t_c, noise_c)):
         assert np.any(t != t_a) and np.abs(np.corrcoef(noise.ravel(), noise_a.ravel())[0, 1]) < 0.3
@@ -78,7 +79,7 @@ def test_times_noise_and_flips_are_drawn_anew_in_every_step_and_for_every_seed()
 
 
 def test_within_a_step_examples_are_independent():
-    ((_, _, eps),) = drawn(1)
+    ((_, _, eps, _),) = drawn(1)
     correlation = np.corrcoef(eps.reshape(8, -1))
     assert np.abs(correlation - np.eye(8)).max() < 0.9 and np.linalg.matrix_rank(eps.reshape(8, -1)) == 8
 
@@ -90,8 +91,7 @@ def test_no_two_purposes_share_a_key(monkeypatch):
         used.append(tuple(jax.random.key_data(key).tolist()))
         return example_keys(key, places)
 
-    def loss(params, x_0, label, t, noise, dropout_key):
-        used.append(tuple(jax.random.key_data(dropout_key).tolist()))
+    def loss(params, x_0, label, t, noise, dropout_keys):
         return params["w"] + jnp.zeros(t.shape), {}
 
     monkeypatch.setattr("ddx.training.step.example_keys", spy)
@@ -105,10 +105,12 @@ def test_no_two_purposes_share_a_key(monkeypatch):
 
 def test_what_an_example_gets_depends_on_its_place_alone():
     """The rows that a device or a part of an accumulated batch sees are those of the whole batch."""
-    ((x, t, noise),) = drawn(1, flip=True)
-    ((x_part, t_part, noise_part),) = drawn(1, places=[6, 2, 3], flip=True)
-    for whole, part in ((x, x_part), (t, t_part), (noise, noise_part)):
-        np.testing.assert_array_equal(whole[[6, 2, 3]], part)
+    (whole,) = drawn(1, flip=True)
+    (part,) = drawn(1, places=[6, 2, 3], flip=True)
+    for of_all, of_some in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(of_all[[6, 2, 3]], of_some)
+    _, t, _, dropout = whole
+    assert len(np.unique(dropout, axis=0)) == 8
     parts = sorted(
         drawn(1, flip=True, accumulation=4), key=lambda part: np.flatnonzero((t == part[1][0])[..., None])[0]
     )
@@ -122,7 +124,7 @@ def test_the_update_is_that_of_the_mean_gradient(accumulation):
     step, state = make(recorder(log), accumulation=accumulation)
     state, metrics = jax.jit(step)(state, jax.random.key(0), batch())
     jax.effects_barrier()
-    noise = np.concatenate([noise for _, _, noise in log])
+    noise = np.concatenate([noise for _, _, noise, _ in log])
     np.testing.assert_allclose(state.params["w"], -noise.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], abs(noise.mean()), rtol=1e-5)
     assert int(state.step) == 1 and bool(metrics["finite"]) and float(metrics["quartile_count"].sum()) == 8
@@ -131,7 +133,7 @@ def test_the_update_is_that_of_the_mean_gradient(accumulation):
 def test_quartiles_of_the_loss_follow_the_times():
     log = []
 
-    def loss(params, x_0, label, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_keys):
         jax.debug.callback(lambda t: log.append(np.asarray(t)), t)
         return t.astype(jnp.float32) + 0 * params["w"], {}
 
@@ -145,7 +147,7 @@ def test_quartiles_of_the_loss_follow_the_times():
 
 @pytest.mark.parametrize("bad", ["loss", "gradient"])
 def test_an_update_that_is_not_finite_is_not_applied(bad):
-    def loss(params, x_0, label, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_keys):
         value = {"loss": params["w"] + jnp.nan, "gradient": jnp.sqrt(params["w"])}[bad]  # sqrt'(0) is infinite
         return value + jnp.zeros(t.shape), {}
 
@@ -209,7 +211,7 @@ def test_weights_and_parts_of_the_loss_are_averaged_and_what_was_learned_is_kept
 
     times = time_samplers.TimeSampler(lambda: jnp.zeros(8), draw, lambda state, t, loss: state.at[t - 1].set(loss))
 
-    def loss(params, x_0, label, t, noise, dropout_key):
+    def loss(params, x_0, label, t, noise, dropout_keys):
         each = t.astype(jnp.float32)
         return each * (1 + params["w"]), {"square": each**2}
 

@@ -1,6 +1,7 @@
 """The scripts of launch/tpu: what they would run, and what they do with a stand-in for gcloud (tests/gcloud.py)."""
 
 import configparser
+import functools
 import json
 import os
 import pathlib
@@ -91,7 +92,11 @@ class Cloud:
     def start(self, script, *args):
         command = [str(TPU / script), *args]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL}
-        return subprocess.Popen(command, **pipes, text=True, env=self.environment, cwd=self.folder)
+        interruptible = functools.partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        )  # if tests are in the background
+        where = {"env": self.environment, "cwd": self.folder}
+        return subprocess.Popen(command, **pipes, text=True, preexec_fn=interruptible, **where)
 
     def run(self, script, *args):
         process = self.start(script, *args)

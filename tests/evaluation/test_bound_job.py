@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from ddx.data import order
 from ddx.evaluation import bound_job, evaluate
 from ddx.runs import job, trained
 from ddx.runtime.errors import ConfigError, DataError, NonFiniteError
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 FEW = {"max_examples": 10, "batch_size": 4}
@@ -102,7 +102,7 @@ def test_an_example_has_the_same_bound_whatever_else_is_evaluated(improved, few,
 
 
 def test_eight_devices_find_what_one_does(improved, few, tmp_path):
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = processes.environment(devices=8)
     command = [sys.executable, "-m", "launch.evaluate", f"--workdir={improved}", f"--out={tmp_path}"]
     done = subprocess.run(
         [*command, "--max_examples=10", "--batch_size=4", "--metrics=bpd,rate_distortion"],

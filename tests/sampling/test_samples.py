@@ -20,6 +20,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.sampling import interpolate, reconstruct, sample
 from ddx.training import train
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -91,7 +92,7 @@ def contents(folder):
 
 
 def command(workdir, out, *args, devices=1):
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = processes.environment(devices)
     argv = [sys.executable, "-m", "launch.sample", f"--workdir={workdir}", f"--out={out}", *args]
     return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -22,6 +22,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.sampling import sample
 from ddx.training import train
+from tests import processes
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -62,7 +63,7 @@ def launch(config, workdir, devices=1):
         "from ddx import config as c\n"
         f"def get_config():\n    return c.from_json({config_lib.to_json(config)!r}, 'test').unlock()\n"
     )
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = processes.environment(devices)
     command = [sys.executable, "-m", "launch.train", f"--config={path}", f"--workdir={workdir}"]
     return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -283,7 +284,7 @@ for device in range(parallel.num_devices()):
 
 def restored(run, devices):
     """The checksums of a run's parameters on each of some devices, in a process of its own."""
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    env = processes.environment(devices)
     done = subprocess.run(
         [sys.executable, "-c", RESTORED, run], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
     )

@@ -4,6 +4,7 @@ jax and the parts of ddx that need it are imported by the commands only when the
 mistakes in flags or configs are answered at once.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -97,6 +98,16 @@ def run(main: Callable[[], int]) -> None:
             raise
         code = _tell(error)
     sys.exit(code)
+
+
+def meet_hosts() -> None:
+    """Begin to work together with the other hosts, if there are any; the first one speaks for all."""
+    from ddx.runtime import hosts
+
+    hosts.start()
+    if not hosts.is_first():
+        sys.stdout = open(os.devnull, "w")
+        warnings.simplefilter("ignore")
 
 
 def workdir() -> Path:

@@ -25,6 +25,7 @@ def main() -> int:
     workdir = command.workdir()
     given = {name: flag.value for name, flag in SETTINGS.items()}
     checked_settings(job_of(METRICS.value)[0], given)  # mistakes are told at once: the next line takes seconds
+    command.meet_hosts()
     from ddx.evaluation import evaluate
 
     print(evaluate(workdir, tuple(METRICS.value), **given))

@@ -9,6 +9,7 @@ Everything else comes from the folder of the run. Sample i depends only on (seed
 resumes when the same command is run again.
 """
 
+import functools
 from typing import Any
 
 from absl import flags
@@ -38,6 +39,8 @@ def main() -> int:
     """Sample, say what was written."""
     _check_together()
     workdir = command.workdir()
+    command.meet_hosts()
+    from ddx.runtime import hosts
     from ddx.sampling.latents import interpolate, reconstruct
     from ddx.sampling.samples import sample
 
@@ -49,11 +52,14 @@ def main() -> int:
         "out": OUT.value,
     }
     if RECONSTRUCT.value:
-        message = reconstruct(workdir, RECONSTRUCT.value, **settings)
+        job = functools.partial(reconstruct, workdir, RECONSTRUCT.value, **settings)
+        message = hosts.agreed(lambda: str(job()))
     elif INTERPOLATE.value:
         rows = 8 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         settings["data_dir"] = DATA_DIR.value
-        message = interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings)
+        message = hosts.agreed(
+            lambda: str(interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings))
+        )
     else:
         count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         message = sample(

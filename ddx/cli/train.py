@@ -19,6 +19,7 @@ flags.declare_key_flag("config")
 def main() -> int:
     """Validate, train, say what was written."""
     config, workdir = command.given_config(CONFIG), command.workdir()
+    command.meet_hosts()
     from ddx.runtime.preemption import EXIT_CODE
     from ddx.training.loop import train
 

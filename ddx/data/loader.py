@@ -13,7 +13,14 @@ from ddx.data.order import batch_indices
 
 
 def batches(
-    dataset: Dataset, *, seed: int, batch_size: int, first_step: int, last_step: int, prefetch: int = 2
+    dataset: Dataset,
+    *,
+    seed: int,
+    batch_size: int,
+    first_step: int,
+    last_step: int,
+    prefetch: int = 2,
+    rows: slice = slice(None),
 ) -> "Batches":
     """The batches of steps first_step <= step < last_step, a pure function of (seed, step).
 
@@ -27,6 +34,7 @@ def batches(
         first_step: 0-based; the step to resume from.
         last_step: exclusive.
         prefetch: batches read ahead of use, at least 1; that many are held in memory.
+        rows: those of every batch to read.
 
     Returns:
         An iterator and context manager. It raises what reading raised (`DataError` for an unreadable image), when the
@@ -35,19 +43,19 @@ def batches(
     Raises:
         ValueError: prefetch is less than 1.
     """
-    return Batches(dataset, seed, batch_size, range(first_step, last_step), prefetch)
+    return Batches(dataset, seed, batch_size, range(first_step, last_step), prefetch, rows)
 
 
 class Batches(Iterator[tuple[int, dict[str, np.ndarray]]]):
     """Iterator over (step, {"image": uint8 (B, H, W, C), "label": int32 (B,)}); made by `batches`."""
 
-    def __init__(self, dataset: Dataset, seed: int, batch_size: int, steps: range, prefetch: int):
+    def __init__(self, dataset: Dataset, seed: int, batch_size: int, steps: range, prefetch: int, rows: slice):
         """Starts reading; the arguments are those of `batches`."""
         if prefetch < 1:
             raise ValueError(f"prefetch must be at least 1, got {prefetch}")
         self._dataset = dataset
         self._seed = seed
-        self._batch_size = batch_size
+        self._batch_size, self._rows = batch_size, rows
         self._steps = iter(steps)
         # The executor's thread holds no reference to this object and ends when the executor is collected, so a dropped
         # iterator leaves no thread behind even where nobody called close().
@@ -61,7 +69,7 @@ class Batches(Iterator[tuple[int, dict[str, np.ndarray]]]):
     def _read_ahead(self) -> None:
         step = next(self._steps, None)
         if step is not None:
-            read = self._executor.submit(_read, self._dataset, self._seed, step, self._batch_size)
+            read = self._executor.submit(_read, self._dataset, self._seed, step, self._batch_size, self._rows)
             self._ahead.append((step, read))
 
     def __next__(self) -> tuple[int, dict[str, np.ndarray]]:
@@ -95,5 +103,5 @@ class Batches(Iterator[tuple[int, dict[str, np.ndarray]]]):
         self.close()
 
 
-def _read(dataset: Dataset, seed: int, step: int, batch_size: int) -> dict[str, np.ndarray]:
-    return dataset.read(batch_indices(seed, step, dataset.num_examples, batch_size))
+def _read(dataset: Dataset, seed: int, step: int, batch_size: int, rows: slice) -> dict[str, np.ndarray]:
+    return dataset.read(batch_indices(seed, step, dataset.num_examples, batch_size)[rows])

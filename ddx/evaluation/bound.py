@@ -203,7 +203,7 @@ class Bound:
         """
         starts = range(0, len(examples), size)
         left = [start for start in starts if start not in done]
-        devices = parallel.num_devices()
+        devices = len(parallel.own_devices())
         batch_size = -(-size // devices) * devices
         num_steps = num_rows(self._rows)
         params, shared = parallel.replicate(params), parallel.replicate(self._shared)

@@ -114,7 +114,7 @@ def _parts(
 
     call = parallel.over_batch(sums, shared=2, split=4)
     call_moments = parallel.over_batch(moments, shared=0, split=2)
-    devices, params = parallel.num_devices(), parallel.replicate(params)
+    devices, params = len(parallel.own_devices()), parallel.replicate(params)
     starts = range(0, len(examples), size)
     calls = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts) * num_steps
     before = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts if start in done) * num_steps

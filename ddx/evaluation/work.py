@@ -10,7 +10,7 @@ from ddx.data import Dataset
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, open_examples
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import storage
+from ddx.runtime import hosts, storage
 from ddx.runtime.paths import Path, user_path
 
 
@@ -129,11 +129,17 @@ def carry_out(
             for start, part in parts(held.size, held.begin()):
                 held.write(start, **part)
                 del part  # perhaps hundreds of megabytes: only one is in memory
-            result = finish(held)
-        held.remove_parts()
-        if not all(storage.exists(out / picture) for picture in pictures):
+            result = hosts.agreed(lambda: finish(held))
+
+        def complete() -> bool:
+            """Whether pictures were missing."""
+            held.remove_parts()
+            if all(storage.exists(out / picture) for picture in pictures):
+                return False
             draw()
-            wrote = True
+            return True
+
+        wrote = hosts.agreed(complete) or wrote
     written = (*files, *pictures)
     said = "wrote" if wrote else "already there:"
     return Result(f"{tell(result)}; {said} {out}/{', '.join(written)}", out, written, result)

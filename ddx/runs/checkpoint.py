@@ -270,5 +270,9 @@ class Checkpoints:
 
 
 def _files() -> ocp.Checkpointer:
-    # Not a CheckpointManager: that one saves nothing where a folder with a higher number lies, whosever it is.
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+    # Not a CheckpointManager: that one saves nothing where a folder with a higher number lies, whosever it is. Each
+    # process for itself: arrays are whole and on the host, and of several processes one writes.
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
+    handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -3,7 +3,8 @@
 NAME.json   the record: whose weights, which settings, and, when the job is finished, its result
 parts/      each written when it is done, until the job is finished
 
-The same job resumes after the last part that was written; another one is refused.
+The same job resumes after the last part that was written; another one is refused. Of several hosts each does its share
+of the parts on its own devices, and the first one puts them together.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.keys import KEYS
-from ddx.runtime import folders, storage
+from ddx.runtime import folders, hosts, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.folders import make_directory, remove_temporaries
 from ddx.runtime.lock import lock
@@ -78,7 +79,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 class Job:
-    """A job of `total` examples in parts of `size`. Only the process that holds the folder's lock may have one."""
+    """A job of `total` examples in parts of `size`. Only the process that holds the folder's lock may have one.
+
+    Hosts that work together have one each, and call its methods at the same points.
+    """
 
     def __init__(
         self, out: Path, name: str, record: dict[str, Any], total: int, size: int, fixed: bool = False
@@ -93,24 +97,34 @@ class Job:
         """
         self._out, self._path = out, out / f"{name}.json"
         self._parts = out / "parts"
-        self.before = read_record(self._path)  # the record that was there
-        if not self._has_begun():
-            self.before = {}  # nothing is there yet that another size or other settings could spoil
+        self.before: dict[str, Any] = hosts.agreed(self._read_before)  # the record that was there
         before = self.before.get("at_once")
         self.size = before if isinstance(before, int) and before > 0 and not fixed else size
         self._record = record | {"at_once": self.size}
         self.starts = range(0, total, self.size)
         self._check_same()
-        remove_temporaries(out)
+        if hosts.is_first():
+            remove_temporaries(out)
 
     def result(self, *files: str) -> dict[str, Any] | None:
         """The result of the job, if it was finished and its files are all there, the first as it was written."""
-        result = self.before.get("result")
-        if not isinstance(result, dict) or not all(storage.is_file(self._out / file) for file in files):
-            return None
-        return result if result.get("sha256") == sha256(self._out / files[0]) else None
+
+        def find() -> dict[str, Any] | None:
+            result = self.before.get("result")
+            if not isinstance(result, dict) or not all(storage.is_file(self._out / file) for file in files):
+                return None
+            return result if result.get("sha256") == sha256(self._out / files[0]) else None
+
+        found: dict[str, Any] | None = hosts.agreed(find)
+        return found
 
     def begin(self) -> frozenset[int]:
+        """Write the record; the starts of the parts that this process is not to do: they are there, or another's."""
+        done = hosts.agreed(self._begin)
+        mine = hosts.share([start for start in self.starts if start not in done])
+        return frozenset(self.starts) - frozenset(mine)
+
+    def _begin(self) -> list[int]:
         """Write the record; the starts of the parts that are there already."""
         write_json(self._path, self._record)
         make_directory(self._parts, "--out")
@@ -122,7 +136,7 @@ class Job:
                 done.append(start)
             elif storage.exists(self._file(start)):
                 warnings.warn(f"{self._file(start)} cannot be used ({problem}); doing it again", stacklevel=2)
-        return frozenset(done)
+        return done
 
     def write(self, start: int, **arrays: Any) -> None:
         """Write the part that begins at example `start`."""
@@ -172,11 +186,11 @@ class Job:
             storage.remove(self._file(start))
         folders.remove_if_empty(self._parts)
 
-    def _has_begun(self) -> bool:
-        """Whether the job that was there has done any part, or all."""
-        return any(key in self.before for key in ("result", "sha256")) or any(
-            name.endswith(".npz") for name in folders.names(self._parts)
-        )
+    def _read_before(self) -> dict[str, Any]:
+        """The record of the job that was there; empty for one that has done nothing that others could spoil."""
+        before = read_record(self._path)
+        finished = any(key in before for key in ("result", "sha256"))
+        return before if finished or any(name.endswith(".npz") for name in folders.names(self._parts)) else {}
 
     def _file(self, start: int) -> Path:
         return self._parts / f"{start:08d}.npz"

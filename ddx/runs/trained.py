@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.job import read_record
 from ddx.runs.meta import checked, config_of
-from ddx.runtime import storage
+from ddx.runtime import hosts, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
 from ddx.system import System, joined, make_system
@@ -45,6 +45,8 @@ def load(workdir: Path, step: int | None = None, weights: str | None = None, che
       CheckpointError: there is no such checkpoint, or it is damaged.
     """
     checkpoints = Checkpoints(workdir / "checkpoints")
+    if step is None and hosts.count() > 1:  # a run may save meanwhile
+        step = hosts.agreed(lambda: checkpoints.newest(set_aside=False))
     while True:
         with checkpoints.reading(step) as found:
             if found is None:

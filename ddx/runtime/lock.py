@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ddx.runtime import bucket
+from ddx.runtime import bucket, hosts
 from ddx.runtime.errors import ConfigError, StorageError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, is_local
@@ -40,8 +40,18 @@ def lock(folder: Path, option: str = "--workdir") -> Iterator[Lock]:
     Raises:
       ConfigError: another process holds the lock, or it cannot be had.
     """
-    with _on_this_machine(folder, option) if is_local(folder) else _in_bucket(folder, option) as held:
+    with contextlib.ExitStack() as stack:
+        held = Lock()  # of the hosts that work together, the first one's counts
+
+        def take() -> None:
+            nonlocal held
+            held = stack.enter_context(
+                _on_this_machine(folder, option) if is_local(folder) else _in_bucket(folder, option)
+            )
+
+        hosts.agreed(take)
         yield held
+        hosts.wait()  # the others may still write
 
 
 @contextlib.contextmanager

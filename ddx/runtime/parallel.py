@@ -1,9 +1,11 @@
-"""Several devices of one host: the only module that knows `jax.pmap`, axis names and shardings.
+"""Many devices: the only module that knows `jax.pmap`, `jax.shard_map`, axis names and shardings.
 
 A step is written for one device. Its helpers, `mean_over_devices` and `gather_over_devices`, are identities unless it
 runs inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between devices is
 only their rows of a batch; the state goes in and comes out replicated. Average gradients,
 not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
+
+Training runs on the devices of all hosts (`data_parallel`), everything else on those of its own host (`over_batch`).
 """
 
 import concurrent.futures
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddx.runtime import accelerator, faults
+from ddx.runtime import accelerator, faults, hosts
 from ddx.runtime.errors import AcceleratorError, ConfigError, DdxError
 
 AXIS = "devices"
@@ -83,23 +85,39 @@ def job(what: str, memory_remedy: str | Callable[[], str]) -> Iterator[None]:
         raise told from error
 
 
-def num_devices() -> int:
-    """The devices that wrappers of this module use: all of this host.
+def devices() -> tuple[Any, ...]:
+    """The devices that training runs on, host by host.
 
     Raises:
-      ConfigError: JAX runs on several hosts, which is not supported.
       AcceleratorError: JAX fell back to the CPU of a host with a TPU.
     """
-    if target := _target.get():
-        return len(target)
-    if jax.default_backend() == "cpu" and not _cpu_is_wanted():
+    target = _target.get()
+    if target is None and jax.default_backend() == "cpu" and not _cpu_is_wanted():
         _refuse(accelerator.on_cpu(accelerator.this_host()))
-    if jax.process_count() > 1:
-        raise ConfigError(
-            f"jax.distributed started {jax.process_count()} processes; ddx runs on the devices of one host."
-            " Do not call jax.distributed.initialize()"
-        )
-    return jax.local_device_count()
+    return tuple(sorted(target or jax.devices(), key=lambda device: (device.process_index, device.id)))
+
+
+def own_devices() -> tuple[Any, ...]:
+    """Those of one host, this one, which everything else runs on."""
+    every = devices()
+    here = every[0].process_index if _target.get() else hosts.index()
+    return tuple(device for device in every if device.process_index == here)
+
+
+def num_devices() -> int:
+    """How many devices training runs on."""
+    return len(devices())
+
+
+def is_spread() -> bool:
+    """Whether training runs on several hosts."""
+    return len(own_devices()) < num_devices()
+
+
+def rows_here(batch_size: int) -> slice:
+    """The rows of a global batch that the devices of this host get."""
+    size = batch_size // hosts.count()
+    return slice(hosts.index() * size, (hosts.index() + 1) * size)
 
 
 def check_divisible(batch_size: int, accumulation: int = 1) -> None:
@@ -128,21 +146,24 @@ def gather_over_devices(tree: Any) -> Any:
 
 
 def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: Any = None) -> OnDevices:
-    """Compile step(state, key, (count, batch)) -> (state, metrics) for all devices.
+    """Compile step(state, key, (count, batch)) -> (state, metrics) for the devices of all hosts.
 
-    The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s, and the step
-    must return what is equal on all devices: average with `mean_over_devices`. Nothing checks that; call
-    `assert_replicated`. Where `state_axes`, a prefix of the state's tree, has 0 instead of None, each device has its
-    own part (`ddx.runtime.parts`).
+    The state (donated), the key and the count (any number) are replicated, the batch is `split_batch`'s of the rows of
+    this host, and the step must return what is equal on all devices: average with `mean_over_devices`. Nothing checks
+    that; call `assert_replicated`. Where `state_axes`, a prefix of the state's tree, has 0 instead of None, each device
+    has its own part (`ddx.runtime.parts`).
     """
-    wrapped = jax.pmap(
-        _with_helpers(step),
-        axis_name=AXIS,
-        in_axes=(state_axes, None, (None, 0)),
-        out_axes=(state_axes, None),
-        donate_argnums=(0,),
-        devices=_target.get(),
-    )
+    if is_spread():
+        wrapped: Any = _over_hosts(_with_helpers(step), state_axes)
+    else:
+        wrapped = jax.pmap(
+            _with_helpers(step),
+            axis_name=AXIS,
+            in_axes=(state_axes, None, (None, 0)),
+            out_axes=(state_axes, None),
+            donate_argnums=(0,),
+            devices=_target.get(),
+        )
     if platform() != "cpu":
         return cast(OnDevices, wrapped)
 
@@ -154,10 +175,48 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: 
     return cast(OnDevices, blocking)
 
 
+def _over_hosts(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: Any) -> Any:
+    """`data_parallel` by `shard_map`: `pmap` of replicated arguments breaks where hosts are several."""
+    mesh = _mesh()
+
+    def placed(axis: int | None) -> NamedSharding:
+        return NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(AXIS))
+
+    def for_axes(fn: Callable[[int | None, Any], Any], tree: Any) -> Any:
+        return jax.tree.map(fn, state_axes, tree, is_leaf=lambda axis: axis is None)
+
+    def of_device(state: Any, key: Any, work: Any) -> tuple[Any, Any]:
+        # A device's part has an axis of 1 here, of the devices, which it has not under pmap.
+        count, batch = work
+        state = for_axes(lambda axis, part: part if axis is None else jax.tree.map(lambda x: x[0], part), state)
+        state, metrics = step(state, key, (count, jax.tree.map(lambda x: x[0], batch)))
+        return for_axes(
+            lambda axis, part: part if axis is None else jax.tree.map(lambda x: x[None], part), state
+        ), metrics
+
+    states = jax.tree.map(placed, state_axes, is_leaf=lambda axis: axis is None)
+    ins, outs = (states, placed(None), (placed(None), placed(0))), (states, placed(None))
+    specs = [jax.tree.map(lambda sharding: sharding.spec, tree) for tree in (ins, outs)]
+    mapped = jax.shard_map(of_device, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
+    compiled = jax.jit(mapped, in_shardings=ins, out_shardings=outs, donate_argnums=0)
+
+    def call(state: Any, key: Any, work: Any) -> tuple[Any, Any]:
+        count, batch = work
+        batch = jax.tree.map(lambda x: jax.make_array_from_process_local_data(placed(0), np.asarray(x)), batch)
+        return compiled(state, key, (count, batch))
+
+    def lower(state: Any, key: Any, work: Any) -> Any:
+        return compiled.lower(state, key, (work[0], jax.eval_shape(lambda: work[1])))
+
+    call.lower = lower  # type: ignore[attr-defined]
+    return call
+
+
 def over_batch(fn: Callable[..., Any], shared: int, split: int) -> OnDevices:
-    """Compile fn for all devices: `shared` replicated arguments first, then `split` ones split, as is the result."""
+    """Compile fn for the devices of this host: `shared` replicated arguments, then `split` ones, which are split."""
     axes = (None,) * shared + (0,) * split
-    mapped = jax.pmap(_with_helpers(fn), axis_name=AXIS, in_axes=axes, devices=_target.get())
+    target = own_devices() if _target.get() else None
+    mapped = jax.pmap(_with_helpers(fn), axis_name=AXIS, in_axes=axes, devices=target)
 
     @functools.wraps(mapped)
     def blocking(*args: Any) -> Any:
@@ -172,12 +231,12 @@ def run_once(fn: Callable[..., Any], *args: Any) -> Any:
     return jax.block_until_ready(jax.jit(fn, compiler_options=options)(*args))
 
 
-def split_batch(tree: Any, axis: int = 0) -> Any:
-    """Host arrays with the batch on `axis`, reshaped to (devices, ..., batch / devices, ...)."""
+def split_batch(tree: Any, axis: int = 0, parts: int = 0) -> Any:
+    """Host arrays with the batch on `axis`, reshaped to (parts, ..., batch / parts, ...); the devices of this host."""
+    parts = parts or len(own_devices())
 
     def split(x: Any) -> Any:
-        devices = num_devices()
-        x = x.reshape(*x.shape[:axis], devices, x.shape[axis] // devices, *x.shape[axis + 1 :])
+        x = x.reshape(*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :])
         return np.moveaxis(x, axis, 0) if isinstance(x, np.ndarray) else jnp.moveaxis(x, axis, 0)
 
     return jax.tree.map(split, tree)
@@ -190,19 +249,37 @@ def join_batch(x: Any) -> np.ndarray:
 
 
 def replicate(tree: Any) -> Any:
-    """Copy a tree to every device."""
-    return put(tree)
+    """Copy a tree to every device of this host."""
+    return jax.device_put(tree, NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), PartitionSpec()))
 
 
 def put(tree: Any, *axes: str) -> Any:
-    """Bring a tree to the devices: a copy to each, or, with AXIS, to each its row."""
-    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
+    """Bring a tree to the devices of all hosts: a copy to each, or, with AXIS, to each its row."""
+    sharding = NamedSharding(_mesh(), PartitionSpec(*axes))
+    if not is_spread():
+        return jax.device_put(tree, sharding)
+
+    def here(x: Any) -> Any:
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+    return jax.tree.map(here, tree)
+
+
+def everywhere(tree: Any) -> Any:
+    """A tree on the devices of all hosts with all of it on each; all hosts have to ask for it at the same point."""
+    if not is_spread():
+        return tree
+    return jax.block_until_ready(jax.jit(lambda x: x, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(tree))
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.asarray(devices()), (AXIS,))
 
 
 def copied_to_host(tree: Any) -> Any:
     """A tree as NumPy arrays that stay as they are when its own arrays are donated."""
-    on_host = jax.device_get(tree)
+    on_host = jax.device_get(everywhere(tree))
     if jax.default_backend() != "cpu":
         return on_host
     leaves, structure = jax.tree.flatten(on_host)  # views of the arrays, there
@@ -220,7 +297,7 @@ def assert_replicated(tree: Any, what: str) -> None:
     """
     if num_devices() == 1:
         return
-    sums = jax.block_until_ready(_checksums()(tree, np.zeros(num_devices())))
+    sums = everywhere(jax.block_until_ready(_checksums()(tree)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
         if len(np.unique(np.asarray(leaf))) > 1:
             raise RuntimeError(
@@ -237,8 +314,38 @@ def _checksum(x: jax.Array) -> jax.Array:
 
 
 @functools.cache  # compiled once, not at every checkpoint
-def _checksums() -> Callable[[Any, Any], Any]:
-    return jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
+def _checksums() -> Callable[[Any], Any]:
+    """The checksums of a replicated tree by device."""
+    if is_spread():
+        each = jax.shard_map(
+            lambda tree: jax.tree.map(lambda x: _checksum(x)[None], tree),
+            mesh=_mesh(),
+            in_specs=PartitionSpec(),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )
+        return jax.jit(each)
+    mapped = jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
+    return lambda tree: mapped(tree, np.zeros(num_devices()))
+
+
+class Votes:
+    """Whether any host wants something, asked again and again at the same points of all; told a vote later."""
+
+    def __init__(self) -> None:
+        self._last: Any = None
+
+    def __call__(self, wanted: bool) -> bool:
+        """What was found at the vote before; on one host, what is wanted now."""
+        if not is_spread():
+            return wanted
+        found = self._last is not None and bool(np.asarray(self._last))
+        votes = np.full(len(own_devices()), wanted)
+        votes = jax.make_array_from_process_local_data(NamedSharding(_mesh(), PartitionSpec(AXIS)), votes)
+        self._last = jax.jit(jnp.any, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(votes)
+        if platform() == "cpu":
+            jax.block_until_ready(self._last)
+        return found
 
 
 def _cpu_is_wanted() -> bool:

@@ -106,7 +106,7 @@ class Generator:
 
     def batch_size(self, num_images: int) -> int:
         """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
-        devices = parallel.num_devices()
+        devices = len(parallel.own_devices())
         return -(-min(self._sampler.batch_size, num_images) // devices) * devices
 
     def batches(self, params: Any, seed: int, num_images: int, done: frozenset[int] = frozenset()) -> Iterator[Batch]:

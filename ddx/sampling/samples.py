@@ -22,7 +22,7 @@ from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import folders, parallel, storage
+from ddx.runtime import folders, hosts, parallel, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.folders import make_directory, remove_temporaries
 from ddx.runtime.paths import Path, optional_path, user_path
@@ -119,17 +119,23 @@ def sample(
     out = out or workdir / "sampled" / name
     with working(out):
         job = Job(out, "samples", record, num_samples, record["at_once"], fixed=True)
-        finished = _is_finished(out, job.before)
+        finished = hosts.agreed(lambda: _is_finished(out, job.before))
         if not finished:
             for batch in generator.batches(source.params, seed, num_samples, job.begin()):
                 job.write(batch.start, samples=batch.images)
-            _finish(out, job, (num_samples, *source.system.image_shape))
-        job.remove_parts()
-        filmed = not gif or all(storage.is_file(out / name) for name in FILM)
-        if not filmed:
-            _film(drawing.generator(_frames(how.times)), source.params, record, out)
-        new = _write_pngs(out, num_samples) if png else 0
-    said = "already there:" if finished and filmed and not new else "wrote"
+
+        def complete() -> bool:
+            """Whether anything was missing."""
+            if not finished:
+                _finish(out, job, (num_samples, *source.system.image_shape))
+            job.remove_parts()
+            filmed = not gif or all(storage.is_file(out / name) for name in FILM)
+            if not filmed:
+                _film(drawing.generator(_frames(how.times)), source.params, record, out)
+            new = _write_pngs(out, num_samples) if png else 0
+            return not (finished and filmed and not new)
+
+        said = "wrote" if hosts.agreed(complete) else "already there:"
     files = ("samples.npz", "grid.png", *(FILM if gif else ()), *(["png"] if png else []))
     line = f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each"
     return Result(f"{line}: {out}/{', '.join(files)}", out, files)

@@ -4,6 +4,7 @@ The state after N steps is a pure function of (config, seed, N): a run that is k
 command ends in the same bits.
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import given_config, open_dataset
 from ddx.runs.folder import forget_later, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
-from ddx.runtime import parallel
+from ddx.runtime import hosts, parallel
 from ddx.runtime.background import Background
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.folders import make_directory
@@ -68,7 +69,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
     with parallel.job("training", lambda: smaller_step(config)), lock(workdir) as held:
         config = _config(workdir, config, data)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-        start = resume.find(workdir, checkpoints, config)
+        start = resume.Start(**hosts.agreed(lambda: resume.find(workdir, checkpoints, config)._asdict()))
         step, total = start.step, config.train.num_steps
         if step >= total:
             return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
@@ -79,16 +80,18 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         data = open_dataset(config, write_copy=True, check=check, given=data)
         shape = " x ".join(map(str, data.image_shape))
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
-        make_directory(workdir / "samples", "--workdir")
+        if hosts.is_first():
+            make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints, start.history, held)
         state = run.program.place(run.restore(step) if step else run.begin())
-        flops = summary.flops_per_step(run.program.lower())
+        flops = summary.flops_per_step(run.program.lower(state))
         print(summary.describe_run(config, data, state, flops))
         print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:
             print(f"changed  {change}", flush=True)
-        save_config(workdir, config, start.history)
-        forget_later(workdir, step)
+        if hosts.is_first():
+            save_config(workdir, config, start.history)
+            forget_later(workdir, step)
         return run.train(state, start)
 
 
@@ -132,7 +135,8 @@ class _Run:
 
     @parallel.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
-        origin.forget(self.workdir, self.config)
+        if hosts.is_first():
+            origin.forget(self.workdir, self.config)
         state: TrainState = parallel.run_once(self.program.initial, self.init_key)
         if self.config.train.init_from:
             weights = origin.initial_weights(self.workdir, self.system)
@@ -153,7 +157,7 @@ class _Run:
         with (
             Preemption() as preemption,
             Watchdog(config.hang_timeout) as watchdog,
-            MetricsWriter(self.workdir, start) as writer,
+            contextlib.ExitStack() as stack,
             self.saving,
             ddx.data.batches(
                 self.data,
@@ -162,14 +166,16 @@ class _Run:
                 first_step=start,
                 last_step=total,
                 prefetch=2 * self.program.per_call,
+                rows=self.program.rows,
             ) as stream,
             Progress("training", total, start, config.batch_size) as progress,
         ):
-            pace = Pace(self.program.per_call)
+            # Of several hosts the first one writes, draws and scores.
+            writer = stack.enter_context(MetricsWriter(self.workdir, start)) if hosts.is_first() else None
+            pace, votes = Pace(self.program.per_call), parallel.Votes()
             if start:  # what a signal prevented
-                weights = functools.partial(self.program.weights, state)
-                self.watch.look(start, total, weights, writer, preemption, progress)
-            while step < total and not preemption.requested:
+                self.look(start, state, writer, preemption, progress)
+            while step < total and not votes(preemption.requested):
                 # A call ends at the next step at which something else is due.
                 n = pace.begin(min(total - step, *(e - step % e for e in every)))
                 watchdog.phase(f"reading the images of steps {step + 1} to {step + n}")
@@ -195,8 +201,7 @@ class _Run:
                     self.log(step, metrics.pop(), writer, progress)
                 if look:
                     watchdog.phase(f"drawing and scoring at step {step}")
-                    weights = functools.partial(self.program.weights, state)
-                    self.watch.look(step, total, weights, writer, preemption if step < total else None, progress)
+                    self.look(step, state, writer, preemption if step < total else None, progress)
                 if save and not (self.bad_steps and step < total):  # good ones stay until a step succeeds again
                     watchdog.phase(f"saving step {step}")
                     saved = self.save(step, state, metrics, writer, progress)
@@ -211,6 +216,20 @@ class _Run:
         if step < total:
             return Outcome(step, False, f"stopped at step {step} of {total}; the same command resumes: {self.workdir}")
         return Outcome(step, True, f"trained {total} steps: {self.workdir}/samples/{step:06d}.png, checkpoints/{step}")
+
+    def look(
+        self,
+        step: int,
+        state: TrainState,
+        writer: MetricsWriter | None,
+        preemption: Preemption | None,
+        progress: Progress,
+    ) -> None:
+        """Draw and score what is due; a signal to `preemption` ends it."""
+        state = parallel.everywhere(state)
+        if writer is not None:
+            weights = functools.partial(self.program.weights, state)
+            self.watch.look(step, self.config.train.num_steps, weights, writer, preemption, progress)
 
     def finite(self, step: int, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         """The joined metrics of the steps up to `step`; a NonFiniteError if too many in a row changed nothing."""
@@ -229,7 +248,7 @@ class _Run:
                 )
         return joined
 
-    def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter, progress: Progress) -> None:
+    def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter | None, progress: Progress) -> None:
         """Show and write the means of all steps since the last line."""
         values = summarise(metrics)
         self.bad_before = self.bad_steps
@@ -237,14 +256,15 @@ class _Run:
             progress.write(f"step {step}: {values['skipped']} of the last steps were not finite and changed nothing")
         progress.line(**{name: values[name] for name in ("loss", "mse", "vb", "head") if name in values})
         rate = {"steps_per_second": progress.rate, "images_per_second": progress.rate * self.config.train.batch_size}
-        writer.scalars(step, values | rate)
+        if writer is not None:
+            writer.scalars(step, values | rate)
 
     def save(
         self,
         step: int,
         state: TrainState,
         metrics: list[dict[str, Any]],
-        writer: MetricsWriter,
+        writer: MetricsWriter | None,
         progress: Progress,
     ) -> int:
         """Begin to write a checkpoint, with the metrics that no line has yet; training continues meanwhile."""
@@ -258,6 +278,8 @@ class _Run:
             "bad_steps": self.bad_before,
         }
         copied, begun = parallel.copied_to_host(state), time.perf_counter()
+        if writer is None:
+            return step
 
         def write() -> None:
             writer.flush()

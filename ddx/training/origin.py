@@ -12,7 +12,7 @@ import jax
 
 from ddx.config.values import flatten, named_run
 from ddx.runs import manifest, trained
-from ddx.runtime import storage
+from ddx.runtime import hosts, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path, place, user_path
 from ddx.runtime.storage import write_json
@@ -73,7 +73,8 @@ def load(workdir: Path, key: str, folder: Path, step: int | None = None) -> trai
 def record(workdir: Path, key: str, folder: Path, source: trained.Trained) -> None:
     """Say, and remember, which checkpoint it is of the run that a key names."""
     print(f"weights  the averaged ones of step {source.step} of {folder}", flush=True)
-    write_json(_path(workdir, key), {"workdir": str(folder), "step": source.step, "seal": source.seal})
+    if hosts.is_first():
+        write_json(_path(workdir, key), {"workdir": str(folder), "step": source.step, "seal": source.seal})
 
 
 def forget(workdir: Path, config: Any) -> None:

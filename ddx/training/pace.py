@@ -39,8 +39,11 @@ class Pace:
 
         The first calls have one step, until one is timed that was not compiled. Then a call has at most twice as many
         as the one before: where reading the batches takes longer than the steps, a time is also that of the next call.
+        Of several hosts, whose clocks differ, every call has as many steps as fit.
         """
         self._begun = clock()
+        if parallel.is_spread():
+            return min(self._most, left)
         fit = 1 if self._seconds_per_step is None else int(SECONDS / max(self._seconds_per_step, 1e-9))
         self._steps = max(1, min(fit, 2 * self._steps, self._most))
         return min(self._steps, left)

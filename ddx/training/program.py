@@ -26,23 +26,29 @@ class Program(NamedTuple):
     call: parallel.OnDevices  # over up to `per_call` steps
     per_call: int
 
+    @property
+    def rows(self) -> slice:
+        """Those of a batch that this host reads."""
+        return parallel.rows_here(self.system.config.train.batch_size)
+
     def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
-        """What a call over these batches takes."""
-        work: dict[str, np.ndarray] = parallel.split_batch(stacked(batches, self.per_call), axis=1)
+        """What a call over these batches takes, which hold the rows of this host."""
+        work: dict[str, np.ndarray] = parallel.split_batch(stacked(batches, self.per_call, self.rows.start), axis=1)
         return len(batches), work
 
-    def lower(self) -> Any:
-        """The call, lowered for the devices."""
-        key, state = jax.random.key(0), self.shapes
-        ema, opt_state = parts.shapes((state.ema, state.opt_state))
-        state = state._replace(ema=ema, opt_state=opt_state)
-        empty = empty_batch(self.system.config.train.batch_size, self.system.image_shape)
-        return self.call.lower(state, key, self.work([empty]))
+    def lower(self, state: TrainState | None = None) -> Any:
+        """The call, lowered for the devices; with a state on them, it is not traced again when it is called."""
+        key = jax.random.key(0)
+        if state is None:
+            ema, opt_state = parts.shapes((self.shapes.ema, self.shapes.opt_state))
+            state = self.shapes._replace(ema=ema, opt_state=opt_state)
+        empty = stacked([empty_batch(self.system.config.train.batch_size, self.system.image_shape)], self.per_call)
+        return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=parallel.num_devices())))
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the devices, as a call takes it: of some of it each has its part."""
         ema, opt_state = parts.place((state.ema, state.opt_state))
-        state = parallel.replicate(state._replace(ema=(), opt_state=()))
+        state = parallel.put(state._replace(ema=(), opt_state=()))
         return state._replace(ema=ema, opt_state=opt_state)
 
     def join(self, state: TrainState) -> TrainState:

@@ -170,11 +170,11 @@ def empty_batch(size: int, image_shape: tuple[int, int, int]) -> dict[str, np.nd
     return {"image": np.zeros((size, *image_shape), np.uint8), "label": np.zeros(size, np.int32)}
 
 
-def stacked(batches: list[dict[str, np.ndarray]], length: int) -> dict[str, np.ndarray]:
-    """Batches of up to `length` steps, padded to it, with the examples' places in the global batch."""
+def stacked(batches: list[dict[str, np.ndarray]], length: int, first: int = 0) -> dict[str, np.ndarray]:
+    """Batches of up to `length` steps, padded to it, with the examples' places in the global batch, from `first` on."""
     padded = {name: np.zeros((length, *x.shape), x.dtype) for name, x in batches[0].items()}
     for i, batch in enumerate(batches):
         for name, x in batch.items():
             padded[name][i] = x
     shape = padded["label"].shape
-    return padded | {"example": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape)}
+    return padded | {"example": np.broadcast_to(np.arange(first, first + shape[1], dtype=np.int32), shape)}

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.data import Dataset
-from ddx.runtime import parallel
+from ddx.runtime import hosts, parallel
 from ddx.system import joined
 from ddx.training.state import TrainState
 
@@ -64,9 +64,10 @@ def _place(part: str) -> tuple[int, int]:
 
 
 def describe_devices() -> str:
-    """Such as '8 x TPU v3 (tpu)'."""
-    devices = jax.local_devices()
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+    """Such as '8 x TPU v3 (tpu)' or '32 x TPU v3 (tpu) on 4 hosts'."""
+    devices = parallel.devices()
+    on_hosts = f" on {hosts.count()} hosts" if hosts.count() > 1 else ""
+    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){on_hosts}"
 
 
 def describe_process(config: Any) -> str:
@@ -89,8 +90,7 @@ def describe_loss(config: Any) -> str:
 def flops_per_step(lowered: Any) -> float | None:
     """Floating-point operations of one step on one device before optimisation, by XLA's count; None if it has none.
 
-    `lowered` is `Program.lower`'s, which the program is not traced again for when it is called. Of the steps in its
-    loop, whose number is data, XLA counts one.
+    `lowered` is `Program.lower`'s. Of the steps in its loop, whose number is data, XLA counts one.
     """
     cost = lowered.cost_analysis()
     return cost.get("flops") if cost else None

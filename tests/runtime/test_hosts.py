@@ -1,0 +1,122 @@
+"""Several hosts: whether there are others, how they meet, and that one host alone is asked nothing."""
+
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from ddx.runtime import accelerator, hosts
+from ddx.runtime.accelerator import Host
+from ddx.runtime.errors import ConfigError
+from tests import processes
+
+VARIABLES = (
+    *("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"),
+    *("TPU_WORKER_HOSTNAMES", "MEGASCALE_NUM_SLICES", "TPU_SKIP_MDS_QUERY", "JAX_PLATFORMS"),
+)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Whether `start` would meet others, with what `jax.distributed.initialize` is given."""
+
+    def start(**environment):
+        for name in VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        given = []
+        monkeypatch.setattr(jax.distributed, "initialize", lambda **how: given.append(how))
+        hosts.start()
+        timeouts = ("initialization_timeout", "shutdown_timeout_seconds")
+        return [{key: value for key, value in how.items() if key not in timeouts} for how in given]
+
+    return start
+
+
+def on_a_tpu(monkeypatch, answer):
+    """This host has a TPU, and Google's machines are told of its hosts."""
+    asked = []
+    monkeypatch.setattr(accelerator, "this_host", lambda: Host("v4", "", "", ""))
+    monkeypatch.setattr(hosts, "_metadata", lambda name: asked.append(name) or answer)
+    return asked
+
+
+def test_a_process_that_is_alone_meets_nobody(started):
+    assert started() == []
+    assert started(SLURM_STEP_NUM_TASKS="1", OMPI_COMM_WORLD_SIZE="1", TPU_WORKER_HOSTNAMES="localhost") == []
+
+
+def test_others_are_those_that_the_environment_names(started):
+    named = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+    assert started(**named) == [{"coordinator_address": "a:1", "num_processes": 4, "process_id": 3}]
+    assert started(SLURM_STEP_NUM_TASKS="2") == [{"cluster_detection_method": "slurm"}]
+    assert started(OMPI_COMM_WORLD_SIZE="2") == [{"cluster_detection_method": "ompi"}]
+
+
+def test_a_tpu_of_several_hosts_is_found(started, monkeypatch):
+    assert started(TPU_WORKER_HOSTNAMES="a,b") == [{}]
+    assert started(TPU_WORKER_HOSTNAMES="a", MEGASCALE_NUM_SLICES="2") == [{}]
+    assert started(TPU_WORKER_HOSTNAMES="a,b", JAX_PLATFORMS="cpu") == []
+    for answer, wanted in (("a:b:c,d:e:f", [{}]), ("a:b:c", []), (None, [])):
+        asked = on_a_tpu(monkeypatch, answer)
+        assert started() == wanted and asked == ["worker-network-endpoints"]
+    asked = on_a_tpu(monkeypatch, "a,b")
+    assert started(TPU_SKIP_MDS_QUERY="1") == [] and not asked
+
+
+@pytest.mark.parametrize("given", [{}, {"JAX_NUM_PROCESSES": "2"}, {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "a"}])
+def test_an_environment_that_is_incomplete_is_refused(started, given):
+    with pytest.raises(ConfigError, match="Set all three, or none"):
+        started(JAX_COORDINATOR_ADDRESS="a:1", **given)
+
+
+def test_one_host_alone_decides_and_does_everything():
+    assert (hosts.count(), hosts.index(), hosts.is_first()) == (1, 0, True)
+    value = object()
+    assert hosts.agreed(lambda: value) is value and hosts.share([1, 2, 3]) == [1, 2, 3]
+    hosts.wait()
+
+
+WAITS = """
+from ddx.runtime import hosts
+hosts._PATIENCE, hosts._START_TIMEOUT = 0.5, 2.0
+hosts.start()
+"""
+TOGETHER = """
+import sys
+from ddx.runtime import hosts
+from ddx.runtime.errors import CheckpointError
+hosts.start()
+def refuse(): raise CheckpointError("no. Do it otherwise")
+def nested(): return [hosts.share([1, 2, 3]), hosts.agreed(lambda: "inner")]
+told = [hosts.agreed(lambda: {"who": hosts.index(), "what": "x" * 1000}), hosts.agreed(nested), hosts.share([1, 2, 3])]
+try:
+    hosts.agreed(refuse)
+except CheckpointError as error:
+    told.append(str(error))
+hosts.wait()
+print(told)
+"""
+
+
+def run(program, environments):
+    command = [sys.executable, "-c", program]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    running = [subprocess.Popen(command, env=environment, **pipes) for environment in environments]
+    return [(*process.communicate(timeout=120), process.returncode) for process in running]
+
+
+def test_a_host_that_waits_says_so_and_gives_up():
+    ((_, err, code),) = run(WAITS, processes.hosts(2, 1)[:1])
+    waits, gives_up = err.splitlines()
+    assert waits == "waiting for 2 processes. Is the command started on every host, as gcloud does with --worker=all?"
+    assert gives_up == "error: not all of 2 processes came. Start the same command on every host within 2 s"
+    assert code == 2
+
+
+def test_what_the_first_host_decides_all_know():
+    found = [eval(out.splitlines()[-1]) for out, _, _ in run(TOGETHER, processes.hosts(2, 2))]
+    common = {"who": 0, "what": "x" * 1000}, [[1, 2, 3], "inner"]
+    assert found == [[*common, share, "no. Do it otherwise"] for share in ([1, 3], [2])]

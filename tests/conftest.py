@@ -34,7 +34,7 @@ from ddx import config as config_lib  # noqa: E402
 
 def pytest_collection_modifyitems(items):
     """Files of a few long tests first, lest one of two processes wait for the other in the end."""
-    long = {"training", "runs", "sampling", "evaluation", "models"}
+    long = {"training", "runs", "sampling", "evaluation", "models", "test_notebooks.py"}
     items.sort(key=lambda item: not long & set(item.path.parts))
 
 

@@ -16,6 +16,8 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 from ddx.runtime import accelerator, parallel
+from ddx.runtime.errors import ConfigError
+from tests import processes
 
 FOLDER = pathlib.Path(__file__).parents[1] / "launch" / "colab"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -59,7 +61,7 @@ def run(name, folder, /, **settings):
 def test_training_in_a_notebook_and_sampling_from_its_checkpoint_in_another(tmp_path, monkeypatch):
     (tmp_path / "tiny.py").write_text(TINY)
     with monkeypatch.context() as two:
-        two.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+        two.setenv("XLA_FLAGS", processes.environment(devices=2)["XLA_FLAGS"])
         sizes = {"batch_size": 15, "num_samples": 4, "max_examples": 4}
         said, shown = run("train_tpu", tmp_path, config_name="tiny.py", name="mine", **sizes)
     assert "A batch of 16 = 2 x 8" in said["share_of_the_batch"]
@@ -255,3 +257,7 @@ def test_an_install_that_cannot_be_says_why(not_installed, tmp_path):
     assert "git+https" in stopped("There is no ddx at .*nowhere", source=str(tmp_path / "nowhere"))
     (tmp_path / "broken").mkdir()
     stopped("(?s)could not install .*no such thing", source=str(tmp_path / "broken"))
+
+
+def test_an_error_of_ddx_in_a_cell_is_its_line():
+    assert ConfigError("no. Do it otherwise")._render_traceback_() == ["error: no. Do it otherwise"]

@@ -13,6 +13,10 @@ class DdxError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show, as commands do: the line that says how to fix it."""
+        return [f"error: {self}"]
+
 
 class ConfigError(DdxError):
     """A config value, a flag or an argument cannot be used."""

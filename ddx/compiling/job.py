@@ -60,7 +60,7 @@ def compile_config(
     programs = {}
     with parallel.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
         for name in what:
-            _check_batch(name, config, len(for_machine.devices))
+            _check_batch(name, config)
             begun = time.monotonic()
             lowered = PROGRAMS[name](config, image_shape, num_classes or 1)
             programs[name] = _compiled(lowered, name, for_machine) | {"seconds": round(time.monotonic() - begun, 1)}
@@ -77,7 +77,8 @@ def compile_config(
     }
 
 
-def _check_batch(name: str, config: ConfigDict, devices: int) -> None:
+def _check_batch(name: str, config: ConfigDict) -> None:
+    devices = len(parallel.own_devices())
     if name == "train":
         parallel.check_divisible(config.train.batch_size, config.train.accumulation)
     elif config.sample.batch_size % devices:

@@ -2,17 +2,22 @@
 
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
+from ddx.compiling import chips, shipped
 from ddx.compiling.chips import CHIPS, chip_of
 from ddx.compiling.hlo import has_float64, operations
 from ddx.compiling.job import told
+from ddx.config import files
 from ddx.data.expected import expected
 from ddx.runtime.errors import ConfigError
 
+ROOT = pathlib.Path(__file__).parents[2]
 CYCLES = 'backend_config={"window_config":{"estimated_cycles":"%d"}}'
 PROGRAM = "\n".join(
     [
@@ -112,6 +117,8 @@ def launch(*flags, **env):
         (["--config=digits", "--what=trian"], 2, "--what=trian is unknown. Did you mean train"),
         (["--config=digits", "--image_shape=32,32"], 2, "--image_shape=32,32 must be H,W,C"),
         (["--config=digits", "--num_slices=0"], 2, "--num_slices=0 must be at least 1"),
+        (["--shipped", "--config=digits", "--json=x"], 2, "--shipped chooses --config itself"),
+        (["--shipped"], 2, "Name it with --json"),
         (["--config=digits", "--workdir=runs/x"], 2, "--workdir is a folder of a run"),
     ],
 )
@@ -131,6 +138,56 @@ def test_digits_compile_for_a_v3_8(tmp_path):
         assert program["estimated_ms"] > program["optimal_ms"] > 0
         assert sum(program["ms_by_kind"].values()) == pytest.approx(program["estimated_ms"], rel=1e-3)
     assert result["programs"]["train"]["collectives"]["bytes"] >= 4 * 701_345
+
+
+def test_every_shipped_config_is_in_the_table_and_known():
+    names = re.findall(r"^\| `configs/(\w+)\.py(:[\w]+)?", (ROOT / "docs" / "configs.md").read_text(), re.M)
+    assert sorted(name + form for name, form in names if name != "heads") == sorted(shipped.RUNS)
+    for name in shipped.RUNS:
+        files.load(name)
+
+
+def test_the_table_says_what_fits_where():
+    program = {"memory": {"share": 0.256}, "estimated_ms": 24.04, "optimal_ms": 17.19, "fits": True}
+    known = {
+        "ddpm_cifar10": {
+            "programs": {"train": program | {"topology": "v3:2x2"}, "sample": program | {"topology": "v3:4x4"}}
+        },
+        "digits": {"programs": {"train": {"topology": "v3:4x8", "fits": False, "why": "RESOURCE_EXHAUSTED"}}},
+    }
+    assert shipped.table(known).splitlines()[2:] == [
+        "| `digits` | v3:4x8 | does not fit on v3:4x8 |  |  |  |",
+        "| `ddpm_cifar10` | v3:2x2 | 26% | 24 ms (17.2 at best) | 26% on v3:4x4 | 24 ms (17.2 at best) |",
+    ]
+
+
+@pytest.mark.tpu
+def test_what_is_in_the_file_is_not_compiled_again(tmp_path, monkeypatch):
+    chips.prepare("v3:2x2")
+    found = shipped.compile_shipped(tmp_path / "v3.json", ("digits",))
+    assert "| `digits` | v3:2x2 | 0% |" in found
+    monkeypatch.setattr(shipped, "compile_config", lambda *_, **__: pytest.fail("compiled again"))
+    assert shipped.compile_shipped(tmp_path / "v3.json", ("digits",)) == found
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize(
+    ("topology", "slices", "devices"),
+    [
+        ("v2:2x2", 1, 8),
+        ("v3:4x4", 1, 32),
+        ("v4:2x2x1", 1, 4),
+        ("v5e:2x4", 1, 8),
+        ("v5e:2x2", 2, 8),
+        ("v5p:2x2x1", 1, 4),
+        ("v6e:2x4", 1, 8),
+    ],
+)
+def test_digits_compile_for_other_machines(topology, slices, devices):
+    flags = [f"--topology={topology}", f"--num_slices={slices}", "--config.train.batch_size=64", "--what=train,sample"]
+    done = launch("--config=digits", *flags)
+    assert done.returncode == 0, done.stderr
+    assert f"{topology}: {devices} x TPU" in done.stdout
 
 
 @pytest.mark.tpu

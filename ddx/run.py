@@ -17,7 +17,7 @@ from ddx.evaluation import evaluate
 from ddx.models import UNet
 from ddx.runs import trained
 from ddx.runs.job import Result
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.sampling.generator import Generator
@@ -71,7 +71,7 @@ class Run:
             raise ConfigError("the network is told the class of each image. Pass labels, one for each image")
         return self.system.denoiser(self.params, self.config.sample.clip if clip is None else clip, told)
 
-    @parallel.job("sampling", parallel.FEWER_AT_ONCE)
+    @devices.job("sampling", devices.FEWER_AT_ONCE)
     def sample(
         self,
         num_samples: int = 64,

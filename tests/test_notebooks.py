@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from ddx.runtime import accelerator, parallel
+from ddx.runtime import accelerator, devices
 from ddx.runtime.errors import ConfigError
 from tests import processes
 
@@ -212,7 +212,7 @@ def test_without_a_tpu_it_says_what_is_there_and_how_to_change_it(capsys):
 def test_on_a_tpu_it_says_so_and_no_more(capsys, monkeypatch):
     import jax
 
-    monkeypatch.setattr(parallel, "num_devices", lambda: 8)
+    monkeypatch.setattr(devices, "count", lambda: 8)
     tpu = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
     monkeypatch.setattr(jax, "devices", lambda: [tpu] * 8)
     first_cell()
@@ -230,8 +230,8 @@ def test_a_jax_that_was_imported_before_the_install_needs_a_restart(monkeypatch)
 def test_a_libtpu_that_does_not_match_is_told_before_a_device_is_touched(monkeypatch):
     host = accelerator.Host("v5e", "0.10.2", "0.0.20", "0.0.42")
     monkeypatch.setattr(accelerator, "this_host", lambda: host)
-    monkeypatch.setattr(parallel, "_cpu_is_wanted", lambda: False)
-    monkeypatch.setattr(parallel, "num_devices", lambda: pytest.fail("a device was touched"))
+    monkeypatch.setattr(devices, "_cpu_is_wanted", lambda: False)
+    monkeypatch.setattr(devices, "count", lambda: pytest.fail("a device was touched"))
     said = stopped("does not match jax")
     assert "pip install 'jax[tpu]==0.10.2'" in said and "Restart session" in said
 

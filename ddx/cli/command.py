@@ -4,7 +4,6 @@ jax and the parts of ddx that need it are imported by the commands only when the
 mistakes in flags or configs are answered at once.
 """
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -106,7 +105,7 @@ def meet_hosts() -> None:
 
     hosts.start()
     if not hosts.is_first():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = None  # to which `print` prints nothing
         warnings.simplefilter("ignore")
 
 

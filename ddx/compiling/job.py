@@ -10,7 +10,7 @@ from ddx.compiling.chips import Machine, check_what, machine
 from ddx.compiling.hlo import KINDS, Operation, has_float64, operations
 from ddx.config.values import validate
 from ddx.data.expected import expected
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, DdxError, telling_line
 from ddx.runtime.progress import Progress
 
@@ -58,7 +58,7 @@ def compile_config(
     from ddx.compiling.programs import PROGRAMS
 
     programs = {}
-    with parallel.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
+    with devices.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
         for name in what:
             _check_batch(name, config)
             begun = time.monotonic()
@@ -78,13 +78,13 @@ def compile_config(
 
 
 def _check_batch(name: str, config: ConfigDict) -> None:
-    devices = len(parallel.own_devices())
+    here = len(devices.own())
     if name == "train":
-        parallel.check_divisible(config.train.batch_size, config.train.accumulation)
-    elif config.sample.batch_size % devices:
+        devices.check_divisible(config.train.batch_size, config.train.accumulation)
+    elif config.sample.batch_size % here:
         raise ConfigError(
-            f"sample.batch_size={config.sample.batch_size} is not divisible by {devices} devices."
-            f" Use {-(-config.sample.batch_size // devices) * devices}"
+            f"sample.batch_size={config.sample.batch_size} is not divisible by {here} devices."
+            f" Use {-(-config.sample.batch_size // here) * here}"
         )
 
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from ddx.data.decode import Conversion
 from ddx.data.fingerprint import Fingerprint
+from ddx.runtime import cache
 from ddx.runtime.errors import ConfigError, DdxError, StorageError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import local_path
@@ -114,10 +115,7 @@ def fetch(storage: Storage, wanted: Wanted, decode: Fetch) -> tuple[Fetch, str]:
 
 
 def _home(storage: Storage) -> pathlib.Path:
-    home = storage.cache_dir or os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "ddx")
-    if not storage.cache_dir and home.startswith("~"):
-        raise OSError(errno.ENOENT, "this user has no home folder")
-    return local_path(home, "data.cache_dir").absolute()
+    return local_path(storage.cache_dir, "data.cache_dir").absolute() if storage.cache_dir else cache.home()
 
 
 class _Copy:

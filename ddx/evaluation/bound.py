@@ -26,7 +26,7 @@ from ddx.diffusion.papers import ihdm_bound
 from ddx.diffusion.random import example_keys, fold_in, seed_key
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
-from ddx.runtime import parallel
+from ddx.runtime import devices, parallel
 from ddx.runtime.progress import Progress
 from ddx.sampling.generator import in_pieces, piece
 from ddx.system import System
@@ -203,8 +203,8 @@ class Bound:
         """
         starts = range(0, len(examples), size)
         left = [start for start in starts if start not in done]
-        devices = len(parallel.own_devices())
-        batch_size = -(-size // devices) * devices
+        shares = len(devices.own())
+        batch_size = -(-size // shares) * shares
         num_steps = num_rows(self._rows)
         params, shared = parallel.replicate(params), parallel.replicate(self._shared)
         with Progress("evaluating", len(starts) * num_steps, (len(starts) - len(left)) * num_steps) as progress:

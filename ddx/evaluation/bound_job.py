@@ -23,7 +23,7 @@ from ddx.evaluation.work import Parts, batch_size, begin, carry_out, open_split,
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result
 from ddx.runs.trained import Trained
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import digest, read_arrays, sha256, write_arrays, write_text
@@ -32,7 +32,7 @@ from ddx.sampling import measured
 CURVES = ("rate_distortion.csv", "rate_distortion.png")
 
 
-@parallel.job("evaluating", parallel.FEWER_AT_ONCE)
+@devices.job("evaluating", devices.FEWER_AT_ONCE)
 def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **settings: Any) -> Result:
     """Bits per dimension of a data set under a run's averaged weights, and rate and distortion by time.
 

@@ -24,7 +24,7 @@ from ddx.evaluation.statistics_job import measure_trained
 from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
 from ddx.runs import trained
 from ddx.runs.job import Job, Result
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import sha256, write_arrays, write_text
@@ -44,7 +44,7 @@ class Cell(NamedTuple):
     num_steps: int
 
 
-@parallel.job("comparing", parallel.FEWER_AT_ONCE)
+@devices.job("comparing", devices.FEWER_AT_ONCE)
 def compare(workdir: str | Path, **settings: Any) -> Result:
     """The bounds of `evaluate` for every variance that a run can have, on even and on optimal times.
 

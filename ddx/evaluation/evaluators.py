@@ -37,7 +37,7 @@ def evaluate(workdir: str | Path, metrics: tuple[str, ...] = ("bpd",), **setting
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the data set cannot be read.
       NonFiniteError: a number is not finite.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     name, further = job_of(names("metrics", metrics))
     job: Callable[..., Result] = pkgutil.resolve_name(EVALUATORS[name].job)

@@ -18,7 +18,7 @@ from ddx.diffusion.reverse.rows import num_rows
 from ddx.evaluation.settings import default_clip
 from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
 from ddx.runs.job import Job, Result
-from ddx.runtime import parallel
+from ddx.runtime import devices, parallel
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.runtime.paths import Path
 from ddx.runtime.progress import Progress
@@ -31,7 +31,7 @@ PARTS = 8  # at most so many files of an unfinished job: each holds a number for
 _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
 
-@parallel.job("measuring", parallel.FEWER_AT_ONCE)
+@devices.job("measuring", devices.FEWER_AT_ONCE)
 def measure(workdir: str | Path, **settings: Any) -> Result:
     """Measure the mean squared errors that analytic variances and optimal trajectories need, at all T times.
 
@@ -114,7 +114,7 @@ def _parts(
 
     call = parallel.over_batch(sums, shared=2, split=4)
     call_moments = parallel.over_batch(moments, shared=0, split=2)
-    devices, params = len(parallel.own_devices()), parallel.replicate(params)
+    shares, params = len(devices.own()), parallel.replicate(params)
     starts = range(0, len(examples), size)
     calls = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts) * num_steps
     before = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts if start in done) * num_steps
@@ -128,7 +128,7 @@ def _parts(
             }
             for first in range(start, min(start + size, len(examples)), batch):
                 here = examples[first : min(first + batch, start + size)]
-                filled = np.resize(here, -(-batch // devices) * devices)
+                filled = np.resize(here, -(-batch // shares) * shares)
                 weight = (np.arange(len(filled)) < len(here)).astype(np.float32)
                 read = data.read(filled)
                 keys = example_keys(seed_key(seed), jnp.asarray(filled, jnp.uint32))

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 
 from ddx.runs import manifest
 from ddx.runs.manifest import MANIFEST
-from ddx.runtime import folders, storage
+from ddx.runtime import folders, hosts, storage
 from ddx.runtime.errors import CheckpointError, StorageError, telling_line
 from ddx.runtime.paths import Path, absolute, is_local
 from ddx.runtime.storage import write_text
@@ -272,7 +272,7 @@ class Checkpoints:
 def _files() -> ocp.Checkpointer:
     # Not a CheckpointManager: that one saves nothing where a folder with a higher number lies, whosever it is. Each
     # process for itself: arrays are whole and on the host, and of several processes one writes.
-    here = jax.process_index()
+    here = hosts.index()
     alone = ocp.options.MultiprocessingOptions(here, {here}, f"process_{here}")
     handler = ocp.CompositeCheckpointHandler(composite_options=ocp.CompositeOptions(multiprocessing_options=alone))
     return ocp.Checkpointer(handler, multiprocessing_options=alone)

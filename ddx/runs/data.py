@@ -13,13 +13,13 @@ from ddx.config.values import validate
 from ddx.data import Dataset, batch_indices
 from ddx.runs.same_data import check_same_classes, check_same_data
 from ddx.runs.trained import Trained
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import digest
 
 
-@parallel.job("reading the data set", "Free memory, or use a machine with more")
+@devices.job("reading the data set", "Free memory, or use a machine with more")
 def open_dataset(
     config: ConfigDict,
     *,

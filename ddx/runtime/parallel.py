@@ -12,8 +12,7 @@ import concurrent.futures
 import contextlib
 import contextvars
 import functools
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, cast
 
 import jax
@@ -21,11 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddx.runtime import accelerator, faults, hosts
-from ddx.runtime.errors import AcceleratorError, ConfigError, DdxError
+from ddx.runtime import devices
 
 AXIS = "devices"
-FEWER_AT_ONCE = "Use a smaller --batch_size, or a device with more memory"
 _on_devices = contextvars.ContextVar("on_devices", default=False)
 
 
@@ -37,97 +34,6 @@ class OnDevices(Protocol):
 
     def lower(self, *args: Any) -> Any:
         """The program for these arguments or their shapes, not compiled yet."""
-
-
-_target: contextvars.ContextVar[tuple[Any, ...] | None] = contextvars.ContextVar("target", default=None)
-
-
-@contextlib.contextmanager
-def compiling_for(devices: Iterable[Any]) -> Iterator[None]:
-    """While the block runs, wrappers are made for other devices than this host's, to be lowered and never called."""
-    token = _target.set(tuple(devices))
-    try:
-        yield
-    finally:
-        _target.reset(token)
-
-
-def platform() -> str:
-    """What programs are compiled for: "cpu", "gpu" or "tpu"."""
-    target = _target.get()
-    return str(target[0].platform) if target else jax.default_backend()
-
-
-@contextlib.contextmanager
-def job(what: str, memory_remedy: str | Callable[[], str]) -> Iterator[None]:
-    """A job on the devices, as a decorator or a block; what they fail of becomes an error of ddx.
-
-    Args:
-      what: is done, such as "training".
-      memory_remedy: what to do if the memory is too small, as a sentence without a full stop.
-
-    Raises:
-      AcceleratorError: the TPU or GPU cannot be used with what is installed, or another process uses it.
-      OutOfMemoryError: a device or the host has no memory left.
-    """
-    if not _cpu_is_wanted():  # at once: a driver that does not match may end the process instead of failing
-        _refuse(accelerator.unfit(accelerator.this_host()))
-    try:
-        yield
-    except DdxError:
-        raise
-    except Exception as error:
-        told = faults.explain(error, what, memory_remedy)
-        if isinstance(error, AssertionError) and not _has_devices():
-            told = AcceleratorError("JAX_PLATFORMS asks for what this host does not have. Unset it, or set it to cpu")
-        if told is None:
-            raise
-        raise told from error
-
-
-def devices() -> tuple[Any, ...]:
-    """The devices that training runs on, host by host.
-
-    Raises:
-      AcceleratorError: JAX fell back to the CPU of a host with a TPU.
-    """
-    target = _target.get()
-    if target is None and jax.default_backend() == "cpu" and not _cpu_is_wanted():
-        _refuse(accelerator.on_cpu(accelerator.this_host()))
-    return tuple(sorted(target or jax.devices(), key=lambda device: (device.process_index, device.id)))
-
-
-def own_devices() -> tuple[Any, ...]:
-    """Those of one host, this one, which everything else runs on."""
-    every = devices()
-    here = every[0].process_index if _target.get() else hosts.index()
-    return tuple(device for device in every if device.process_index == here)
-
-
-def num_devices() -> int:
-    """How many devices training runs on."""
-    return len(devices())
-
-
-def is_spread() -> bool:
-    """Whether training runs on several hosts."""
-    return len(own_devices()) < num_devices()
-
-
-def rows_here(batch_size: int) -> slice:
-    """The rows of a global batch that the devices of this host get."""
-    size = batch_size // hosts.count()
-    return slice(hosts.index() * size, (hosts.index() + 1) * size)
-
-
-def check_divisible(batch_size: int, accumulation: int = 1) -> None:
-    """Refuse, with a ConfigError, a batch that the devices cannot share evenly."""
-    parts = num_devices() * accumulation
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        nearest = f"{below} or {below + parts}" if below else f"{parts}"
-        split = f"{num_devices()} devices" + (f" x train.accumulation={accumulation}" if accumulation > 1 else "")
-        raise ConfigError(f"train.batch_size={batch_size} is not divisible by {split}. Use {nearest}")
 
 
 def is_wrapped() -> bool:
@@ -153,7 +59,7 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: 
     that; call `assert_replicated`. Where `state_axes`, a prefix of the state's tree, has 0 instead of None, each device
     has its own part (`ddx.runtime.parts`).
     """
-    if is_spread():
+    if devices.is_spread():
         wrapped: Any = _over_hosts(_with_helpers(step), state_axes)
     else:
         wrapped = jax.pmap(
@@ -162,9 +68,9 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: 
             in_axes=(state_axes, None, (None, 0)),
             out_axes=(state_axes, None),
             donate_argnums=(0,),
-            devices=_target.get(),
+            devices=devices.target(),
         )
-    if platform() != "cpu":
+    if devices.platform() != "cpu":
         return cast(OnDevices, wrapped)
 
     @functools.wraps(wrapped)  # its `lower` too
@@ -215,7 +121,7 @@ def _over_hosts(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: An
 def over_batch(fn: Callable[..., Any], shared: int, split: int) -> OnDevices:
     """Compile fn for the devices of this host: `shared` replicated arguments, then `split` ones, which are split."""
     axes = (None,) * shared + (0,) * split
-    target = own_devices() if _target.get() else None
+    target = devices.own() if devices.target() else None
     mapped = jax.pmap(_with_helpers(fn), axis_name=AXIS, in_axes=axes, devices=target)
 
     @functools.wraps(mapped)
@@ -233,7 +139,7 @@ def run_once(fn: Callable[..., Any], *args: Any) -> Any:
 
 def split_batch(tree: Any, axis: int = 0, parts: int = 0) -> Any:
     """Host arrays with the batch on `axis`, reshaped to (parts, ..., batch / parts, ...); the devices of this host."""
-    parts = parts or len(own_devices())
+    parts = parts or len(devices.own())
 
     def split(x: Any) -> Any:
         x = x.reshape(*x.shape[:axis], parts, x.shape[axis] // parts, *x.shape[axis + 1 :])
@@ -256,7 +162,7 @@ def replicate(tree: Any) -> Any:
 def put(tree: Any, *axes: str) -> Any:
     """Bring a tree to the devices of all hosts: a copy to each, or, with AXIS, to each its row."""
     sharding = NamedSharding(_mesh(), PartitionSpec(*axes))
-    if not is_spread():
+    if not devices.is_spread():
         return jax.device_put(tree, sharding)
 
     def here(x: Any) -> Any:
@@ -268,13 +174,13 @@ def put(tree: Any, *axes: str) -> Any:
 
 def everywhere(tree: Any) -> Any:
     """A tree on the devices of all hosts with all of it on each; all hosts have to ask for it at the same point."""
-    if not is_spread():
+    if not devices.is_spread():
         return tree
     return jax.block_until_ready(jax.jit(lambda x: x, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(tree))
 
 
 def _mesh() -> Mesh:
-    return Mesh(np.asarray(devices()), (AXIS,))
+    return Mesh(np.asarray(devices.every()), (AXIS,))
 
 
 def copied_to_host(tree: Any) -> Any:
@@ -295,7 +201,7 @@ def assert_replicated(tree: Any, what: str) -> None:
     Raises:
       RuntimeError: some leaf differs between devices.
     """
-    if num_devices() == 1:
+    if devices.count() == 1:
         return
     sums = everywhere(jax.block_until_ready(_checksums()(tree)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
@@ -316,7 +222,7 @@ def _checksum(x: jax.Array) -> jax.Array:
 @functools.cache  # compiled once, not at every checkpoint
 def _checksums() -> Callable[[Any], Any]:
     """The checksums of a replicated tree by device."""
-    if is_spread():
+    if devices.is_spread():
         each = jax.shard_map(
             lambda tree: jax.tree.map(lambda x: _checksum(x)[None], tree),
             mesh=_mesh(),
@@ -326,7 +232,7 @@ def _checksums() -> Callable[[Any], Any]:
         )
         return jax.jit(each)
     mapped = jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
-    return lambda tree: mapped(tree, np.zeros(num_devices()))
+    return lambda tree: mapped(tree, np.zeros(devices.count()))
 
 
 class Votes:
@@ -337,33 +243,15 @@ class Votes:
 
     def __call__(self, wanted: bool) -> bool:
         """What was found at the vote before; on one host, what is wanted now."""
-        if not is_spread():
+        if not devices.is_spread():
             return wanted
         found = self._last is not None and bool(np.asarray(self._last))
-        votes = np.full(len(own_devices()), wanted)
+        votes = np.full(len(devices.own()), wanted)
         votes = jax.make_array_from_process_local_data(NamedSharding(_mesh(), PartitionSpec(AXIS)), votes)
         self._last = jax.jit(jnp.any, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(votes)
-        if platform() == "cpu":
+        if devices.platform() == "cpu":
             jax.block_until_ready(self._last)
         return found
-
-
-def _cpu_is_wanted() -> bool:
-    """Whether JAX was told to use the CPU."""
-    wanted = jax.config.jax_platforms or os.environ.get("JAX_PLATFORM_NAME", "")  # type: ignore[attr-defined]
-    return bool(wanted.startswith("cpu"))
-
-
-def _has_devices() -> bool:
-    try:
-        return bool(jax.local_device_count())
-    except AssertionError:  # JAX's answer where only GPUs are wanted and there are none
-        return False
-
-
-def _refuse(message: str | None) -> None:
-    if message:
-        raise AcceleratorError(message)
 
 
 @contextlib.contextmanager

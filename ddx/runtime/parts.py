@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.runtime.parallel import AXIS, is_wrapped, num_devices, put
+from ddx.runtime.devices import count
+from ddx.runtime.parallel import AXIS, is_wrapped, put
 
 
 def _part_axis(shape: tuple[int, ...]) -> int | None:
     """The axis along which devices divide an array among them; None if each has all of it."""
-    fit = [axis for axis, size in enumerate(shape) if size and size % num_devices() == 0]
-    return max(fit, key=lambda axis: shape[axis], default=None) if num_devices() > 1 else None
+    fit = [axis for axis, size in enumerate(shape) if size and size % count() == 0]
+    return max(fit, key=lambda axis: shape[axis], default=None) if count() > 1 else None
 
 
 def mean(tree: Any) -> Any:
@@ -26,7 +27,7 @@ def mean(tree: Any) -> Any:
         axis = _part_axis(x.shape)
         if axis is None:
             return jax.lax.pmean(x, AXIS)
-        return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True) / num_devices()
+        return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True) / count()
 
     return jax.tree.map(of, tree) if is_wrapped() else tree
 
@@ -38,7 +39,7 @@ def own(tree: Any) -> Any:
         axis = _part_axis(x.shape)
         if axis is None:
             return x
-        size = x.shape[axis] // num_devices()
+        size = x.shape[axis] // count()
         return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
 
     return jax.tree.map(of, tree) if is_wrapped() else tree
@@ -70,7 +71,7 @@ def norm(parts: Any, like: Any) -> Any:
 
 def place(tree: Any) -> Any:
     """Give each device its part of every array, (devices, ...)."""
-    devices = num_devices()
+    devices = count()
 
     def divided(x: Any) -> Any:
         axis = _part_axis(np.shape(x))
@@ -82,7 +83,7 @@ def place(tree: Any) -> Any:
 
 def shapes(like: Any) -> Any:
     """What `place` makes of arrays shaped like `like`."""
-    devices = num_devices()
+    devices = count()
 
     def shape(shaped: Any) -> Any:
         axis = _part_axis(shaped.shape)

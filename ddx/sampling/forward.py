@@ -18,7 +18,7 @@ from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import ihdm
 from ddx.diffusion.random import example_keys, seed_key, white_noise
-from ddx.runtime import parallel, storage
+from ddx.runtime import devices, storage
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, optional_path, user_path
@@ -31,7 +31,7 @@ _LEFT, _TOP, _FONT, _PAD = 1.05, 0.4, 0.18, 0.05  # beside the pictures, for lab
 _DPI = 128  # a power of two: sizes in inches are exact
 
 
-@parallel.job("drawing", "Show fewer or smaller images")
+@devices.job("drawing", "Show fewer or smaller images")
 def forward(
     images: str | Path | None = None,
     *,
@@ -56,7 +56,7 @@ def forward(
     Raises:
       ConfigError: an argument cannot be used.
       DataError: the images cannot be read.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     out, images = user_path(out, "--out"), optional_path(images, "--images")
     if not 0 <= seed < 2**32:

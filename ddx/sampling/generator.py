@@ -15,7 +15,7 @@ from ddx.diffusion.reverse.encode import encoding_plan
 from ddx.diffusion.reverse.film import Film, filmed
 from ddx.diffusion.reverse.rows import Plan, num_rows
 from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
-from ddx.runtime import parallel
+from ddx.runtime import devices, parallel
 from ddx.runtime.pictures import to_uint8
 from ddx.runtime.progress import Progress
 from ddx.sampling.sampler import Sampler
@@ -106,8 +106,8 @@ class Generator:
 
     def batch_size(self, num_images: int) -> int:
         """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
-        devices = len(parallel.own_devices())
-        return -(-min(self._sampler.batch_size, num_images) // devices) * devices
+        here = len(devices.own())
+        return -(-min(self._sampler.batch_size, num_images) // here) * here
 
     def batches(self, params: Any, seed: int, num_images: int, done: frozenset[int] = frozenset()) -> Iterator[Batch]:
         """The same, batch by batch as they are done; batches whose first image is in `done` are left out."""

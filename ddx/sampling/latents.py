@@ -14,7 +14,7 @@ from ddx.diffusion.reverse.walk import plan
 from ddx.runs import trained
 from ddx.runs.data import check_data_dir, training_images
 from ddx.runs.job import Result
-from ddx.runtime import parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, optional_path, user_path
@@ -30,7 +30,7 @@ MOST_ROWS = 1000  # all are in memory
 LEVELS = 9  # DDPM's figure 9: from the pixels to pure noise
 
 
-@parallel.job("interpolating", parallel.FEWER_AT_ONCE)
+@devices.job("interpolating", devices.FEWER_AT_ONCE)
 def interpolate(
     workdir: str | Path,
     num_rows: int = 8,
@@ -71,7 +71,7 @@ def interpolate(
       ConfigError: a setting is invalid, or the images are too few.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
@@ -126,7 +126,7 @@ def interpolate(
     return _write(out, "interpolation", {"samples": samples}, record | {"sample": config.sample.to_dict()}, picture)
 
 
-@parallel.job("reconstructing", parallel.FEWER_AT_ONCE)
+@devices.job("reconstructing", devices.FEWER_AT_ONCE)
 def reconstruct(
     workdir: str | Path,
     images: str | Path,
@@ -156,7 +156,7 @@ def reconstruct(
       ConfigError: a setting is invalid.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images cannot be read.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images = user_path(images, "--reconstruct")

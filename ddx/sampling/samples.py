@@ -22,7 +22,7 @@ from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import folders, hosts, parallel, storage
+from ddx.runtime import devices, folders, hosts, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.folders import make_directory, remove_temporaries
 from ddx.runtime.paths import Path, optional_path, user_path
@@ -39,7 +39,7 @@ FILM = ("film.gif", "film.png")
 FILM_IMAGES, FILM_FRAMES = 16, 40
 
 
-@parallel.job("sampling", parallel.FEWER_AT_ONCE)
+@devices.job("sampling", devices.FEWER_AT_ONCE)
 def sample(
     workdir: str | Path,
     num_samples: int = 64,
@@ -86,7 +86,7 @@ def sample(
       ConfigError: a setting is invalid, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
       DataError: the images to enlarge cannot be read.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")

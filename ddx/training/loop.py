@@ -19,7 +19,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import given_config, open_dataset
 from ddx.runs.folder import forget_later, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
-from ddx.runtime import hosts, parallel
+from ddx.runtime import devices, hosts, parallel
 from ddx.runtime.background import Background
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.folders import make_directory
@@ -62,11 +62,11 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
       StorageError: something else cannot be written, or the bucket cannot be reached.
       DataError: the data set cannot be read, or is not the run's.
       NonFiniteError: a loss or gradient was not finite; the last checkpoint is from before.
-      AcceleratorError, OutOfMemoryError: as `ddx.runtime.parallel.job` says.
+      AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir = user_path(workdir, "--workdir")
     _config(workdir, config, data)  # tells a mistake before the folder is made
-    with parallel.job("training", lambda: smaller_step(config)), lock(workdir) as held:
+    with devices.job("training", lambda: smaller_step(config)), lock(workdir) as held:
         config = _config(workdir, config, data)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
         start = resume.Start(**hosts.agreed(lambda: resume.find(workdir, checkpoints, config)._asdict()))
@@ -74,7 +74,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         if step >= total:
             return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
         batch_size = config.train.batch_size
-        parallel.check_divisible(batch_size, config.train.accumulation)
+        devices.check_divisible(batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
         check = _is_same(step, workdir, start.meta, data is not None) if step else None
         data = open_dataset(config, write_copy=True, check=check, given=data)
@@ -133,7 +133,7 @@ class _Run:
         self.system = self.program.system
         self.watch = Watch(config, workdir, data, self.system, self.about_data)
 
-    @parallel.job("making the network", _SMALLER)
+    @devices.job("making the network", _SMALLER)
     def begin(self) -> TrainState:
         if hosts.is_first():
             origin.forget(self.workdir, self.config)
@@ -143,7 +143,7 @@ class _Run:
             state = jax.jit(init_state, static_argnums=1)(weights, self.program.optimizer, state.times)
         return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 
-    @parallel.job("restoring the network", _SMALLER)
+    @devices.job("restoring the network", _SMALLER)
     def restore(self, step: int) -> TrainState:
         return resume.restore(self.checkpoints, step, self.program.shapes)
 

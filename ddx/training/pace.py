@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.runtime import parallel
+from ddx.runtime import devices
 
 SECONDS = 2.5
 """What a call is to take; twice that if its steps take twice as long as those before. A step is never cut."""
@@ -42,7 +42,7 @@ class Pace:
         Of several hosts, whose clocks differ, every call has as many steps as fit.
         """
         self._begun = clock()
-        if parallel.is_spread():
+        if devices.is_spread():
             return min(self._most, left)
         fit = 1 if self._seconds_per_step is None else int(SECONDS / max(self._seconds_per_step, 1e-9))
         self._steps = max(1, min(fit, 2 * self._steps, self._most))
@@ -78,5 +78,5 @@ def steps_per_call(config: ConfigDict, image_shape: tuple[int, int, int]) -> int
     """The most training steps in one compiled call, whose batches are copied as a whole however few steps it has."""
     # A scan's gradient of a convolution is 24 times slower on CPU; elsewhere a long call hides the host.
     fit = 2**27 // (config.train.batch_size * math.prod(image_shape))
-    automatic = 1 if parallel.platform() == "cpu" else min(50, max(1, fit))
+    automatic = 1 if devices.platform() == "cpu" else min(50, max(1, fit))
     return config.train.steps_per_call or automatic

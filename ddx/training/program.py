@@ -9,7 +9,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ddx.diffusion.objective.time_samplers import TimeSampler
-from ddx.runtime import parallel, parts
+from ddx.runtime import devices, parallel, parts
 from ddx.system import System, joined, make_system, make_time_sampler
 from ddx.training.pace import steps_per_call
 from ddx.training.state import TrainState, init_state, make_optimizer
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     @property
     def rows(self) -> slice:
         """Those of a batch that this host reads."""
-        return parallel.rows_here(self.system.config.train.batch_size)
+        return devices.rows_here(self.system.config.train.batch_size)
 
     def work(self, batches: list[dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
         """What a call over these batches takes, which hold the rows of this host."""
@@ -43,7 +43,7 @@ class Program(NamedTuple):
             ema, opt_state = parts.shapes((self.shapes.ema, self.shapes.opt_state))
             state = self.shapes._replace(ema=ema, opt_state=opt_state)
         empty = stacked([empty_batch(self.system.config.train.batch_size, self.system.image_shape)], self.per_call)
-        return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=parallel.num_devices())))
+        return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=devices.count())))
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the devices, as a call takes it: of some of it each has its part."""

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from ddx.runtime import parallel
+from ddx.runtime import devices
 
 
 def smaller_step(config: ConfigDict | None) -> str:
@@ -13,7 +13,7 @@ def smaller_step(config: ConfigDict | None) -> str:
     if config is None:
         return "Use a device with more memory"
     changes = [] if config.model.remat else ["--config.model.remat=True"]
-    parts = _next_divisor(config.train.batch_size // parallel.num_devices(), config.train.accumulation)
+    parts = _next_divisor(config.train.batch_size // devices.count(), config.train.accumulation)
     changes += [f"--config.train.accumulation={parts}"] * (parts is not None)
     changes += ["--config.model.dtype=bfloat16"] * (config.model.dtype == "float32")
     changes.append("a smaller --config.train.batch_size")

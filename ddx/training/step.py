@@ -16,7 +16,7 @@ import optax
 from ddx.data import augment
 from ddx.diffusion.objective.time_samplers import TimeSampler
 from ddx.diffusion.random import example_keys, white_noise
-from ddx.runtime import parallel, parts
+from ddx.runtime import devices, parallel, parts
 from ddx.system import LossFn, joined
 from ddx.training.state import TrainState, clipped, update_ema
 
@@ -83,7 +83,7 @@ def make_step(
 
         # Unrolled on CPU, where gradients of convolutions inside a loop are 24 times slower.
         zeros = jax.tree.map(jnp.zeros_like, params)
-        total, each = jax.lax.scan(add, zeros, split, unroll=parallel.platform() == "cpu")
+        total, each = jax.lax.scan(add, zeros, split, unroll=devices.platform() == "cpu")
         return jax.tree.map(lambda g: g / accumulation, total), jax.tree.map(lambda x: x.reshape(-1), each)
 
     def step(state: TrainState, key: Any, batch: Any) -> tuple[TrainState, dict[str, Any]]:

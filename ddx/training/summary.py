@@ -8,15 +8,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.data import Dataset
-from ddx.runtime import hosts, parallel
+from ddx.runtime import devices, hosts
 from ddx.system import joined
 from ddx.training.state import TrainState
 
 
 def describe_run(config: ConfigDict, data: Dataset, state: TrainState, flops: float | None) -> str:
     """Network, process, loss, batch and length of a run; `flops` counts a step on one device."""
-    batch, devices, steps = config.train.batch_size, parallel.num_devices(), config.train.num_steps
-    split = f"{batch} images = {devices} x {batch // devices}"
+    batch, parts, steps = config.train.batch_size, devices.count(), config.train.num_steps
+    split = f"{batch} images = {parts} x {batch // parts}"
     if config.train.accumulation > 1:
         split += f", in {config.train.accumulation} parts"
     params = joined(state.frozen, state.params)
@@ -28,7 +28,7 @@ def describe_run(config: ConfigDict, data: Dataset, state: TrainState, flops: fl
             parameter_table(params),
             f"process  {describe_process(config)}",
             f"loss     {describe_loss(config)}",
-            f"batch    {split}" + (f"; {flops * devices / 1e9:,.1f} GFLOP a step" if flops else ""),
+            f"batch    {split}" + (f"; {flops * parts / 1e9:,.1f} GFLOP a step" if flops else ""),
             f"length   {steps:,} steps, {steps * batch / data.num_examples:,.1f} epochs",
         ]
     )
@@ -65,9 +65,9 @@ def _place(part: str) -> tuple[int, int]:
 
 def describe_devices() -> str:
     """Such as '8 x TPU v3 (tpu)' or '32 x TPU v3 (tpu) on 4 hosts'."""
-    devices = parallel.devices()
+    every = devices.every()
     on_hosts = f" on {hosts.count()} hosts" if hosts.count() > 1 else ""
-    return f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform}){on_hosts}"
+    return f"{len(every)} x {every[0].device_kind} ({every[0].platform}){on_hosts}"
 
 
 def describe_process(config: Any) -> str:

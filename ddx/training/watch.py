@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from ddx.data import Dataset
 from ddx.evaluation import evaluators
 from ddx.runs.trained import Trained
-from ddx.runtime import parallel, storage
+from ddx.runtime import devices, storage
 from ddx.runtime.paths import Path
 from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.preemption import Preemption
@@ -79,7 +79,7 @@ class Watch:
         """The grid of a step."""
         return self._workdir / "samples" / f"{step:06d}.png"
 
-    @parallel.job("drawing samples", "Set a smaller --config.sample.batch_size")
+    @devices.job("drawing samples", "Set a smaller --config.sample.batch_size")
     def draw(
         self, step: int, weights: Any, writer: MetricsWriter, unless_requested: Callable[..., Any], progress: Progress
     ) -> None:
@@ -93,7 +93,7 @@ class Watch:
         writer.picture(step, "samples", picture)
         progress.write(f"step {step}: drew {len(drawn)} samples in {time.perf_counter() - before:.1f} s")
 
-    @parallel.job("evaluating", "Set a smaller --config.sample.batch_size")
+    @devices.job("evaluating", "Set a smaller --config.sample.batch_size")
     def score(
         self,
         step: int,

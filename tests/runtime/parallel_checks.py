@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.runtime import parallel, parts
+from ddx.runtime import devices, parallel, parts
 from ddx.runtime.errors import ConfigError
 
 
 def test_there_are_eight_devices():
-    assert parallel.num_devices() == 8
+    assert devices.count() == 8
 
 
 def test_the_averaged_gradient_is_that_of_one_device():
@@ -79,8 +79,8 @@ def test_batches_split_and_join_in_order():
 
 
 def test_an_indivisible_batch_is_refused_with_the_nearest_that_fit():
-    parallel.check_divisible(16, 2)
+    devices.check_divisible(16, 2)
     with pytest.raises(ConfigError, match=r"100 is not divisible by 8 devices\. Use 96 or 104"):
-        parallel.check_divisible(100)
+        devices.check_divisible(100)
     with pytest.raises(ConfigError, match=r"Use 16$"):
-        parallel.check_divisible(8, 2)
+        devices.check_divisible(8, 2)

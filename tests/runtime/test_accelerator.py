@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ddx.runtime import accelerator, parallel
+from ddx.runtime import accelerator, devices
 from ddx.runtime.accelerator import Host, refusal, unfit
 from ddx.runtime.errors import AcceleratorError
 
@@ -178,7 +178,7 @@ def on_host(monkeypatch):
 
     def make(host):
         monkeypatch.setattr(accelerator, "this_host", lambda: host)
-        monkeypatch.setattr(parallel, "_cpu_is_wanted", lambda: False)
+        monkeypatch.setattr(devices, "_cpu_is_wanted", lambda: False)
 
     return make
 
@@ -193,9 +193,9 @@ def test_nobody_trains_on_the_cpu_of_a_tpu_host_without_a_word(on_host, tiny_con
     assert AcceleratorError.exit_code == 2
     on_host(GOOD_V5E)
     with pytest.raises(AcceleratorError, match=r"TPU v5e, but JAX fell back to the CPU\. Set JAX_PLATFORMS=tpu to see"):
-        parallel.num_devices()
+        devices.count()
     on_host(NO_TPU)
-    assert parallel.num_devices() >= 1
+    assert devices.count() >= 1
 
 
 @pytest.mark.parametrize("job", ["train", "sample", "interpolate", "reconstruct", "evaluate", "measure", "compare"])
@@ -231,7 +231,7 @@ def test_who_asks_for_the_cpu_gets_it(monkeypatch, wanted, is_wanted):
 
     monkeypatch.delenv("JAX_PLATFORM_NAME", raising=False)
     monkeypatch.setattr(type(jax.config), "jax_platforms", wanted, raising=False)
-    assert parallel._cpu_is_wanted() is is_wanted
+    assert devices._cpu_is_wanted() is is_wanted
     monkeypatch.setattr(type(jax.config), "jax_platforms", None, raising=False)
     monkeypatch.setenv("JAX_PLATFORM_NAME", wanted)
-    assert parallel._cpu_is_wanted() is is_wanted
+    assert devices._cpu_is_wanted() is is_wanted

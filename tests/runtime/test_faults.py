@@ -9,7 +9,7 @@ import pytest
 
 from ddx import config as config_lib
 from ddx.runs.job import Job
-from ddx.runtime import faults, parallel
+from ddx.runtime import devices, faults, parallel
 from ddx.runtime.errors import ConfigError, OutOfMemoryError, printable, telling_line
 from ddx.training.remedies import smaller_step
 
@@ -104,7 +104,7 @@ def test_what_a_terminal_does_not_show_is_escaped():
 
 
 def test_a_step_is_made_smaller_by_what_it_does_not_use_yet(tiny_config):
-    config = tiny_config(train__batch_size=16 * parallel.num_devices())
+    config = tiny_config(train__batch_size=16 * devices.count())
     assert smaller_step(config) == (
         "Try --config.model.remat=True, --config.train.accumulation=2, --config.model.dtype=bfloat16 or a smaller"
         " --config.train.batch_size"
@@ -113,7 +113,7 @@ def test_a_step_is_made_smaller_by_what_it_does_not_use_yet(tiny_config):
     assert smaller_step(config) == "Try --config.train.accumulation=16 or a smaller --config.train.batch_size"
     config.train.accumulation = 16
     assert smaller_step(config) == "Try a smaller --config.train.batch_size"
-    config.train.batch_size, config.train.accumulation = 15 * parallel.num_devices(), 1
+    config.train.batch_size, config.train.accumulation = 15 * devices.count(), 1
     assert "--config.train.accumulation=3" in smaller_step(config)
 
 
@@ -147,7 +147,7 @@ def test_grids_that_no_memory_holds_are_told_from_steps(tiny_config):
     watch = SimpleNamespace(generator=allocate, _config=tiny_config())
     with (
         pytest.raises(OutOfMemoryError, match=r"^out of memory while drawing samples: .*sample\.batch_size$"),
-        parallel.job("training", "Train less"),
+        devices.job("training", "Train less"),
     ):
         Watch.draw(watch, 1, None, None, lambda work: work(), None)
 

@@ -82,7 +82,7 @@ def test_a_config_s_times_and_loss_are_those_of_its_values(tiny_config):
     systems = [make_system(tiny_config(loss__reduction=r, **OTHER), (8, 8, 1)) for r in ("mean", "sum")]
     params = run_once(systems[0].init, jax.random.key(0))
     x_0 = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1))
-    args = (x_0, jnp.zeros(2, int), jnp.asarray([3, 5]), x_0 - 0.5, jax.random.key(2))
+    args = (x_0, jnp.zeros(2, int), jnp.asarray([3, 5]), x_0 - 0.5, jax.random.split(jax.random.key(2)))
     mean, total = (jax.jit(system.loss)(params, *args)[0] for system in systems)
     np.testing.assert_allclose(total, 64 * mean, rtol=1e-5)
 

@@ -272,9 +272,9 @@ RESTORED = """
 import hashlib, sys
 import jax, numpy as np
 import ddx
-from ddx.runtime import parallel
+from ddx.runtime import devices, parallel
 params = parallel.replicate(ddx.load(sys.argv[1]).params)
-for device in range(parallel.num_devices()):
+for device in range(devices.count()):
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf.addressable_shards[device].data).tobytes())

@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "training": {"evaluation", "diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
     "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation"},
+    "interop": {"diffusion", "models", "runtime", "config", "runs", "system"},
     "compiling": {"evaluation", "runtime", "config", "data", "system", "sampling", "training"},
-    "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation", "compiling"},
+    "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation", "interop", "compiling"},
     "launch": set(),
     "configs": {"config", "runtime"},
 }

@@ -1,0 +1,5 @@
+"""Weights in and out: networks that other code bases trained, as runs of ddx."""
+
+from ddx.interop.job import convert
+
+__all__ = ["convert"]

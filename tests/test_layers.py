@@ -140,6 +140,7 @@ def test_files_are_one_idea(path):
             "import ddx.cli.command; ddx.config.default_config(); ddx.config.files.load('digits')",
             ("jax", "flax", "tensorflow_datasets", "orbax"),
         ),
+        ("import ddx.cli.convert", ("jax", "flax", "orbax", "torch")),
         ("import ddx.evaluation", ("matplotlib",)),
         ("import ddx.training", ("tensorflow", "torch", "tensorflow_datasets", "matplotlib")),
     ],

@@ -142,13 +142,18 @@ def _read(path: Path) -> _Network:
                 raise o.refused("attention_head_dim", f"it does not divide block_out_channels[{level}]={widths[level]}")
     groups = o.typed("norm_num_groups", int)
     scale_shift = o["resnet_time_scale_shift"] == "scale_shift"
-    # Without a number of its own, the middle's attention has no normalisation there.
-    o.need("attn_norm_num_groups", *((groups,) if scale_shift else (None, groups)))
+    if scale_shift and o["attn_norm_num_groups"] is None:
+        raise o.refused(
+            "attn_norm_num_groups", "with scale_shift the attention in the middle then has no normalisation"
+        )
+    o.need("attn_norm_num_groups", None, groups)
     if o["time_embedding_dim"] not in (None, 4 * widths[0]):
         raise o.refused("time_embedding_dim", f"it is {4 * widths[0]}, four times the first channels")
     if type(o["dropout"]) not in (int, float) or not 0 <= o["dropout"] < 1:
         raise o.refused("dropout", "it must be at least 0 and below 1")
-    classes = 0 if o["num_class_embeds"] is None else o.typed("num_class_embeds", int, 2)
+    classes = 0 if o["num_class_embeds"] is None else o.typed("num_class_embeds", int)
+    if classes == 1:
+        raise o.refused("num_class_embeds", "there must be at least two classes")
     model = {
         "family": _family(o),
         "channels": widths[0],
@@ -220,7 +225,7 @@ def _size(o: Options, levels: int) -> tuple[int, int]:
     size = o["sample_size"]
     sides = size if isinstance(size, list) else [size, size]
     if len(sides) != 2 or not all(type(n) is int and n >= 1 for n in sides):
-        raise o.refused("sample_size", "write the size of its images there, one number or two")
+        raise o.refused("sample_size", "it is no size of images", "Write theirs there, one number or two")
     factor = 2 ** (levels - 1)
     if any(n % factor for n in sides):
         raise o.refused("sample_size", f"images must be halved {levels - 1} times, so use multiples of {factor}")

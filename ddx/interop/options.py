@@ -50,7 +50,7 @@ class Options:
           ConfigError: it has another.
         """
         if self[name] not in wanted:
-            raise self.refused(name, f"only {' or '.join(map(shown, wanted))} is")
+            raise self.refused(name, f"it must be {' or '.join(map(shown, wanted))}")
 
     def refuse_unknown(self) -> None:
         """Refuse options that are not in the table of defaults, unless they are ignored or empty.
@@ -63,9 +63,7 @@ class Options:
             if not known and value not in (None, False):
                 raise self.refused(name, "it is not known")
 
-    def refused(self, name: str, why: str) -> ConfigError:
+    def refused(self, name: str, why: str, remedy: str = "Convert another network") -> ConfigError:
         """The error for an option that ddx cannot represent."""
-        return ConfigError(
-            f"{self.path}: {name}={shown(self[name] if name in self._defaults else self.said[name])} cannot be"
-            f" represented in ddx: {why}. Convert another network"
-        )
+        value = self[name] if name in self._defaults else self.said[name]
+        return ConfigError(f"{self.path}: ddx cannot represent {name}={shown(value)}: {why}. {remedy}")

@@ -79,7 +79,7 @@ def apply(path: Path, config: ConfigDict, doubled: bool) -> None:
     o = Options(path, _SHARED | {"_class_name": "DDPMScheduler"}, _IGNORED)
     name = o["_class_name"]
     if name not in _DEFAULTS:
-        raise o.refused("_class_name", f"only {', '.join(_DEFAULTS)} are. Write one of these there, with its options")
+        raise o.refused("_class_name", f"it must be {' or '.join(_DEFAULTS)}", "Write one of them there")
     o = Options(path, _DEFAULTS[name], _IGNORED)
     o.refuse_unknown()
     o.need("thresholding", False)
@@ -157,7 +157,7 @@ def _schedule(o: Options) -> tuple[int, str]:
     if o["trained_betas"] is None:
         num_steps = o.typed("num_train_timesteps", int)
         if num_steps > MOST_TIMES:
-            raise o.refused("num_train_timesteps", f"at most {MOST_TIMES} are")
+            raise o.refused("num_train_timesteps", f"it must be at most {MOST_TIMES:,}")
         named, saved = "beta_schedule", _betas(o, num_steps)
     else:
         try:

@@ -88,13 +88,13 @@ def restore(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState
     Raises:
       CheckpointError: the checkpoint has others.
     """
-    wanted = items(like)
     if "opt_state" not in checkpoints.arrays(step):
         run = checkpoints.directory.parent
         raise CheckpointError(
             f"{run} has weights alone, which were converted: there is no state to resume from. Start another run from"
             f" them, with --config={run}/config.json --config.train.init_from={run} and a new --workdir"
         )
+    wanted = items(like)
     is_counted = "[1][1].count" in checkpoints.arrays(step).get("opt_state", {})
     if not is_counted:
         wanted["opt_state"] = counted(wanted["opt_state"], None)

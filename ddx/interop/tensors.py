@@ -7,6 +7,7 @@ read one at a time.
 
 import json
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -108,7 +109,9 @@ def _torch(path: Path) -> Any:
         ) from None
     local = storage.on_this_machine(path)
     try:
-        found = torch.load(local, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(local))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says of strange files is told below
+            found = torch.load(local, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(local))
     except Exception as error:  # pickle, zipfile and PyTorch each have their own kinds
         line = telling_line(error)
         if "weights_only" in str(error) or "WeightsUnpickler" in str(error) or "Unsupported" in str(error):

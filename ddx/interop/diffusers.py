@@ -13,10 +13,11 @@ from ddx.interop.found import Found, state_dict, weights_in
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.options import Options
 from ddx.interop.tensors import read
-from ddx.models.conventions import FAMILIES
+from ddx.models.conventions import FAMILIES, Conventions
 from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
+from ddx.system import System
 
 # UNet2DModel's arguments and their defaults.
 _DEFAULTS: dict[str, Any] = {
@@ -105,11 +106,70 @@ def find(source: Path, weights: str, base: ConfigDict) -> Found:
         raise CheckpointError(f"{source} has no {_SCHEDULER}, which says the noise schedule. Put it there")
     config = _changed(base, network)
     schedulers.apply(scheduler, config, network.doubled)
-    path = weights_in(folder, "diffusion_pytorch_model")
+    path = weights_in(folder, STEM)
     return Found(config, network.image_shape, network.num_classes, state_dict(read(path), path), path, DIFFUSERS)
 
 
 _SCHEDULER = "scheduler_config.json"
+STEM = "diffusion_pytorch_model"
+
+
+def describe(system: System) -> dict[str, Any]:
+    """The JSON files that tell diffusers of a network and its process, by name.
+
+    Raises:
+      ConfigError: diffusers has no such network or process.
+    """
+    m, model = system.config.model, system.model
+    height, width, channels = system.image_shape
+    for key, has_it in (("head", m.head), ("low_res", m.low_res)):
+        if has_it:
+            raise ConfigError(f"diffusers has no network with model.{key}={has_it!r}. Use --to=safetensors")
+    widths = [m.channels * multiplier for multiplier in m.multipliers]
+    attending = [height >> level in m.attention_resolutions for level in range(len(widths))]
+    attended = [n for n, attends in zip(widths, attending, strict=True) if attends] + widths[-1:]
+    one_head = m.num_heads == 1 and not m.head_channels
+    sizes = {m.head_channels or n // m.num_heads for n in attended}
+    if len(sizes) > 1 and not one_head:
+        raise ConfigError(
+            f"diffusers has heads of one width, and model.num_heads={m.num_heads} makes some of {sorted(sizes)}. Use"
+            " --to=safetensors"
+        )
+    like = FAMILIES[m.family]
+    unet = _DEFAULTS | {
+        "_class_name": "UNet2DModel",
+        "sample_size": height if height == width else [height, width],
+        "in_channels": channels,
+        "out_channels": model.out_channels,
+        **_conventions(like),
+        "down_block_types": ["AttnDownBlock2D" if attends else "DownBlock2D" for attends in attending],
+        "up_block_types": ["AttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(attending)],
+        "block_out_channels": widths,
+        "layers_per_block": m.num_blocks,
+        "dropout": m.dropout,
+        "attention_head_dim": None if one_head else sizes.pop(),
+        "norm_num_groups": m.groups,
+        "attn_norm_num_groups": m.groups if m.scale_shift else None,
+        "resnet_time_scale_shift": "scale_shift" if m.scale_shift else "default",
+        "num_class_embeds": model.num_classes or None,
+    }
+    scheduler = schedulers.describe(system.config)
+    index = {
+        "_class_name": "DDIMPipeline" if scheduler["_class_name"] == "DDIMScheduler" else "DDPMPipeline",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    return {"model_index.json": index, "unet/config.json": unet, f"scheduler/{_SCHEDULER}": scheduler}
+
+
+def _conventions(like: Conventions) -> dict[str, Any]:
+    """The four options that a family decides."""
+    return {
+        "norm_eps": like.epsilon,
+        "flip_sin_to_cos": like.cosine_first,
+        "freq_shift": 0 if like.cosine_first else 1,
+        "downsample_padding": 0 if like.down_padding == "SAME" else like.down_padding,
+    }
 
 
 def _changed(base: ConfigDict, network: _Network) -> ConfigDict:
@@ -176,12 +236,7 @@ def _family(o: Options) -> str:
     """The family whose conventions a network has, of which there are four."""
     nearest: tuple[list[str], str] | None = None
     for family, like in FAMILIES.items():
-        wanted = {
-            "norm_eps": like.epsilon,
-            "flip_sin_to_cos": like.cosine_first,
-            "freq_shift": 0 if like.cosine_first else 1,
-            "downsample_padding": 0 if like.down_padding == "SAME" else like.down_padding,
-        }
+        wanted = _conventions(like)
         wrong = [name for name, value in wanted.items() if o[name] != value]
         if not wrong:
             return family

@@ -1,6 +1,7 @@
 """What is found in another code base's files: a network, and the config that a run with it has."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -20,7 +21,9 @@ class Found(NamedTuple):
     num_classes: int  # 0: it is told none
     tensors: Tensors
     path: Path  # of the tensors
-    names: Names
+    names: Names | None  # of the tensors; None for ddx's own
+    step: int = 1  # of its training; 1 where nothing tells
+    meta: Mapping[str, Any] = MappingProxyType({})  # what a checkpoint says besides
 
 
 def weights_in(folder: Path, stem: str) -> Path:

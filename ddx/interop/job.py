@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ddx.config.keys import UNKNOWN
 from ddx.config.rules import check_image_size
 from ddx.config.values import check_keys, default_config, validate
-from ddx.interop import checkpoints, diffusers
+from ddx.interop import checkpoints, diffusers, own
 from ddx.interop.fill import fill
 from ddx.interop.found import Found
 from ddx.runs.checkpoint import Checkpoints
@@ -20,10 +20,8 @@ from ddx.runtime.paths import Path, user_path
 from ddx.runtime.storage import sha256
 from ddx.system import make_system
 
-SOURCES = ("diffusers", "improved-diffusion", "ddim")
+SOURCES = ("diffusers", "improved-diffusion", "ddim", "safetensors")
 WEIGHTS = ("ema", "raw")
-
-STEP = 1  # of the checkpoint: nothing tells how many steps the others took
 
 
 def convert(
@@ -35,7 +33,7 @@ def convert(
     from which it is sampled and scored, and from which others start (train.init_from); it does not resume.
 
     Args:
-      kind: the code base, one of `SOURCES`.
+      kind: the code base, one of `SOURCES`; "safetensors" is a file that `ddx.interop.export` wrote.
       source: the file or folder, local or gs://.
       out: the folder to make; nothing may be in it.
       weights: "ema", the averaged weights, or "raw", where the source has both.
@@ -67,11 +65,12 @@ def convert(
         "config": made.to_dict(),
         "image_shape": list(found.image_shape),
         "converted": {"from": kind, "source": str(found.path), "sha256": sha256(found.path)},
+        **found.meta,
     }
     if found.num_classes:
         meta["num_classes"] = found.num_classes
     with folders.making(out, "--out") as folder:
-        Checkpoints(folder / "checkpoints").save(STEP, {"ema": params}, meta)
+        Checkpoints(folder / "checkpoints").save(found.step, {"ema": params}, meta)
         save_config(folder, made, [])
     return _result(out, found, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
@@ -79,6 +78,8 @@ def convert(
 def _find(kind: str, source: Path, weights: str, config: ConfigDict | None) -> Found:
     if config is not None:
         config = check_keys(config)  # its network, which the source's replaces, need not be possible
+    if kind == "safetensors":
+        return own.find(source, config)
     if kind != "diffusers":
         code = checkpoints.DDIM_CODE if kind == "ddim" else checkpoints.IDDPM_CODE
         return checkpoints.find(source, weights, config, code)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ddx.models import UNet
 
-Path = tuple[str, ...]
-"""Of an array in the tree of parameters, such as ("down_1_block_0", "conv1", "kernel")."""
+Keys = tuple[str, ...]
+"""The path of an array in the tree of parameters, such as ("down_1_block_0", "conv1", "kernel")."""
 
 
 class Place(NamedTuple):
@@ -43,7 +43,7 @@ class Names(NamedTuple):
     layers: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, int] = MappingProxyType({})
 
-    def place(self, path: Path, model: UNet) -> Place:
+    def place(self, path: Keys, model: UNet) -> Place:
         """Where the array at this path of the network's parameters is kept."""
         module, *layers, leaf = path
         inside = [self.layers.get(layer, (layer,)) for layer in layers]

@@ -189,3 +189,46 @@ def _betas(o: Options, num_steps: int) -> np.ndarray:
     if kind == "sigmoid":
         return first + (last - first) / (1 + np.exp(-np.linspace(-6, 6, num_steps)))
     raise o.refused("beta_schedule", "only linear, scaled_linear, squaredcos_cap_v2 and sigmoid are")
+
+
+def describe(config: ConfigDict) -> dict[str, Any]:
+    """The options of a scheduler of diffusers that has a config's process, and samples as the config does if it can.
+
+    Raises:
+      ConfigError: diffusers has no such process or prediction.
+    """
+    p, s, predictions = config.process, config.sample, {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    for key, value, wanted in (
+        ("process.kind", p.kind, ("ddpm",)),
+        ("process.rescale_time", p.rescale_time, (False,)),
+        ("loss.prediction", config.loss.prediction, tuple(predictions)),
+        ("loss.variance", config.loss.variance, ("small", "large", "range")),
+        ("data.low", config.data.low, (-1,)),
+    ):
+        if value not in wanted:
+            raise ConfigError(f"diffusers has nothing for {key}={value!r}. Use --to=safetensors")
+    values = betas.betas(p.schedule, p.num_steps)
+    spacing = s.trajectory if s.trajectory in _SPACINGS else "leading"
+    shared = (
+        _SHARED
+        | _CLIPS
+        | {
+            "num_train_timesteps": p.num_steps,
+            "prediction_type": predictions[config.loss.prediction],
+            "timestep_spacing": spacing,
+            "clip_sample": bool(s.clip),
+        }
+    )
+    if p.schedule == "cosine":
+        shared["beta_schedule"] = "squaredcos_cap_v2"
+    elif p.schedule == "linear":
+        shared |= {"beta_start": float(values[0]), "beta_end": float(values[-1])}
+    else:
+        shared["trained_betas"] = values.tolist()
+    if s.sampler == "ddim" and config.loss.variance != "range":
+        return shared | {"_class_name": "DDIMScheduler", "set_alpha_to_one": not s.end}
+    variance = {"small": "fixed_small", "large": "fixed_large", "range": "learned_range"}
+    named = config.loss.variance
+    if s.sampler == "ancestral" and s.variance in variance and named != "range":  # whose outputs only it can read
+        named = s.variance
+    return shared | {"_class_name": "DDPMScheduler", "variance_type": variance[named]}

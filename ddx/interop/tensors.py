@@ -5,6 +5,7 @@ A .safetensors file is the length of a header (8 bytes), the header, which is JS
 read one at a time.
 """
 
+import itertools
 import json
 import struct
 import warnings
@@ -50,7 +51,34 @@ def read(path: Path) -> Any:
     raise ConfigError(f"{path} has no known kind of weights. Use a file that ends in one of: {kinds}")
 
 
-def _safetensors(path: Path) -> Tensors:
+def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write float32 arrays and some text as a .safetensors file.
+
+    Raises:
+      StorageError: it cannot be written.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    place = 0
+    for name, value in arrays.items():
+        entries[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [place, place + value.nbytes]}
+        place += value.nbytes
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)  # the numbers begin at a multiple of their size
+    numbers = (value.astype("<f4", copy=False).tobytes() for value in arrays.values())
+    storage.write_parts(path, itertools.chain([struct.pack("<Q", len(header)), header], numbers))
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """The text in a .safetensors file.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    return _header(path)[1].get("__metadata__") or {}
+
+
+def _header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the numbers begin, and the header."""
     whole = storage.size(path)
     start = storage.read_bytes(path, 8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else whole
@@ -58,9 +86,22 @@ def _safetensors(path: Path) -> Tensors:
         raise _damaged(path, "its header is not complete")
     try:
         header = json.loads(storage.read_bytes(path, 8 + length)[8:])
-        header.pop("__metadata__", None)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, f"its header is no list of tensors: {telling_line(error)}") from None
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is no list of tensors")
+    return 8 + length, header
+
+
+def _safetensors(path: Path) -> Tensors:
+    whole = storage.size(path)
+    begin, header = _header(path)
+    header.pop("__metadata__", None)
+    try:
         listed = {name: (one["dtype"], tuple(one["shape"]), *one["data_offsets"]) for name, one in header.items()}
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        if any(len(one) != 4 for one in listed.values()):
+            raise ValueError("places")
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, f"its header is no list of tensors: {telling_line(error)}") from None
     for name, (kind, shape, first, end) in listed.items():
         if kind not in _KINDS:
@@ -71,14 +112,14 @@ def _safetensors(path: Path) -> Tensors:
             raise _damaged(path, f"tensor {shown(name)} has an impossible shape or place")
         if end - first != np.prod(shape, dtype=object) * _KINDS[kind].itemsize:
             raise _damaged(path, f"tensor {shown(name)} of shape {shape} has {end - first} bytes")
-        if 8 + length + end > whole:
+        if begin + end > whole:
             raise _damaged(path, f"it ends before the end of tensor {shown(name)}")
     local = storage.on_this_machine(path)
 
     def tensor(kind: str, shape: tuple[int, ...], first: int, end: int) -> Tensor:
         def read() -> np.ndarray:
             count = (end - first) // _KINDS[kind].itemsize
-            return _as_float(np.fromfile(local, _KINDS[kind], count, offset=8 + length + first), kind).reshape(shape)
+            return _as_float(np.fromfile(local, _KINDS[kind], count, offset=begin + first), kind).reshape(shape)
 
         return Tensor(shape, read)
 

@@ -126,6 +126,6 @@ def test_a_truncated_file_is_one_line(tmp_path, legacy, cut):
     path = tmp_path / "model.pt"
     torch.save({"conv_in.weight": torch.zeros(64, 64)}, path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(CheckpointError, match="model.pt") as caught:
+    with pytest.raises(CheckpointError, match=r"model.pt") as caught:
         checkpoints.find(path, "ema", None, checkpoints.DDIM_CODE)
     assert "\n" not in str(caught.value)

@@ -90,6 +90,8 @@ def find(source: Path, weights: str, base: ConfigDict) -> Found:
       ConfigError: ddx has no such network, schedule or sampler.
       CheckpointError: a file is missing or damaged.
     """
+    if storage.is_file(source):
+        raise CheckpointError(f"{source} is a file, and its network is told by files beside it. Name the folder")
     folders = [source / "unet_ema", source / "unet", source][weights == "raw" :]
     folder = next((folder for folder in folders if storage.is_file(folder / "config.json")), None)
     if folder is None:

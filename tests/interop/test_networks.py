@@ -9,10 +9,12 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
-from ddx.interop import convert
+from ddx.interop import convert, export
+from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.sampling.samples import sample
 from tests import golden
+from tests.buckets import upload
 from tests.interop.files import pipeline, safetensors
 from tests.interop.originals import NETWORKS, weights
 
@@ -287,6 +289,27 @@ def test_a_folder_that_is_not_whole_is_one_line(tmp_path, change, message):
     with pytest.raises((CheckpointError, ConfigError), match=message) as caught:
         convert("diffusers", source, tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    source = written(tmp_path / "source", "trained")
+    with pytest.raises(CheckpointError, match=r"config.json is a file, .* Name the folder"):
+        convert("diffusers", source / "unet" / "config.json", tmp_path / "run")
+
+
+def test_a_source_and_a_run_may_be_in_a_bucket(runs, tmp_path, in_bucket):
+    upload(written(tmp_path / "source", "copied"), in_bucket / "source")
+    convert("diffusers", in_bucket / "source", in_bucket / "run")
+    same(in_bucket / "run", runs / "copied")
+    with pytest.raises(ConfigError, match="run is not empty"):
+        convert("diffusers", in_bucket / "source", in_bucket / "run")
+    result = export("safetensors", in_bucket / "run", in_bucket / "out")
+    convert("safetensors", in_bucket / "out" / result.files[-1], tmp_path / "again")
+    same(tmp_path / "again", runs / "copied")
+    upload(written(tmp_path / "bad", "copied", attention_head_dim=5), in_bucket / "bad")
+    with pytest.raises(ConfigError, match="attention_head_dim=5"):
+        convert("diffusers", in_bucket / "bad", in_bucket / "none")
+    assert not storage.exists(in_bucket / "none")
 
 
 def test_nothing_is_written_over(tmp_path):

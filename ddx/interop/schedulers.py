@@ -50,7 +50,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "time_shift_type": "exponential",
     },
 }
-_IGNORED = ("timestep_values", "tensor_format")  # of old files
+# Of old files, and of the other schedulers: a scheduler that was made from another's file keeps that one's options.
+_IGNORED = (
+    *("timestep_values", "tensor_format", "disable_corrector", "interpolation_type", "predict_x0", "rho"),
+    *("shift_terminal", "sigma_data", "sigma_max", "sigma_min", "sigma_schedule", "skip_prk_steps", "solver_p"),
+    *("timestep_type", *(option for options in _DEFAULTS.values() for option in options)),
+)
 
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 _VARIANCES = {

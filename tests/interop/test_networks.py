@@ -200,6 +200,15 @@ def test_an_option_of_a_scheduler_is_refused_by_name(tmp_path, kind, option, val
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+def test_options_of_another_scheduler_that_one_was_made_from_are_left(tmp_path):
+    kept = {"_class_name": "DDIMScheduler", "use_karras_sigmas": True, "solver_order": 2, "skip_prk_steps": True}
+    convert("diffusers", written(tmp_path / "source", "trained", kept), tmp_path / "run")
+    assert ddx.load(tmp_path / "run").config.sample.sampler == "ddim"
+    tomorrow = kept | {"an_option_of_tomorrow": 3}
+    with pytest.raises(ConfigError, match=r"ddx cannot represent an_option_of_tomorrow=3: it is not known"):
+        convert("diffusers", written(tmp_path / "source2", "trained", tomorrow), tmp_path / "run2")
+
+
 def test_betas_are_known_by_their_numbers(tmp_path):
     trained = {"_class_name": "DDPMScheduler", "trained_betas": np.linspace(0.0004, 0.08, 250).tolist()}
     convert("diffusers", written(tmp_path / "source", "trained", trained), tmp_path / "run")

@@ -1,5 +1,6 @@
 """Against diffusers itself, and PyTorch's own files: pytest -m convert, with both installed."""
 
+import inspect
 import pathlib
 import pickle
 
@@ -9,7 +10,8 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
-from ddx.interop import checkpoints, convert
+from ddx.interop import checkpoints, convert, schedulers
+from ddx.interop import diffusers as ours
 from ddx.runtime.errors import CheckpointError
 from tests import golden
 from tests.interop import originals
@@ -26,6 +28,20 @@ FULL = COPIED | {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
 }
+
+
+def test_the_options_and_their_defaults_are_diffusers():
+    import diffusers as theirs
+
+    known = {"UNet2DModel": ours._DEFAULTS, **schedulers._DEFAULTS}
+    for kind, defaults in known.items():
+        arguments = inspect.signature(getattr(theirs, kind).__init__).parameters
+        found = {name: one.default for name, one in arguments.items() if name not in ("self", "num_train_timesteps")}
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+        assert found == {name: value for name, value in defaults.items() if name != "num_train_timesteps"}
+    for kind in theirs.DDPMScheduler._compatibles:
+        arguments = inspect.signature(getattr(theirs, kind).__init__).parameters
+        assert arguments.keys() - {"self", "args", "kwargs"} <= set(schedulers._IGNORED)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

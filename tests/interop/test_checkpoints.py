@@ -46,10 +46,17 @@ def find(monkeypatch, content, code, config=None, weights="ema"):
     return checkpoints.find(HERE, weights, config, code)
 
 
-PUBLISHED = [(name, code) for code in (DDIM_CODE, IDDPM_CODE) for name in code.published]
+LARGE = ("ddim_celeba64", "iddpm_imagenet64", "iddpm_imagenet64_class", "iddpm_lsun")  # like the others
 
 
-@pytest.mark.parametrize(("name", "code"), PUBLISHED, ids=[name for name, _ in PUBLISHED])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param(name, code, id=name, marks=[pytest.mark.soak] * (name in LARGE))
+        for code in (DDIM_CODE, IDDPM_CODE)
+        for name in code.published
+    ],
+)
 def test_a_published_network_is_known_by_its_shapes(monkeypatch, name, code):
     model, image_shape, _ = PRESETS[name]
     found = find(monkeypatch, tensors_of(model, image_shape, code.names), code)
@@ -66,7 +73,9 @@ def test_a_published_network_is_known_by_its_shapes(monkeypatch, name, code):
     assert system.config.process.rescale_time == (name in ("iddpm_cifar10", "iddpm_imagenet64"))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.soak] * (case in ("ssn_h4", "plain_h1"))) for case in CASES]
+)
 def test_another_network_is_made_with_a_config_that_says_what_shapes_do_not(tmp_path, case):
     model, params, _inputs, _expected = reference(case)
     data = {key.removeprefix(f"{case}/"): value for key, value in golden.load("id_unet").items()}

@@ -32,7 +32,7 @@ def test_a_folder_becomes_a_run(tmp_path):
     [
         ([], 2, "--from is missing. Pass it, as --from=diffusers"),
         (["--from=diffuser", "--source=x", "--out=y"], 2, "--from=diffuser is unknown. Did you mean diffusers?"),
-        (["--workdir=x"], 2, "this command makes one. Name it with --out"),
+        (["--workdir=x"], 2, "--workdir belongs to --to. Leave it out, and name the folder to make with --out"),
         (["--from=diffusers", "--source=/nowhere", "--out=/tmp/y"], 3, "/nowhere has no config.json"),
         (["--from=ddim", "--source=/nowhere", "--out=s3://x/y"], 2, "--out=s3://x/y is neither a path"),
     ],

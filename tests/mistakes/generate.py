@@ -270,7 +270,12 @@ PAIRS = {
     ("data.image_size=16384", "model.attention_resolutions=()", "train.batch_size=1000000"): "train.batch_size",
     ("data.image_size=512", "model.attention_resolutions=()", "sample.batch_size=100000"): "sample.batch_size",
     ("data.image_size=4096", "model.attention_resolutions=()", "sample.num_images=1000"): "sample.num_images",
-    ("data.image_size=4096", "train.batch_size=8", "train.steps_per_call=10000"): "train.steps_per_call",
+    (
+        "data.image_size=4096",
+        "model.attention_resolutions=()",
+        "train.batch_size=8",
+        "train.steps_per_call=10000",
+    ): "train.steps_per_call",
     ("model.attention_resolutions=(5,)", "data.image_size=8"): "model.attention_resolutions",
     ("model.num_heads=7",): "model.num_heads",
     ("model.low_res=3", "data.image_size=8"): "model.low_res",

@@ -27,17 +27,16 @@ class Found(NamedTuple):
 
 
 def weights_in(folder: Path, stem: str) -> Path:
-    """The file of weights in a folder: .safetensors before PyTorch's, full precision before a variant such as fp16.
+    """The file of weights in a folder: full precision before a variant such as fp16, .safetensors before PyTorch's.
 
     Raises:
       CheckpointError: there is none, or it is in several parts.
     """
-    names = folders.names(folder)
-    for suffix in (SAFETENSORS, *TORCH):
-        variants = [name for name in names if name.startswith(f"{stem}.") and name.endswith(suffix)]
-        for name in (f"{stem}{suffix}", *variants):
-            if name in names:
-                return folder / name
+    names, suffixes = folders.names(folder), (SAFETENSORS, *TORCH)
+    whole = [f"{stem}{suffix}" for suffix in suffixes if f"{stem}{suffix}" in names]
+    variants = [name for suffix in suffixes for name in names if name.startswith(f"{stem}.") and name.endswith(suffix)]
+    if whole + variants:
+        return folder / (whole + variants)[0]
     split = next((name for name in names if name.endswith(".index.json")), None)
     if split:
         raise CheckpointError(f"{folder / split}: the weights are in several files. Save them as one")

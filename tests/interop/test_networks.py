@@ -9,7 +9,8 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
-from ddx.interop import convert, export
+from ddx.interop import convert, export, tensors
+from ddx.interop.found import weights_in
 from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.sampling.samples import sample
@@ -90,39 +91,29 @@ def same(run, other):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("way", ["old names", "flat", "half", "brain", "the network's folder", "average"])
+@pytest.mark.parametrize("way", ["old names", "flat", "the network's folder", "average"])
 def test_other_forms_of_a_folder_are_the_same_run(runs, tmp_path, way):
     data = golden.load("diffusers_networks")
-    tensors = weights(data["copied/weights"].tolist())
+    arrays = weights(data["copied/weights"].tolist())
     config = json.loads(str(data["copied/config"]))
     source, other = tmp_path / "source", runs / "copied"
     if way == "old names":
         for new, old in OLD.items():
-            tensors = {key.replace(new, old): value for key, value in tensors.items()}
+            arrays = {key.replace(new, old): value for key, value in arrays.items()}
         config["down_block_types"] = [f"UNetRes{kind}" for kind in config["down_block_types"]]
         short = {key: value for key, value in config.items() if key not in ("dropout", "add_attention")}
-        pipeline(source, short, SCHEDULER | {"timestep_values": None, "tensor_format": "pt"}, tensors)
+        pipeline(source, short, SCHEDULER | {"timestep_values": None, "tensor_format": "pt"}, arrays)
     elif way == "flat":
         source.mkdir()
         (source / "config.json").write_text(json.dumps(config))
         (source / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
-        safetensors(source / "diffusion_pytorch_model.safetensors", tensors, {"format": "pt"})
-    elif way in ("half", "brain"):
-        other = tmp_path / "expected"
-        if way == "half":
-            tensors = {key: value.astype(np.float16) for key, value in tensors.items()}
-            rounded = {key: value.astype(np.float32) for key, value in tensors.items()}
-        else:
-            tensors = {key: (value.view(np.uint32) >> 16).astype(np.uint16) for key, value in tensors.items()}
-            rounded = {key: (value.astype(np.uint32) << 16).view(np.float32) for key, value in tensors.items()}
-        pipeline(source, config, SCHEDULER, tensors, name="diffusion_pytorch_model.fp16.safetensors")
-        convert("diffusers", pipeline(tmp_path / "rounded", config, SCHEDULER, rounded), other)
+        safetensors(source / "diffusion_pytorch_model.safetensors", arrays, {"format": "pt"})
     elif way == "the network's folder":
-        source = pipeline(source, config, SCHEDULER, tensors) / "unet"
+        source = pipeline(source, config, SCHEDULER, arrays) / "unet"
     else:  # a checkpoint of diffusers' trainer
         average = config | {"decay": 0.9999, "optimization_step": 10, "use_ema_warmup": True, "power": 0.75}
-        pipeline(source / "checkpoint-10", config, SCHEDULER, {key: 2 * value for key, value in tensors.items()})
-        pipeline(source / "checkpoint-10", average, SCHEDULER, tensors, unet="unet_ema")
+        pipeline(source / "checkpoint-10", config, SCHEDULER, {key: 2 * value for key, value in arrays.items()})
+        pipeline(source / "checkpoint-10", average, SCHEDULER, arrays, unet="unet_ema")
         (source / "checkpoint-10" / "scheduler").rename(source / "scheduler")
         source = source / "checkpoint-10"
         convert("diffusers", source, tmp_path / "raw", weights="raw")
@@ -130,6 +121,29 @@ def test_other_forms_of_a_folder_are_the_same_run(runs, tmp_path, way):
         np.testing.assert_array_equal(first, 2 * jax.tree.leaves(ddx.load(other).params)[0])
     convert("diffusers", source, tmp_path / "run")
     same(tmp_path / "run", other)
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "F64"])
+def test_weights_of_another_precision_become_float32(tmp_path, kind):
+    value = weights(["conv_in.weight 32 3 3 3"])["conv_in.weight"]
+    saved, expected = {
+        "F16": lambda: (value.astype(np.float16), value.astype(np.float16).astype(np.float32)),
+        "BF16": lambda: ((value.view(np.uint32) >> 16).astype(np.uint16), (value.view(np.uint32) >> 16 << 16)),
+        "F64": lambda: (value.astype(np.float64), value),
+    }[kind]()
+    safetensors(tmp_path / "x.safetensors", {"first": saved[:1], "x": saved})
+    tensor = tensors.read(tmp_path / "x.safetensors")["x"]
+    assert tensor.shape == (32, 3, 3, 3) and tensor.read().dtype == np.float32
+    np.testing.assert_array_equal(tensor.read().view(np.uint32), expected.view(np.uint32))
+
+
+def test_a_variant_is_taken_where_there_is_nothing_else(tmp_path):
+    (tmp_path / "diffusion_pytorch_model.fp16.safetensors").write_text("")
+    assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.fp16.safetensors"
+    (tmp_path / "diffusion_pytorch_model.bin").write_text("")
+    assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.bin"
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_text("")
+    assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.safetensors"
 
 
 REFUSED = {
@@ -257,11 +271,11 @@ def damaged(tensors, how):
 )
 def test_a_damaged_file_is_one_line_and_leaves_nothing(tmp_path, how, message):
     data = golden.load("diffusers_networks")
-    tensors, header = damaged(weights(data["copied/weights"].tolist()), how)
+    arrays, header = damaged(weights(data["copied/weights"].tolist()), how)
     config = json.loads(str(data["copied/config"]))
     source = pipeline(tmp_path / "source", config, SCHEDULER, {"conv_in.bias": np.zeros(1, np.float32)})
     path = source / "unet" / "diffusion_pytorch_model.safetensors"
-    safetensors(path, tensors, header=header)
+    safetensors(path, arrays, header=header)
     content = path.read_bytes()
     cuts = {
         "cut": content[:-100],

@@ -12,6 +12,7 @@ from ddx.config.keys import UNKNOWN
 from ddx.interop import diffusers
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.tensors import write
+from ddx.models import UNet
 from ddx.runs import trained
 from ddx.runs.job import Result
 from ddx.runs.trained import Trained
@@ -56,7 +57,7 @@ def export(
                 folders.make_directory((folder / name).parent, "--out")
                 storage.write_json(folder / name, value)
             weights_file = folder / "unet" / f"{diffusers.STEM}.safetensors"
-            write(weights_file, dict(_of_diffusers(source)), {"format": "pt"})
+            write(weights_file, of_diffusers(source.params, source.system.model), {"format": "pt"})
         else:
             weights_file = folder / "model.safetensors"
             write(weights_file, dict(_own(source)), {"format": "np", "ddx": json.dumps(_meta(source))})
@@ -81,19 +82,25 @@ def _own(source: Trained) -> Iterator[tuple[str, np.ndarray]]:
         yield "/".join(key.key for key in keys), np.asarray(leaf)
 
 
-def _of_diffusers(source: Trained) -> Iterator[tuple[str, np.ndarray]]:
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(source.params):
+def of_diffusers(params: Any, model: UNet) -> dict[str, np.ndarray]:
+    """A network's parameters under diffusers' names, in PyTorch's order of axes."""
+    named = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
         path, value = tuple(key.key for key in keys), np.asarray(leaf)
         if value.ndim > 1 and path[-1] == "kernel":
             value = np.moveaxis(value, (-1, -2), (0, 1))
         if "nin_shortcut" in path and path[-1] == "kernel":
             value = value[:, :, None, None]  # a convolution there
-        yield DIFFUSERS.place(path, source.system.model).names[0], np.ascontiguousarray(value)
+        named[DIFFUSERS.place(path, model).names[0]] = np.ascontiguousarray(value)
+    return named
 
 
 def _card(source: Trained, kind: str, checksum: str) -> str:
     c, (height, width, channels) = source.system.config, source.system.image_shape
     data = "not known" if c.data.name == UNKNOWN else f"{c.data.name} ({c.data.split})"
+    trained_for = f"{source.step:,} steps at batch {c.train.batch_size}"
+    if (made := source.meta.get("converted")) is not None:
+        trained_for = f"elsewhere; converted from {made['from']}"
     use = (
         'from diffusers import DDPMPipeline\n\nimages = DDPMPipeline.from_pretrained("FOLDER")(batch_size=4).images'
         if kind == "diffusers"
@@ -102,7 +109,7 @@ def _card(source: Trained, kind: str, checksum: str) -> str:
     header = "---\nlibrary_name: diffusers\ntags: [unconditional-image-generation]\n---\n\n" * (kind == "diffusers")
     return f"""{header}# A denoising diffusion network for images of {height} x {width} x {channels}
 
-Written by ddx from step {source.step} of a run, its {source.weights} weights.
+Written by ddx: the {source.weights} weights of a run.
 
 | | |
 | --- | --- |
@@ -110,7 +117,7 @@ Written by ddx from step {source.step} of a run, its {source.weights} weights.
 | network | U-Net, family {c.model.family}, {c.model.channels} channels times {tuple(c.model.multipliers)} |
 | process | {c.process.kind}, schedule {c.process.schedule}, {c.process.num_steps} noise levels |
 | output | {c.loss.prediction}, variance {c.loss.variance} |
-| training steps, batch size | {source.step:,}, {c.train.batch_size} |
+| trained | {trained_for} |
 | SHA-256 of the weights | {checksum} |
 
 {textwrap.indent(use, "    ")}

@@ -61,6 +61,7 @@ def convert(
     system = make_system(made, found.image_shape, max(1, found.num_classes))
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     params = fill(shapes, found.tensors, found.names, system.model, found.path)
+    found = found._replace(tensors={})  # the memory that they take
     meta: dict[str, Any] = {
         "config": made.to_dict(),
         "image_shape": list(found.image_shape),

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "sampling": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs"},
     "training": {"evaluation", "diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
     "evaluation": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs", "sampling"},
-    "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation"},
+    "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation", "interop"},
     "interop": {"diffusion", "models", "runtime", "config", "runs", "system"},
     "compiling": {"evaluation", "runtime", "config", "data", "system", "sampling", "training"},
     "cli": {"catalogue", "runtime", "config", "sampling", "training", "evaluation", "interop", "compiling"},

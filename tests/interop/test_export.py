@@ -26,9 +26,11 @@ from tests.test_cli import run
 def test_what_is_written_comes_back_as_the_same_run(runs, tmp_path, name, kind):  # noqa: F811
     result = export(kind, runs / name, tmp_path / "out")
     source = tmp_path / "out" / "model.safetensors" if kind == "safetensors" else tmp_path / "out"
-    convert(kind, source, tmp_path / "again")
-    same(tmp_path / "again", runs / name)
-    again, before = ddx.load(tmp_path / "again"), ddx.load(runs / name)
+    if kind == "diffusers":
+        convert(kind, source, tmp_path / "again")
+        source = tmp_path / "again"
+    same(source, runs / name)
+    again, before = ddx.load(source), ddx.load(runs / name)
     assert again.config == before.config and again.model == before.model
     assert again.system.image_shape == before.system.image_shape
     card = (tmp_path / "out" / "README.md").read_text()

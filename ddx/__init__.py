@@ -71,7 +71,19 @@ _HOME = {
     "interpolate_heat": "ddx.diffusion.papers.ihdm",
     "kde_centres": "ddx.diffusion.papers.ihdm_bound",
 }
-_MODULES = "config", "data", "diffusion", "evaluation", "models", "runs", "runtime", "sampling", "system", "training"
+_MODULES = (
+    "config",
+    "data",
+    "diffusion",
+    "evaluation",
+    "interop",
+    "models",
+    "runs",
+    "runtime",
+    "sampling",
+    "system",
+    "training",
+)
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
@@ -80,6 +92,7 @@ if TYPE_CHECKING:
     from ddx import data as data
     from ddx import diffusion as diffusion
     from ddx import evaluation as evaluation
+    from ddx import interop as interop
     from ddx import models as models
     from ddx import runs as runs
     from ddx import runtime as runtime

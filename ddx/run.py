@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from ddx.diffusion.estimate.denoiser import Denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.evaluation import evaluate
+from ddx.interop import convert
 from ddx.models import UNet
 from ddx.runs import trained
 from ddx.runs.job import Result
-from ddx.runtime import devices
+from ddx.runtime import devices, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.sampling.generator import Generator
@@ -122,10 +123,10 @@ class Run:
 
 
 def load(workdir: str | Path, step: int | None = None, weights: str | None = None) -> Run:
-    """The trained network in a run's folder.
+    """The trained network in a run's folder, or in a file that `ddx.interop.export` wrote.
 
     Args:
-      workdir: the folder.
+      workdir: the folder; or a .safetensors file, from which a folder is made that goes when the process ends.
       step: of the checkpoint; None for the newest.
       weights: "ema", the averaged ones, or "raw"; None for the run's sample.weights.
 
@@ -134,4 +135,7 @@ def load(workdir: str | Path, step: int | None = None, weights: str | None = Non
       CheckpointError: the folder has no run, no such checkpoint, or a damaged one.
     """
     folder = user_path(workdir, "workdir")
+    if folder.suffix == ".safetensors" and storage.is_file(folder):
+        convert("safetensors", folder, made := storage.temporary_folder())
+        folder = made
     return Run(folder, trained.load(folder, step, weights))

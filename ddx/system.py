@@ -159,6 +159,7 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
         groups=m.groups,
         dropout=m.dropout,
         num_heads=m.num_heads,
+        head_channels=m.head_channels,
         scale_shift=m.scale_shift,
         low_res=m.low_res,
         out_channels=(2 if doubled else 1) * image_shape[-1],

@@ -119,7 +119,7 @@ def resolved(environment, folder, *args):
 
 
 @pytest.mark.package
-@pytest.mark.parametrize("extra", ["tpu", "tpu-v3", "tpu-compile", "cuda", "test"])
+@pytest.mark.parametrize("extra", ["tpu", "tpu-v3", "tpu-compile", "cuda", "convert", "test"])
 def test_every_extra_resolves_to_its_pins(environment, wheel, tmp_path, extra):
     found = resolved(environment, tmp_path, f"{wheel}[{extra}]")
     pins = dict(pin.split("==") for pin in extras().get(extra, []) if "==" in pin)

@@ -21,7 +21,7 @@ from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, print
 from ddx.runtime.paths import Path, optional_path, place, user_path
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
-_PATHS = {"workdir", "out", "images", "reconstruct", "low_res", "data_dir"}
+_PATHS = {"workdir", "source", "out", "images", "reconstruct", "low_res", "data_dir"}
 DEBUG = flags.DEFINE_bool("debug", False, "Traceback of an error.")
 
 

@@ -9,6 +9,7 @@ from ddx.config.sampling import MOST_TIMES, SAMPLING
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS
 from ddx.diffusion.forward import betas
 
+UNKNOWN = "unknown"  # the data.name of a converted run whose source does not tell
 GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm")
 FAMILIES = ("ddpm", "iddpm")
@@ -83,6 +84,11 @@ KEYS: dict[str, Key] = {
     "model.groups": Key(32, "groups of the normalisations", **within(1, 16_384)),
     "model.dropout": Key(0.1, "dropout rate in residual blocks", **between(0, 1)),
     "model.num_heads": Key(1, "heads of each attention block", **within(1, 16_384)),
+    "model.head_channels": Key(
+        0,
+        "channels of each head, for more heads where there are more channels; 0: model.num_heads heads",
+        **within(0, 16_384),
+    ),
     "model.scale_shift": Key(False, "scale and shift by the time in residual blocks, to which it is added otherwise"),
     "model.low_res": Key(
         0,

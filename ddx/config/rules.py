@@ -23,10 +23,16 @@ def check_together(c: dict[str, Any]) -> None:
                 f"model.channels={c['model.channels']}, alone and times model.multipliers={c['model.multipliers']},"
                 f" must be a multiple of model.groups={c['model.groups']}"
             )
-    if c["model.channels"] * c["model.multipliers"][-1] % c["model.num_heads"]:  # the middle attends
+    if c["model.head_channels"] and c["model.num_heads"] != 1:
         raise ConfigError(
-            f"model.num_heads={c['model.num_heads']} must divide the {c['model.channels'] * c['model.multipliers'][-1]}"
-            " channels of the last level; use another number of heads"
+            f"model.head_channels={c['model.head_channels']} and model.num_heads={c['model.num_heads']} both say how"
+            " many heads there are; leave one out"
+        )
+    heads = _heads({"num_heads": c["model.num_heads"], "head_channels": c["model.head_channels"]})
+    if c["model.channels"] * c["model.multipliers"][-1] % heads[1]:  # the middle attends
+        raise ConfigError(
+            f"model.{heads[0]}={heads[1]} must divide the {c['model.channels'] * c['model.multipliers'][-1]}"
+            " channels of the last level; use another number"
         )
     weights = sum(18 * c["model.num_blocks"] * (c["model.channels"] * m) ** 2 for m in c["model.multipliers"])
     if weights > MOST_WEIGHTS:
@@ -197,6 +203,8 @@ def _check_heat(s: dict[str, Any], c: dict[str, Any]) -> None:
         )
     if s["num_steps"] not in (0, c["process.num_steps"]) or s["trajectory"] not in ("full", "uniform"):
         raise ConfigError("sample.sampler='heat' goes through all levels; set sample.num_steps=0, trajectory='full'")
+    if s["end"]:
+        raise ConfigError("sample.sampler='heat' goes down to the data; set sample.end=0")
     if s["solver"] != "euler" or s["clip"]:
         raise ConfigError(
             "sample.sampler='heat' has no solver and clips nothing; set sample.solver='euler', clip=False"
@@ -243,8 +251,15 @@ def check_image_size(height: int, width: int, model: dict[str, Any], where: str)
             )
     for resolution in (*model["attention_resolutions"], reached[-1]):  # the middle attends too
         channels = model["channels"] * model["multipliers"][reached.index(resolution)]
-        if channels % model["num_heads"]:
+        key, number = _heads(model)
+        if channels % number:
             raise ConfigError(
-                f"model.num_heads={model['num_heads']} does not divide the {channels} channels at the attention"
-                f" resolution {resolution}; use another number of heads"
+                f"model.{key}={number} does not divide the {channels} channels at the attention"
+                f" resolution {resolution}; use another number"
             )
+
+
+def _heads(model: dict[str, Any]) -> tuple[str, int]:
+    """The key that says how channels are shared among heads, and its value: both must divide the channels."""
+    key = "head_channels" if model["head_channels"] else "num_heads"
+    return key, model[key]

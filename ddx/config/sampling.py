@@ -16,6 +16,11 @@ def _walks(s: Any) -> bool:
     return bool(s.sampler != "heat")
 
 
+def keeps_eps(s: Any) -> bool:
+    """Whether settings are of a sampler that takes a step with a clipped x_0 and an eps that does not agree with it."""
+    return bool(s.sampler == "ddim" and s.solver == "euler" and s.clip)
+
+
 MOST_TIMES = 100_000  # noise levels of a process, and steps of a sample
 MOST_SAMPLES = 10_000_000  # of a job
 
@@ -31,7 +36,7 @@ SAMPLING: dict[str, Key] = {
     ),
     "trajectory": Key(
         "uniform",
-        "times to visit: uniform, quad, even, leading, trailing, linspace, ddim50, 10,20,30, ...",
+        "times to visit: uniform, quad, even, leading, trailing, linspace, leading+1, ddim50, 10,20,30, ...",
         tag=lambda s: "_" + s.trajectory.replace(":", "").replace(",", "-")[:40] if _walks(s) else "",
     ),
     "eta": Key(
@@ -57,6 +62,18 @@ SAMPLING: dict[str, Key] = {
         True,
         "clipping of the estimate of x_0 to the range of the data",
         tag=lambda s: "" if s.clip or not _walks(s) else "_unclipped",
+    ),
+    "keep_eps": Key(
+        False,
+        "the network's own eps beside a clipped x_0 in ddim with solver euler, as diffusers has it by default",
+        tag=lambda s: "_kept_eps" if s.keep_eps and keeps_eps(s) else "",
+    ),
+    "end": Key(
+        0,
+        "time to end at: 0, the data, or 1, where diffusers ends with set_alpha_to_one=False",
+        limit="0 or 1",
+        holds=lambda value: value in (0, 1),
+        tag=lambda s: "_end1" if s.end and _walks(s) else "",
     ),
     "delta": Key(
         0.0125,

@@ -40,6 +40,7 @@ class UNet(nn.Module):
         normalisations' epsilon, the time embedding, padding, initial weights.
       scale_shift: the time scales and shifts after the second norm of a residual block, instead of being added before.
       num_heads: heads of every attention block; they share its channels evenly.
+      head_channels: 0, or the channels of each head, of which a block then has as many as its channels make.
       low_res: 0, or the height of the low-resolution images that are to be enlarged to x's size (super-resolution).
       head: "" for none; or layers of its own for as many channels again, from what the last convolution is given
         (Extended Analytic-DPM's): "simple", a normalisation and a convolution, "complex", a residual block before them.
@@ -59,6 +60,7 @@ class UNet(nn.Module):
     family: str = "ddpm"
     scale_shift: bool = False
     num_heads: int = 1
+    head_channels: int = 0
     low_res: int = 0
     head: str = ""
 
@@ -138,7 +140,8 @@ class UNet(nn.Module):
             return block(*settings, name=name)(h, temb, dropout_keys)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(self.groups, self.dtype, self.num_heads, like, name=name)(h)
+            heads = h.shape[-1] // self.head_channels if self.head_channels else self.num_heads
+            return attention(self.groups, self.dtype, heads, like, name=name)(h)
 
         def attend_here(h: jax.Array, name: str) -> jax.Array:
             return attend(h, name) if h.shape[1] in self.attention_resolutions else h
@@ -238,10 +241,11 @@ class UNet(nn.Module):
                 )
         attending = [m for m, h in zip(self.multipliers, reached, strict=True) if h in self.attention_resolutions]
         for multiplier in (*attending, self.multipliers[-1]):  # the middle attends too
-            if self.channels * multiplier % self.num_heads:
+            shared = "head_channels" if self.head_channels else "num_heads"
+            if self.channels * multiplier % getattr(self, shared):
                 raise ValueError(
                     f"channels={self.channels} times multiplier {multiplier} is not a multiple of"
-                    f" num_heads={self.num_heads}"
+                    f" {shared}={getattr(self, shared)}"
                 )
 
 

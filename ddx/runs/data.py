@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx.config.keys import GIVEN
+from ddx.config.keys import GIVEN, UNKNOWN
 from ddx.config.rules import check_image_size
 from ddx.config.values import validate
 from ddx.data import Dataset, batch_indices
@@ -39,6 +39,11 @@ def open_dataset(
     d = config.data
     if d.name == GIVEN and given is None:
         raise DataError(needs_given())
+    if d.name == UNKNOWN and given is None:
+        raise DataError(
+            "the run's data are needed, and nothing says what they were: its weights were converted. Run"
+            " launch.convert again with a config that names them, such as --config=ddpm_cifar10"
+        )
 
     def fits(data: ddx.data.Dataset) -> None:
         if check is not None:  # first: of other data it would say that the config is wrong

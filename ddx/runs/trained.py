@@ -100,6 +100,8 @@ def _restore(checkpoints: Checkpoints, step: int, weights: str | None, check: Ch
         raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")
     like, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
     item = WEIGHTS[weights]
+    if item not in checkpoints.arrays(step):
+        raise ConfigError(f"checkpoint {folder} has no {weights} weights. Leave weights out, or use ema")
     restored = checkpoints.restore(step, {item: like} | ({"frozen": frozen} if frozen else {}))
     seal = checkpoints.seal(step) + ":raw" * (weights == "raw")
     return Trained(step, seal, system, joined(restored.get("frozen", ()), restored[item]), meta, weights)

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from ddx.runtime import bucket
 from ddx.runtime.errors import ConfigError
@@ -102,6 +103,26 @@ def remove_temporaries(folder: Path) -> None:
         for path in folder.glob(".*.tmp"):
             if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
                 path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def making(path: Path, option: str) -> Iterator[Path]:
+    """A folder to write to, which becomes the new folder `path` when the block ends well and goes otherwise.
+
+    In a bucket it is the folder itself, whose most telling file should be written last.
+
+    Raises:
+      ConfigError: it cannot be created or written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp") if is_local(path) else path
+    make_directory(temporary, option)
+    try:
+        yield temporary
+        if is_local(path) and is_local(temporary):
+            temporary.rename(path)  # over an empty folder too
+    except BaseException:
+        remove_tree(temporary)
+        raise
 
 
 def make_directory(path: Path, option: str) -> None:

@@ -14,7 +14,7 @@ import pathlib
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -177,6 +177,12 @@ def write_text(path: Path, text: str) -> None:
     """Replace the text of a file."""
     with replacing(path) as temporary:
         temporary.write_text(text)
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace a file by some bytes, one part after the other."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.writelines(parts)
 
 
 def write_json(path: Path, value: Any) -> None:

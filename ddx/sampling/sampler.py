@@ -6,6 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from ddx.config.rules import tells_x_0
+from ddx.config.sampling import keeps_eps
 from ddx.config.values import flatten
 from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.papers.ihdm import heat_sampler
@@ -45,7 +46,8 @@ def make_sampler(config: ConfigDict, system: System, variance: VarianceFn | None
     try:
         times = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
         solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
-        steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end)
+        end = 0 if s.sampler == "heat" else s.end
+        steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end, end)
     except ValueError as error:
         raise ConfigError(f"sample: {error}") from None
     if s.solver != "euler" and not tells_x_0(flatten(config)):
@@ -56,4 +58,5 @@ def make_sampler(config: ConfigDict, system: System, variance: VarianceFn | None
         )
     prior_noise = s.delta if s.prior_noise else 0.0
     deterministic = eta == 0 and variance is None
-    return Sampler(times, steps, solver, deterministic, eta, s.clip, s.batch_size, prior_noise)
+    clip = "x0" if s.keep_eps and keeps_eps(s) else s.clip
+    return Sampler(times, steps, solver, deterministic, eta, clip, s.batch_size, prior_noise)

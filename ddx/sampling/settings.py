@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS
+from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS, keeps_eps
 from ddx.config.values import validate
 from ddx.data import given_images
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
@@ -41,6 +41,10 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
         raise ConfigError(
             f"eta={given['eta']} belongs to the ddim sampler, not {sample['sampler']}."
             " Leave it out or set --sampler=ddim"
+        )
+    if given.get("keep_eps") and not keeps_eps(ConfigDict(sample)):
+        raise ConfigError(
+            "keep_eps=True belongs to the ddim sampler with solver euler and clip. Leave it out, or set these"
         )
     for name in ("delta", "prior_noise"):
         if name in given and config.process.kind != "ihdm":

@@ -20,7 +20,7 @@ from ddx.system import System
 
 BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
 # What decides which function of an image a network's weights are, and is not seen in their shapes.
-_UNSEEN = ("model.family", "model.groups", "model.num_heads")
+_UNSEEN = ("model.family", "model.groups", "model.num_heads", "model.head_channels")
 
 
 def initial_weights(workdir: Path, system: System) -> Any:

@@ -17,7 +17,7 @@ from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import needs_given
 from ddx.runs.folder import load_config
 from ddx.runs.meta import checked, config_of
-from ddx.runtime.errors import ConfigError, DataError
+from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.runtime.paths import Path
 from ddx.training.state import TrainState, counted
 
@@ -88,6 +88,12 @@ def restore(checkpoints: Checkpoints, step: int, like: TrainState) -> TrainState
     Raises:
       CheckpointError: the checkpoint has others.
     """
+    if "opt_state" not in checkpoints.arrays(step):
+        run = checkpoints.directory.parent
+        raise CheckpointError(
+            f"{run} has weights alone, which were converted: there is no state to resume from. Start another run from"
+            f" them, with --config={run}/config.json --config.train.init_from={run} and a new --workdir"
+        )
     wanted = items(like)
     is_counted = "[1][1].count" in checkpoints.arrays(step).get("opt_state", {})
     if not is_counted:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import ddx
+from ddx.interop.export import of_diffusers
 
 STEPS = int(os.environ.get("DDX_BENCH_STEPS", "50"))
 RUNS = int(os.environ.get("DDX_BENCH_RUNS", "5"))
@@ -37,54 +38,11 @@ def network():
     return model, tree.unflatten(noisy)
 
 
-def diffusers_name(name, last_level=3):
-    """'up_0_block_2' in ddx is 'up_blocks.3.resnets.2' there."""
-    part, *rest = name.split("_")
-    if part in ("down", "up"):
-        level = int(rest[0]) if part == "down" else last_level - int(rest[0])
-        kind = {"block": "resnets", "attn": "attentions", "downsample": "downsamplers", "upsample": "upsamplers"}
-        return f"{part}_blocks.{level}.{kind[rest[1]]}.{rest[2] if len(rest) > 2 else 0}"
-    return {
-        "temb_dense0": "time_embedding.linear_1",
-        "temb_dense1": "time_embedding.linear_2",
-        "mid_block_1": "mid_block.resnets.0",
-        "mid_attn_1": "mid_block.attentions.0",
-        "mid_block_2": "mid_block.resnets.1",
-        "norm_out": "conv_norm_out",
-    }.get(name, name)
-
-
-LAYERS = {
-    "temb_proj": "time_emb_proj",
-    "nin_shortcut": "conv_shortcut",
-    "norm": "group_norm",
-    "q": "to_q",
-    "k": "to_k",
-    "v": "to_v",
-    "proj_out": "to_out.0",
-}
-
-
-def diffusers_weights(params):
-    """The parameters under diffusers' names, in PyTorch's layouts."""
-    weights = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        module, *layer, kind = (entry.key for entry in path)
-        name = ".".join([diffusers_name(module), *(LAYERS.get(part, part) for part in layer)])
-        leaf = np.asarray(leaf)
-        if kind == "kernel":
-            leaf = leaf.transpose(3, 2, 0, 1) if leaf.ndim == 4 else leaf.T
-            if layer == ["nin_shortcut"]:
-                leaf = leaf[:, :, None, None]
-        weights[f"{name}.{'bias' if kind == 'bias' else 'weight'}"] = np.ascontiguousarray(leaf)
-    return weights
-
-
 def test_64_samples_are_no_slower_than_diffusers(network, tmp_path):
     if not all(map(importlib.util.find_spec, ("torch", "diffusers"))):
         pytest.skip("needs torch and diffusers")
     model, params = network
-    np.savez(tmp_path / "weights.npz", **diffusers_weights(params))
+    np.savez(tmp_path / "weights.npz", **of_diffusers(params, model))
     script = pathlib.Path(__file__).with_name("diffusers_ddim.py")
     command = [sys.executable, str(script), str(tmp_path / "weights.npz"), str(STEPS)]
     process = ddx.ddpm()

@@ -195,6 +195,16 @@ def test_impossible_networks_are_refused(change, message):
         module.init(jax.random.key(0), *module.inputs((8, 8, 3)))
 
 
+def test_heads_of_one_width_are_more_where_there_are_more_channels():
+    wide = PLAIN.clone(head_channels=16, attention_resolutions=(8, 4))
+    inputs = (jax.random.normal(jax.random.key(0), (1, 8, 8, 3)), jnp.array([3]))
+    shapes = jax.eval_shape(lambda: wide.init(jax.random.key(0), *inputs))["params"]
+    attention = {name: value for name, value in shapes.items() if "attn" in name}
+    assert {value["q"]["kernel"].shape for value in attention.values()} == {(32, 32), (64, 64)}
+    with pytest.raises(ValueError, match="channels=32 times multiplier 2 is not a multiple of head_channels=48"):
+        PLAIN.clone(head_channels=48).init(jax.random.key(0), *inputs)
+
+
 def test_heads_need_not_divide_channels_where_nothing_attends():
     module = PLAIN.clone(num_heads=64)
     assert jax.eval_shape(lambda: module.init(jax.random.key(0), *module.inputs((8, 8, 3))))

@@ -41,7 +41,9 @@ def test_the_forward_pass_is_that_of_the_tensorflow_original(tiny):
 def test_the_forward_pass_is_that_of_the_pytorch_port():
     data = golden.load("ddim_unet")
     with jax.default_matmul_precision("highest"):
-        out = jax.jit(TINY.apply)({"params": weights.of_ddim(data)}, golden.nhwc(data["x"]), jnp.asarray(data["t"]))
+        out = jax.jit(TINY.apply)(
+            {"params": weights.of_ddim(data, TINY)}, golden.nhwc(data["x"]), jnp.asarray(data["t"])
+        )
     expected = golden.nhwc(data["out"])
     np.testing.assert_allclose(out, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
 

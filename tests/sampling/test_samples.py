@@ -72,6 +72,7 @@ def test_samples_come_from_the_averaged_weights(whole, tiny_config, tmp_path):
         ({"preset": "ddim_cifar"}, "Choose one of: ddpm_cifar10"),
         ({"step": 5}, "Choose one of: "),
         ({"eta": 0.5, "sampler": "ancestral"}, "belongs to the ddim sampler"),
+        ({"keep_eps": True, "solver": "heun"}, "keep_eps=True belongs to the ddim sampler with solver euler and clip"),
         ({"variance": "large"}, "belongs to the ancestral sampler"),
         ({"num_samples": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),

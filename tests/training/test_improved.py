@@ -54,7 +54,9 @@ def test_the_rescaled_bound_is_the_bound_times_t(improved_config):
         x_0 = np.round(np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 1))).astype(np.float32) / 127.5 - 1
         noise = jax.random.normal(jax.random.key(1), x_0.shape)
         label, t = np.asarray([1, 2, 3]), np.asarray([1, 2, 4])
-        losses[objective], parts = jax.jit(system.loss)(params, x_0, label, t, noise, jax.random.split(jax.random.key(2), 3))
+        losses[objective], parts = jax.jit(system.loss)(
+            params, x_0, label, t, noise, jax.random.split(jax.random.key(2), 3)
+        )
         assert parts == {}
     np.testing.assert_allclose(losses["rescaled_kl"], 4 * losses["kl"], rtol=1e-5)
 

@@ -82,7 +82,12 @@ def num_rows(rows: Plan) -> int:
 
 
 def downward(
-    process: Process, times: Trajectory, eta: float = 1.0, shape: Shape | None = None, noisy_end: bool = False
+    process: Process,
+    times: Trajectory,
+    eta: float = 1.0,
+    shape: Shape | None = None,
+    noisy_end: bool = False,
+    end: float = 0,
 ) -> Plan:
     """The steps down a trajectory, len(times) - 1 rows.
 
@@ -92,12 +97,15 @@ def downward(
       eta: stochasticity, 0 is DDIM, 1 is DDPM; known on the host.
       shape: (H, W), for processes that blur: their eta above 1 is checked for each frequency.
       noisy_end: add the noise of the last step too.
+      end: the time that the last step leads to.
 
     Raises:
-      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; or eta is impossible.
+      ValueError: times are not strictly decreasing, do not end in 0 or leave [0, T]; or eta or end is impossible.
     """
     check_times(times)
-    s, t, eta = np.asarray(times[1:]), np.asarray(times[:-1]), host_eta(eta)
+    if not 0 <= end <= times[-2]:
+        raise ValueError(f"end={end!r} must lie between 0 and {times[-2]}, the last time that is visited")
+    s, t, eta = np.asarray((*times[1:-1], end)), np.asarray(times[:-1]), host_eta(eta)
     if eta > 1:
         step_coefficients(process, s, t, eta, shape)  # refuses an eta that is too large for these steps
     rows = rows_between(process, s, t, eta)

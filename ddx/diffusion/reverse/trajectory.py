@@ -12,6 +12,8 @@ process. The papers and their code choose times in many ways, and scores depend 
 | leading | 1, 1 + c, ..., 1 + (K - 1) c with c = T // K: T only if K = T | diffusers |
 | trailing | T, T - T / K, ..., T / K, rounded: always T | Lin et al. 2024 |
 | linspace | K evenly spaced numbers from 1 to T, rounded; for K = 1, T | diffusers |
+| dpm_leading, dpm_linspace | K + 1 times as above, without 1 | diffusers, for DPM-Solver |
+| leading+1, dpm_leading+1 | the same times, and 1 later, or any other number | diffusers' steps_offset |
 | power2, power3, ... | 1 + (T - 1)(1 - (1 - y)^(1/p)), y evenly spaced in [0, 1]: denser near 0 | Analytic-DPM's code |
 | sections | K evenly spaced numbers from 1 to T, rounded half to even before 1 is added | Improved DDPM's code |
 | nll | the times of sections and all times up to T // K: more than K | Improved DDPM's strided bounds |
@@ -65,6 +67,17 @@ def _linspace(num_steps: int, num_visits: int) -> Iterable[int]:
     return 1 + np.round(np.linspace(0, num_steps - 1, num_visits)).astype(int)
 
 
+def _without_first(spacing: Callable[[int, int], Iterable[int]]) -> Callable[[int, int], Iterable[int]]:
+    return lambda num_steps, num_visits: list(spacing(num_steps, num_visits + 1))[1:]
+
+
+def _later(num_steps: int, times: Iterable[int], offset: int) -> Iterable[int]:
+    later = [t + offset for t in times]
+    if max(later) > num_steps:
+        raise ValueError(f"an offset of {offset} leads to the time {max(later)}, above T = {num_steps}; use less")
+    return later
+
+
 # The spacings with which the papers made their tables.
 PAPERS = {
     "ddpm": "full",
@@ -107,6 +120,8 @@ SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
     "leading": _leading,
     "trailing": _trailing,
     "linspace": _linspace,
+    "dpm_leading": _without_first(_leading),
+    "dpm_linspace": _without_first(_linspace),
     "sections": lambda num_steps, num_visits: _sections(num_steps, [num_visits]),
     "nll": _nll,
 }
@@ -180,10 +195,13 @@ def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
     power = re.fullmatch(r"power(\d{1,3}(?:\.\d{1,9})?)", spacing)
     if power and 1 <= float(power[1]) <= 100:
         return _power(num_steps, num_visits, float(power[1]))
+    offset = re.fullmatch(r"((?:dpm_)?leading)\+(\d{1,9})", spacing)
+    if offset:
+        return _later(num_steps, SPACINGS[offset[1]](num_steps, num_visits), int(offset[2]))
     if spacing not in SPACINGS:
         raise ValueError(
-            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, power2 (or any power from 1 to"
-            f" 100), 250, 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
+            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, leading+1, power2 (or any power"
+            f" from 1 to 100), 250, 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
         )
     return SPACINGS[spacing](num_steps, num_visits)
 

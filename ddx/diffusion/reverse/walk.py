@@ -38,6 +38,7 @@ def plan(
     shape: Shape | None = None,
     solver: str | Solver = "euler",
     noisy_end: bool = False,
+    end: float = 0,
 ) -> Plan:
     """The steps of a sampler as data: a pytree of float64 NumPy arrays, one row a step, for `walk`.
 
@@ -48,13 +49,15 @@ def plan(
       shape: (H, W) of the images; only an eta above 1 under a blur needs it here.
       solver: the solver that will walk: some compute weights beforehand.
       noisy_end: add the noise of the last step too, as Blurring Diffusion's printed algorithm does.
+      end: the time that the last step leads to, in place of 0: a walk then ends with what noise is left there, and its
+        last step, unless it ends in the data, adds noise as the others do. At most the last time above 0.
 
     Returns:
       A `ddx.Plan` of len(times) - 1 rows. It may be walked in pieces; but the weights of "deis",
       "unipc_2" and "unipc_3" refer to earlier rows, so a walk with these solvers starts at the first row.
 
     Raises:
-      ValueError: times, eta or solver are invalid or do not go together.
+      ValueError: times, eta, solver or end are invalid or do not go together.
     """
     if not isinstance(noisy_end, bool | np.bool_):
         raise ValueError(f"noisy_end={noisy_end!r} must be True or False")
@@ -62,7 +65,7 @@ def plan(
     eta = host_eta(eta)
     chosen = make_solver(solver, eta)
     chosen.check(times)
-    return chosen.prepared(process, downward(process, times, eta, shape, bool(noisy_end)))
+    return chosen.prepared(process, downward(process, times, eta, shape, bool(noisy_end), end))
 
 
 def walk(

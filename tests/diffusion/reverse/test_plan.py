@@ -51,6 +51,19 @@ def test_a_plan_for_a_solver_walks_as_sample_does(solver):
     np.testing.assert_allclose(found, ddx.sample(denoise, None, x_T(), times, solver=solver), rtol=1e-5, atol=1e-5)
 
 
+def test_a_walk_that_ends_before_the_data_may_be_taken_up_there():
+    process = ddx.ddpm(20, "cosine")
+    denoise, times, z = ddx.denoiser(process, golden.fake_model()), (20, 10, 3, 0), jnp.zeros((4, 2, *SHAPE))
+    for eta in (0.0, 1.0):
+        x_1 = ddx.walk(denoise, ddx.plan(process, times, eta, end=1), x_T(), noise=z[:3])
+        x_0 = ddx.walk(denoise, ddx.plan(process, (1, 0), eta), x_1, noise=z[:1])
+        np.testing.assert_allclose(x_0, ddx.sample(denoise, None, x_T(), (20, 10, 3, 1, 0), eta, noise=z), atol=1e-6)
+    same = ddx.walk(denoise, ddx.plan(process, (3, 0), 0.0, end=3), x_T())  # a step to where it begins
+    np.testing.assert_allclose(same, x_T(), atol=1e-6)
+    with pytest.raises(ValueError, match="end=4 must lie between 0 and 3, the last time that is visited"):
+        ddx.plan(process, times, end=4)
+
+
 def test_a_plan_that_adds_noise_needs_it():
     process = ddx.ddpm(20, "cosine")
     denoise, plan = ddx.denoiser(process, golden.fake_model()), ddx.plan(process, (20, 10, 0), 1.0)

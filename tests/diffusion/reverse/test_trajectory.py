@@ -47,6 +47,10 @@ def test_spacings_that_start_from_pure_noise(spacing, K):
         ((1000, 4, "leading"), (751, 501, 251, 1, 0)),  # diffusers: 750, 500, 250, 0
         ((1000, 4, "trailing"), (1000, 750, 500, 250, 0)),  # diffusers: 999, 749, 499, 249
         ((1000, 4, "linspace"), (1000, 667, 334, 1, 0)),  # diffusers: 999, 666, 333, 0
+        ((1000, 4, "dpm_leading"), (801, 601, 401, 201, 0)),  # diffusers' DPM-Solver: 800, 600, 400, 200
+        ((1000, 4, "dpm_linspace"), (1000, 750, 501, 251, 0)),  # 999, 749, 500, 250
+        ((1000, 4, "leading+1"), (752, 502, 252, 2, 0)),
+        ((1000, 4, "dpm_leading+1"), (802, 602, 402, 202, 0)),
         ((1000, 3, "leading"), (667, 334, 1, 0)),
         ((1000, 1, "linspace"), (1000, 0)),
         ((1000, 1, "even"), (1000, 0)),
@@ -91,6 +95,8 @@ def test_dropped_times_are_counted():
     [
         ((1000, 50, "quadratic"), "choose one of: full, uniform, quad, even"),
         ((1000, 50, "power0.5"), "power2"),
+        ((1000, 50, "linspace+1"), "'linspace\\+1' is unknown"),
+        ((1000, 1000, "leading+1"), "an offset of 1 leads to the time 1001, above T = 1000; use less"),
         ((1000, 50, "10,20,30"), "visits 60 times, not 50"),
         ((1000, 10, "ddim50"), "visits 50 times, not 10"),
         ((1000, 10, (1000, 0)), "visits 1 times, not 10"),

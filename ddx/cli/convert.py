@@ -1,0 +1,58 @@
+"""Make the folder of a run from a network that another code base trained, or write a run's network for others.
+
+python -m launch.convert --from=diffusers --source=FOLDER --out=WORKDIR
+python -m launch.convert --from=ddim|improved-diffusion --source=FILE --out=WORKDIR [--weights=raw]
+python -m launch.convert --to=diffusers|safetensors --workdir=WORKDIR --out=FOLDER [--weights=raw] [--step=STEP]
+
+Then launch.sample and launch.evaluate take it as their --workdir. The weights do not say which images they were trained
+on: --config=ddpm_cifar10, say, tells, as evaluation needs; its network gives way to the source's.
+"""
+
+from absl import flags
+
+from ddx.cli import command
+from ddx.runtime.errors import ConfigError
+
+CONFIG = command.define_config()
+FROM = flags.DEFINE_enum(
+    "from", None, ["diffusers", "improved-diffusion", "ddim", "safetensors"], "Code base that wrote the weights."
+)
+TO = flags.DEFINE_enum("to", None, ["diffusers", "safetensors"], "Whose files to write, of the run in --workdir.")
+SOURCE = flags.DEFINE_string("source", None, "File or folder of the weights.")
+OUT = flags.DEFINE_string("out", None, "Folder to make: of a run, or for others.")
+WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "Averaged weights, or raw ones, where there are both.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to write with --to; by default the newest.")
+flags.adopt_module_key_flags(command)
+
+
+def main() -> int:
+    """Convert, say what was written."""
+    if FROM.value and TO.value:
+        raise ConfigError("--from and --to are two ways. Give one of them")
+    if TO.value:
+        for flag in (SOURCE, CONFIG):
+            if flag.value is not None:
+                raise ConfigError(f"--{flag.name} belongs to --from. Leave it out, and name the run with --workdir")
+        workdir, out = command.workdir(), _needed(OUT, "FOLDER")
+        from ddx.interop import export
+
+        print(export(TO.value, workdir, out, weights=WEIGHTS.value, step=STEP.value))
+        return 0
+    if command.WORKDIR.present or STEP.present:
+        flag = command.WORKDIR if command.WORKDIR.present else STEP
+        raise ConfigError(f"--{flag.name} belongs to --to. Leave it out, and name the folder to make with --out")
+    given = [_needed(flag, example) for flag, example in ((FROM, "diffusers"), (SOURCE, "FOLDER"), (OUT, "runs/mine"))]
+    from ddx.interop import convert
+
+    print(convert(*given, weights=WEIGHTS.value or "ema", config=CONFIG.value))
+    return 0
+
+
+def _needed(flag: flags.FlagHolder, example: str) -> str:
+    if not flag.value:
+        raise ConfigError(f"--{flag.name} is missing. Pass it, as --{flag.name}={example}")
+    return str(flag.value)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.random import threefry2x32_p
 
 from ddx.models.conventions import DDPM, Conventions
 
@@ -68,12 +69,23 @@ class Dropout(nn.Module):
         if keys is None or not self.rate:
             return x
         here = zlib.crc32("/".join(self.path).encode())  # no two modules of a network draw the same
-
-        def draw(key: jax.Array) -> jax.Array:
-            return jax.random.bernoulli(jax.random.fold_in(key, here), 1.0 - self.rate, x.shape[1:])
-
-        kept = jax.vmap(draw)(keys)
+        kept = _words(keys, here, x.shape[1:]) >= np.uint32(round(self.rate * 2**32))
         return jnp.where(jax.lax.optimization_barrier(kept), x / (1.0 - self.rate), 0.0)
+
+
+def _words(keys: jax.Array, name: int, shape: tuple[int, ...]) -> jax.Array:
+    """Uniform uint32 for each of the keys, (B, H, W, C) for a shape (H, W, C).
+
+    Threefry in counter mode: a key of JAX says where the counter of an image starts, and the name what it is encrypted
+    with. `jax.random` would encrypt once for every number and keep half of what comes out.
+    """
+    height, width, channels = shape
+    rows = -(-height // 2)
+    start = jax.random.key_data(keys).reshape(len(keys), -1)[:, :2].T[..., None, None, None]
+    count = jax.lax.broadcasted_iota(jnp.uint32, (1, rows * width * channels), 1).reshape(1, rows, width, channels)
+    blocks = jnp.broadcast_arrays(start[0] + count, start[1])
+    halves = threefry2x32_p.bind(jnp.uint32(name), jnp.uint32(0x9E3779B9), *blocks)
+    return jnp.concatenate(halves, axis=1)[:, :height]
 
 
 def conv3x3(

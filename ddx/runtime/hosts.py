@@ -69,13 +69,13 @@ def _say(line: str) -> None:
 
 
 def count() -> int:
-    """How many processes work together."""
-    return jax.process_count()
+    """How many processes work together. Where there is one, no device is touched to know that."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
     """Which of them this is, from 0."""
-    return jax.process_index()
+    return jax.process_index() if jax.distributed.is_initialized() else 0
 
 
 def is_first() -> bool:

@@ -7,7 +7,6 @@ import numpy as np
 
 from ddx.runtime.growing import GrowingFile
 from ddx.runtime.paths import Path
-from ddx.training.tensorboard import Events
 
 
 class MetricsWriter:
@@ -15,6 +14,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path, step: int) -> None:
         """Resume at `step`: lines after it, of steps that will be done again, are dropped."""
+        from ddx.training.tensorboard import Events  # tensorboardX imports PyTorch, where it is installed: seconds
 
         def is_kept(line: str) -> bool:
             try:

@@ -22,7 +22,7 @@ from ddx.runtime.pictures import grid, save_png, to_uint8
 from ddx.runtime.storage import write_arrays, write_json
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import Labels, check_count, class_numbers, describe, sampling_config, to_tell
+from ddx.sampling.settings import Labels, check_count, check_numbers, class_numbers, describe, sampling_config, to_tell
 from ddx.system import System
 
 WEIGHTS = np.linspace(0.0, 1.0, 11)  # DDIM's figure 6
@@ -73,6 +73,7 @@ def interpolate(
       DataError: the images cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
+    check_numbers(given)
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images, data_dir = optional_path(images, "--images"), optional_path(data_dir, "--data_dir")
     check_count(num_rows, MOST_ROWS)
@@ -158,6 +159,7 @@ def reconstruct(
       DataError: the images cannot be read.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
+    check_numbers(given)
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images = user_path(images, "--reconstruct")
     source = trained.load(

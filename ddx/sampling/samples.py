@@ -31,7 +31,16 @@ from ddx.runtime.storage import replacing, sha256
 from ddx.sampling import measured
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import Sampler, make_sampler
-from ddx.sampling.settings import Labels, check_count, check_settings, class_numbers, describe, sampling_config, to_tell
+from ddx.sampling.settings import (
+    Labels,
+    check_count,
+    check_numbers,
+    check_settings,
+    class_numbers,
+    describe,
+    sampling_config,
+    to_tell,
+)
 from ddx.system import System
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
@@ -92,6 +101,7 @@ def sample(
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
     check_count(num_samples)
+    check_numbers(settings)
     check = functools.partial(check_settings, seed=seed, preset=preset, settings=settings)
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"), check)
     if png:

@@ -80,6 +80,13 @@ def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: 
     sampling_config(config, seed, preset, **settings)
 
 
+def check_numbers(settings: dict[str, Any]) -> None:
+    """Refuse, with a ConfigError, numbers that no run's setting can be, before there need be a run."""
+    for name, value in settings.items():
+        if isinstance(value, int | float) and name in SAMPLING:
+            SAMPLING[name].checked(name, value)
+
+
 def check_setting(name: str) -> None:
     """Refuse, with a ConfigError, a name that is no setting of a sampling job."""
     known = [setting for setting, key in SAMPLING.items() if key.is_flag]

@@ -59,7 +59,7 @@ def test_a_few_change_nothing_and_are_counted(tiny_config, tmp_path, poisoned, c
     assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 5]
 
 
-@pytest.mark.parametrize("log_every", [3, 100, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 2))])
+@pytest.mark.parametrize("log_every", [100, *(pytest.param(n, marks=pytest.mark.soak) for n in (1, 2, 3))])
 def test_too_many_in_a_row_end_the_run_where_they_do_wherever_it_is_logged(tiny_config, tmp_path, poisoned, log_every):
     poisoned(*BAD)
     config = tiny_config(train__max_bad_steps=3, train__log_every=log_every, train__checkpoint_every=5)

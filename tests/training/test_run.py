@@ -249,8 +249,7 @@ def test_kill_9_at_twenty_random_moments(tiny_config, uninterrupted, tmp_path, s
 def test_eight_devices_end_where_one_does(improved, improved_config, tmp_path):
     check_devices(improved, improved_config(), tmp_path)
     saved = hashlib.sha256(b"".join(x.tobytes() for name, x in arrays(tmp_path).items() if name.startswith("['ema']")))
-    for devices in (1, 2, 4):
-        assert restored(tmp_path, devices) == [saved.hexdigest()] * devices
+    assert restored(tmp_path, 4) == [saved.hexdigest()] * 4
 
 
 @pytest.mark.soak
@@ -258,6 +257,7 @@ def test_eight_devices_end_where_one_does_after_more_steps(improved_config, tmp_
     config = improved_config(train__num_steps=50, train__checkpoint_every=100)
     finish(launch(config, tmp_path / "1"))
     check_devices(tmp_path / "1", config, tmp_path / "8")
+    assert len({*restored(tmp_path / "8", 1), *restored(tmp_path / "8", 2), *restored(tmp_path / "8", 4)}) == 1
 
 
 @pytest.mark.soak

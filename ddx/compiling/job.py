@@ -102,14 +102,15 @@ def _compiled(lowered: Any, name: str, on: Machine) -> dict[str, Any]:
 def cost(compiled: Any, on: Machine) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
-    estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound;
-    both of one step, for loops count once, and neither of the collectives. Where a call has many steps, once_a_call_ms
-    of it are outside their loop. FLOPs are the compiler's count after its rewriting; share_of_peak is of estimated_ms.
+    estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound
+    (None where that is below zero, as of several slices); both of one step, for loops count once, and neither of
+    the collectives. Where a call has many steps, once_a_call_ms of it are outside their loop. FLOPs are the
+    compiler's count after its rewriting; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = operations(text)
     cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if each.is_once)
-    seconds = cycles / on.chip.clock
+    seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0)
     taken = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -125,7 +126,7 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
         "bytes_accessed": counted.get("bytes accessed"),
         "estimated_ms": round(1e3 * seconds, 4),
         "once_a_call_ms": round(1e3 * once / on.chip.clock, 4),
-        "optimal_ms": round(1e3 * counted.get("optimal_seconds", 0.0), 4),
+        "optimal_ms": round(1e3 * optimal, 4) if optimal > 0 else None,
         "share_of_peak": round(counted.get("flops", 0.0) / seconds / on.chip.flops, 4) if cycles else None,
         "operations": sum(each.cycles > 0 for each in found),
         "ms_by_kind": _by_kind(found, on),
@@ -161,6 +162,10 @@ def told(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _at_best(program: dict[str, Any]) -> str:
+    return "no bound" if program["optimal_ms"] is None else f"{program['optimal_ms']:,.3g} ms at best"
+
+
 def _told(name: str, program: dict[str, Any]) -> list[str]:
     if "memory" not in program:
         return [f"{name}: does not fit into the memory of a device: {program['why']}"]
@@ -174,7 +179,7 @@ def _told(name: str, program: dict[str, Any]) -> list[str]:
         f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB, {memory['share']:.0%}"
         f" ({parts}){fits}",
         f"  time         {ms:,.3f} ms estimated, {program['once_a_call_ms']:,.3f} of them once a call of many steps;"
-        f" {program['optimal_ms']:,.3f} ms at best; {program['operations']:,} operations",
+        f" {_at_best(program)}; {program['operations']:,} operations",
         f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",
         f"  collectives  {program['collectives']['count']}, {program['collectives']['bytes'] / 2**20:,.1f} MiB"
         " (not in the time)",

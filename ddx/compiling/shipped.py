@@ -87,5 +87,6 @@ def _cells(program: dict[str, Any] | None, machine: str) -> tuple[str, str]:
         return f"does not fit on {program['topology']}", ""
     where = "" if program["topology"] == machine else f" on {program['topology']}"
     fits = "" if program["fits"] else ", too much"
-    ms = f"{program['estimated_ms']:,.3g} ms ({program['optimal_ms']:,.3g} at best)"
+    best = "" if program["optimal_ms"] is None else f" ({program['optimal_ms']:,.3g} at best)"
+    ms = f"{program['estimated_ms']:,.3g} ms{best}"
     return f"{program['memory']['share']:.0%}{where}{fits}", ms

@@ -176,7 +176,7 @@ def test_what_is_in_the_file_is_not_compiled_again(tmp_path, monkeypatch):
     [
         ("v2:2x2", 1, 8),
         ("v3:4x4", 1, 32),
-        ("v4:2x2x1", 1, 4),
+        ("v4:2x2x1", 1, 8),
         ("v5e:2x4", 1, 8),
         ("v5e:2x2", 2, 8),
         ("v5p:2x2x1", 1, 4),
@@ -188,6 +188,7 @@ def test_digits_compile_for_other_machines(topology, slices, devices):
     done = launch("--config=digits", *flags)
     assert done.returncode == 0, done.stderr
     assert f"{topology}: {devices} x TPU" in done.stdout
+    assert " -" not in done.stdout and ("no bound" in done.stdout) == (slices > 1)
 
 
 @pytest.mark.tpu

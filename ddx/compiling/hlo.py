@@ -64,14 +64,13 @@ def _kind(path: str) -> str:
     return next(kind for kind, pattern in KINDS.items() if kind != "collective" and re.search(pattern, path))
 
 
+_OF_ALL = ("shard_map", "while", "body", "closed_call", "jit(_fun)", "jit(of_device)")
+
+
 def _short(path: str) -> str:
     """The path without what every operation has, and with "backward" where gradients are computed."""
     backward = "transpose(jvp" in path
-    parts = [
-        p
-        for p in path.split("/")
-        if p not in ("shard_map", "while", "body", "closed_call", "jit(_fun)", "jit(of_device)")
-    ]
+    parts = [part for part in path.split("/") if part not in _OF_ALL]
     parts = [re.sub(r"^(transpose\()?jvp\((\w+)\)+$", r"\2", part).removesuffix("._network") for part in parts]
     return "/".join(["backward"] * backward + [p for i, p in enumerate(parts) if i == 0 or p != parts[i - 1]])
 

@@ -34,7 +34,7 @@ def batches(
         first_step: 0-based; the step to resume from.
         last_step: exclusive.
         prefetch: batches read ahead of use, at least 1; that many are held in memory.
-        rows: those of every batch to read.
+        rows: the rows of every batch to read.
 
     Returns:
         An iterator and context manager. It raises what reading raised (`DataError` for an unreadable image), when the

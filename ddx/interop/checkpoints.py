@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ddx.config import files
 from ddx.config.keys import KEYS, UNKNOWN
-from ddx.interop.found import Found, state_dict
+from ddx.interop.found import Found, set_images, state_dict
 from ddx.interop.names import DDIM, IDDPM, Names
 from ddx.interop.tensors import TORCH, Tensors, read
 from ddx.models import PRESETS
@@ -226,7 +226,7 @@ def _published(shape: _Shape, code: Code) -> str | None:
 
 
 def _size(shape: _Shape, config: ConfigDict, name: str | None, path: Path) -> tuple[int, int]:
-    """The height and width of the images: those of the config; or where the config and the weights attend."""
+    """The height and width of the images, from the config, or from where the config and the weights attend."""
     if size := _said(config, "data.image_size"):
         return size if isinstance(size, tuple) else (size, size)
     if name is not None:
@@ -262,8 +262,7 @@ def _changed(config: ConfigDict, shape: _Shape, size: tuple[int, int], code: Cod
         model.low_res = 0
     if code.family == "ddpm":
         model.num_heads = 1
-    changed.data = ConfigDict(changed.data.to_dict() | {"image_size": size[0] if size[0] == size[1] else size})
-    changed.data.channels = shape.image_channels
+    set_images(changed, (*size, shape.image_channels))
     if shape.doubled != (loss.variance in ("range", "learned")):
         loss.objective, loss.variance = ("hybrid", "range") if shape.doubled else ("simple", "large")
         changed.sample.variance = loss.variance

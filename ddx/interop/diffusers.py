@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ddx.interop import schedulers
-from ddx.interop.found import Found, state_dict, weights_in
+from ddx.interop.found import Found, set_images, state_dict, weights_in
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.options import Options
 from ddx.interop.tensors import read
@@ -177,10 +177,8 @@ def _conventions(like: Conventions) -> dict[str, Any]:
 def _changed(base: ConfigDict, network: _Network) -> ConfigDict:
     """The base with this network, and with images of its size."""
     config = ConfigDict(base.to_dict(), convert_dict=True)
-    height, width, channels = network.image_shape
     config.model.update(network.model)
-    config.data = ConfigDict(config.data.to_dict() | {"image_size": height if height == width else (height, width)})
-    config.data.channels = channels if channels in (1, 3) else 0
+    set_images(config, network.image_shape)
     return config
 
 

@@ -47,8 +47,7 @@ def export(
     if kind not in TARGETS:
         raise ConfigError(f"to={kind!r} is unknown. {did_you_mean(kind, TARGETS)}Choose one of: {', '.join(TARGETS)}")
     workdir, out = user_path(workdir, "--workdir"), user_path(out, "--out")
-    if folders.names(out):
-        raise ConfigError(f"--out={out} is not empty. Name a new folder")
+    folders.check_new(out, "--out")
     source = trained.load(workdir, step, weights)
     described = diffusers.describe(source.system) if kind == "diffusers" else {}
     with folders.making(out, "--out") as folder:

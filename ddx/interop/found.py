@@ -26,6 +26,14 @@ class Found(NamedTuple):
     meta: Mapping[str, Any] = MappingProxyType({})  # what a checkpoint says besides
 
 
+def set_images(config: ConfigDict, image_shape: tuple[int, int, int]) -> None:
+    """Have a config's data brought to images of this shape."""
+    height, width, channels = image_shape
+    # A new group: the old one's size may be of another type, which a ConfigDict keeps.
+    config.data = ConfigDict(config.data.to_dict() | {"image_size": height if height == width else (height, width)})
+    config.data.channels = channels if channels in (1, 3) else 0
+
+
 def weights_in(folder: Path, stem: str) -> Path:
     """The file of weights in a folder: full precision before a variant such as fp16, .safetensors before PyTorch's.
 

@@ -53,8 +53,7 @@ def convert(
     if weights not in WEIGHTS:
         raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")
     source, out = user_path(source, "--source"), user_path(out, "--out")
-    if folders.names(out):
-        raise ConfigError(f"--out={out} is not empty. Name a new folder")
+    folders.check_new(out, "--out")
     found = _find(kind, source, weights, config)
     made = validate(found.config)
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")

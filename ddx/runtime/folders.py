@@ -105,6 +105,12 @@ def remove_temporaries(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def check_new(path: Path, option: str) -> None:
+    """Refuse, with a ConfigError, a folder in which there is something."""
+    if names(path):
+        raise ConfigError(f"{option}={path} is not empty. Name a new folder")
+
+
 @contextlib.contextmanager
 def making(path: Path, option: str) -> Iterator[Path]:
     """A folder to write to, which becomes the new folder `path` when the block ends well and goes otherwise.

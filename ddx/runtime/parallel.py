@@ -176,7 +176,17 @@ def everywhere(tree: Any) -> Any:
     """A tree on the devices of all hosts with all of it on each; all hosts have to ask for it at the same point."""
     if not devices.is_spread():
         return tree
-    return jax.block_until_ready(jax.jit(lambda x: x, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(tree))
+    return jax.block_until_ready(_to_all(_same)(tree))
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+@functools.cache  # compiled once, not at every use
+def _to_all(fn: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A function of arrays on the devices of all hosts, whose result each has."""
+    return jax.jit(fn, out_shardings=NamedSharding(_mesh(), PartitionSpec()))
 
 
 def _mesh() -> Mesh:
@@ -185,7 +195,7 @@ def _mesh() -> Mesh:
 
 def copied_to_host(tree: Any) -> Any:
     """A tree as NumPy arrays that stay as they are when its own arrays are donated."""
-    on_host = jax.device_get(everywhere(tree))
+    on_host = jax.device_get(tree)
     if jax.default_backend() != "cpu":
         return on_host
     leaves, structure = jax.tree.flatten(on_host)  # views of the arrays, there
@@ -248,7 +258,7 @@ class Votes:
         found = self._last is not None and bool(np.asarray(self._last))
         votes = np.full(len(devices.own()), wanted)
         votes = jax.make_array_from_process_local_data(NamedSharding(_mesh(), PartitionSpec(AXIS)), votes)
-        self._last = jax.jit(jnp.any, out_shardings=NamedSharding(_mesh(), PartitionSpec()))(votes)
+        self._last = _to_all(jnp.any)(votes)
         if devices.platform() == "cpu":
             jax.block_until_ready(self._last)
         return found

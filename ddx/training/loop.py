@@ -277,9 +277,10 @@ class _Run:
             "pending": {name: values.tolist() for name, values in join(metrics).items()},
             "bad_steps": self.bad_before,
         }
-        copied, begun = parallel.copied_to_host(state), time.perf_counter()
+        state = parallel.everywhere(state)
         if writer is None:
             return step
+        copied, begun = parallel.copied_to_host(state), time.perf_counter()
 
         def write() -> None:
             writer.flush()

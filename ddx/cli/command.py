@@ -19,6 +19,7 @@ from ddx.config.values import check_key, validate
 from ddx.runtime import faults, storage
 from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, printable, telling_line
 from ddx.runtime.paths import Path, optional_path, place, user_path
+from ddx.runtime.preemption import interruptible
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "source", "out", "images", "reconstruct", "low_res", "data_dir"}
@@ -88,7 +89,8 @@ def run(main: Callable[[], int]) -> None:
             optional_path(flags.FLAGS[name].value, f"--{name}")
         if not debug:  # orbax logs its own tracebacks of what is reported here in one line
             logging.set_verbosity(logging.FATAL)
-        code = main()
+        with interruptible():
+            code = main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

@@ -15,7 +15,7 @@ EXIT_CODE = 143
 
 
 class _Stopped(BaseException):
-    """Raised where the signal is met."""
+    """Raised where the signal is met. It may arrive as another error, for C++ code on its way makes one of its own."""
 
 
 class Preemption:
@@ -48,12 +48,19 @@ class Preemption:
                     result = work()
             finally:
                 self._leaves = False
-        except _Stopped:
-            return None
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            if self.requested:
+                return None
+            raise
         return result
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            interrupt = self._previous[signal.SIGINT]
+            if callable(interrupt):
+                interrupt(number, frame)
             raise KeyboardInterrupt
         self.requested = True
         if self._leaves:
@@ -63,18 +70,42 @@ class Preemption:
 @contextlib.contextmanager
 def one_line(text: str) -> Iterator[None]:
     """While the block runs, SIGTERM prints a line and exits, with EXIT_CODE; for work that loses nothing by it."""
+    with _raised(signal.SIGTERM, _Stopped) as met:
+        try:
+            yield
+        except BaseException:
+            if not met:
+                raise
+            print(text, file=sys.stderr)
+            sys.exit(EXIT_CODE)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """While the block runs, SIGINT raises KeyboardInterrupt and nothing else, whatever is made of it on its way."""
+    with _raised(signal.SIGINT, KeyboardInterrupt) as met:
+        try:
+            yield
+        except Exception as error:
+            if not met:
+                raise
+            raise KeyboardInterrupt from error
+
+
+@contextlib.contextmanager
+def _raised(number: int, error: type[BaseException]) -> Iterator[list[int]]:
+    """While the block runs, a signal raises an error where the main thread is; the list says whether it was met."""
+    met: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield met
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
+        met.append(number)
+        raise error
 
-    previous = signal.signal(signal.SIGTERM, handle)
+    previous = signal.signal(number, handle)
     try:
-        yield
-    except _Stopped:
-        print(text, file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        yield met
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.signal(number, previous)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from ddx.runtime import parallel
-from ddx.runtime.preemption import Preemption, one_line
 from ddx.training import pace, train
 from ddx.training.loop import _Run
 from ddx.training.pace import Pace, steps_per_call
@@ -184,44 +183,6 @@ def test_a_signal_ends_a_drawing_which_the_resumed_run_makes_up_for(tiny_config,
     for picture in pictures:
         one, other = ((tmp_path / run / "samples" / picture).read_bytes() for run in ("whole", "cut"))
         assert one == other
-
-
-def test_a_second_signal_stops_at_once():
-    with Preemption() as preemption:
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert preemption.requested and preemption.unless_requested(lambda: 1) is None
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(1)
-
-
-def test_work_that_no_signal_meets_has_its_result_and_its_errors():
-    with Preemption() as preemption:
-        assert preemption.unless_requested(lambda: 3) == 3
-        with pytest.raises(KeyError):
-            preemption.unless_requested(lambda: {}["x"])
-        os.kill(os.getpid(), signal.SIGINT)  # outside of such work it only asks
-        assert preemption.requested
-
-
-def test_sigterm_to_a_job_is_one_line_and_143(capsys):
-    with pytest.raises(SystemExit) as stopped, one_line("stopped by a signal"):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
-    assert stopped.value.code == 143 and capsys.readouterr().err == "stopped by a signal\n"
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_in_another_thread_a_job_leaves_signals_alone():
-    def work():
-        with one_line("stopped"), Preemption():
-            done.append(True)
-
-    done = []
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [True]
 
 
 def test_metrics_of_padded_calls_are_cut_on_the_host(monkeypatch):

@@ -76,6 +76,7 @@ _MODULES = (
     "data",
     "diffusion",
     "evaluation",
+    "features",
     "interop",
     "models",
     "runs",
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from ddx import data as data
     from ddx import diffusion as diffusion
     from ddx import evaluation as evaluation
+    from ddx import features as features
     from ddx import interop as interop
     from ddx import models as models
     from ddx import runs as runs

@@ -222,7 +222,7 @@ def test_a_config_file_is_python_and_is_run(tmp_path):
 
 # The one place that runs a file: a config file, which its user names as a program of theirs.
 RUNS_FILES = {ROOT / "ddx" / "config" / "files.py": {"exec_module", "module_from_spec", "spec_from_file_location"}}
-READS_TENSORS = ROOT / "ddx" / "interop" / "tensors.py"  # of PyTorch's files, and nothing else of them
+READS_TENSORS = ROOT / "ddx" / "runtime" / "tensors.py"  # of PyTorch's files, and nothing else of them
 BANNED = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml", "torch", "tensorflow", "code"}
 RUNNING = {"exec_module", "module_from_spec", "spec_from_file_location", "load_module", "unsafe_load", "full_load"}
 RUNNING |= {"run_path", "system", "popen", "run_code"}

@@ -44,6 +44,7 @@ def _is_ours(path):
 
 def test_the_wheel_holds_every_module_and_config_and_nothing_else(built):
     data = {"ddx/py.typed", "ddx/data/digits.npz"}
+    data |= {f"ddx/features/shipped/{name}" for name in files(ROOT / "ddx" / "features" / "shipped")}
     modules = {f"ddx/{name}" for name in files(ROOT / "ddx", "*.py")}
     configs = {f"ddx/configs/{name}" for name in files(ROOT / "configs", "*.py")}
     commands = {f"launch/{name}" for name in files(ROOT / "launch", "*.py")}

@@ -1,8 +1,11 @@
 """Make the folder of a run from a network that another code base trained, or write a run's network for others.
 
+Or make the file of a feature network, by which scores compare images, from the weights that you fetched.
+
 python -m launch.convert --from=diffusers --source=FOLDER --out=WORKDIR
 python -m launch.convert --from=ddim|improved-diffusion --source=FILE --out=WORKDIR [--weights=raw]
 python -m launch.convert --to=diffusers|safetensors --workdir=WORKDIR --out=FOLDER [--weights=raw] [--step=STEP]
+python -m launch.convert --from=inception|dinov2|clip --source=FILE [--out=FILE]
 
 Then launch.sample and launch.evaluate take it as their --workdir. The weights do not say which images they were trained
 on: --config=ddpm_cifar10, say, tells, as evaluation needs; its network gives way to the source's.
@@ -11,17 +14,27 @@ on: --config=ddpm_cifar10, say, tells, as evaluation needs; its network gives wa
 from absl import flags
 
 from ddx.cli import command
+from ddx.features import NETWORKS
 from ddx.runtime.errors import ConfigError
 
 CONFIG = command.define_config()
+_FEATURES = [name for name, network in NETWORKS.items() if not network.is_shipped]
 FROM = flags.DEFINE_enum(
-    "from", None, ["diffusers", "improved-diffusion", "ddim", "safetensors"], "Code base that wrote the weights."
+    "from",
+    None,
+    ["diffusers", "improved-diffusion", "ddim", "safetensors", *_FEATURES],
+    "Code base that wrote the weights, or feature network whose weights they are.",
 )
 TO = flags.DEFINE_enum("to", None, ["diffusers", "safetensors"], "Whose files to write, of the run in --workdir.")
 SOURCE = flags.DEFINE_string("source", None, "File or folder of the weights.")
-OUT = flags.DEFINE_string("out", None, "Folder to make: of a run, or for others.")
+OUT = flags.DEFINE_string(
+    "out", None, "Folder to make, of a run or for others; of a feature network the file, by default where scores look."
+)
 WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "Averaged weights, or raw ones, where there are both.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to write with --to; by default the newest.")
+UNVERIFIED = flags.DEFINE_bool(
+    "unverified", False, "Whether a feature network's weights may be others than the published ones."
+)
 flags.adopt_module_key_flags(command)
 
 
@@ -30,8 +43,8 @@ def main() -> int:
     if FROM.value and TO.value:
         raise ConfigError("--from and --to are two ways. Give one of them")
     if TO.value:
-        for flag in (SOURCE, CONFIG):
-            if flag.value is not None:
+        for flag in (SOURCE, CONFIG, UNVERIFIED):
+            if flag.present:
                 raise ConfigError(f"--{flag.name} belongs to --from. Leave it out, and name the run with --workdir")
         workdir, out = command.workdir(), _needed(OUT, "FOLDER")
         from ddx.interop import export
@@ -41,10 +54,25 @@ def main() -> int:
     if command.WORKDIR.present or STEP.present:
         flag = command.WORKDIR if command.WORKDIR.present else STEP
         raise ConfigError(f"--{flag.name} belongs to --to. Leave it out, and name the folder to make with --out")
+    if FROM.value in _FEATURES:
+        return _features(FROM.value)
+    if UNVERIFIED.value:
+        raise ConfigError(f"--unverified belongs to --from={'|'.join(_FEATURES)}. Leave it out")
     given = [_needed(flag, example) for flag, example in ((FROM, "diffusers"), (SOURCE, "FOLDER"), (OUT, "runs/mine"))]
     from ddx.interop import convert
 
     print(convert(*given, weights=WEIGHTS.value or "ema", config=CONFIG.value))
+    return 0
+
+
+def _features(name: str) -> int:
+    for flag in (CONFIG, WEIGHTS):
+        if flag.value is not None:
+            raise ConfigError(f"--{flag.name} is of networks that draw images, not of {name}. Leave it out")
+    source = _needed(SOURCE, "FILE")
+    from ddx.features import convert
+
+    print(convert(name, source, OUT.value, unverified=UNVERIFIED.value))
     return 0
 
 

@@ -16,11 +16,11 @@ from ddx.config import files
 from ddx.config.keys import KEYS, UNKNOWN
 from ddx.interop.found import Found, set_images, state_dict
 from ddx.interop.names import DDIM, IDDPM, Names
-from ddx.interop.tensors import TORCH, Tensors, read
 from ddx.models import PRESETS
 from ddx.runtime import folders, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import TORCH, Tensors, read
 
 
 class Code(NamedTuple):

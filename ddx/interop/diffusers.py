@@ -12,11 +12,11 @@ from ddx.interop import schedulers
 from ddx.interop.found import Found, set_images, state_dict, weights_in
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.options import Options
-from ddx.interop.tensors import read
 from ddx.models.conventions import FAMILIES, Conventions
 from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import read
 from ddx.system import System
 
 # UNet2DModel's arguments and their defaults.

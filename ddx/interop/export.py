@@ -11,7 +11,6 @@ import numpy as np
 from ddx.config.keys import UNKNOWN
 from ddx.interop import diffusers
 from ddx.interop.names import DIFFUSERS
-from ddx.interop.tensors import write
 from ddx.models import UNet
 from ddx.runs import trained
 from ddx.runs.job import Result
@@ -19,6 +18,7 @@ from ddx.runs.trained import Trained
 from ddx.runtime import folders, storage
 from ddx.runtime.errors import ConfigError, did_you_mean
 from ddx.runtime.paths import Path, user_path
+from ddx.runtime.tensors import write
 
 TARGETS = ("diffusers", "safetensors")
 

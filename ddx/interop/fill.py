@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from ddx.interop.names import Keys, Names, Place
-from ddx.interop.tensors import Tensor, Tensors
 from ddx.models import UNet
 from ddx.runtime.errors import CheckpointError
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import Tensor, Tensors
 
 
 def fill(shapes: Mapping[str, Any], tensors: Tensors, names: Names | None, model: UNet, where: Path) -> dict[str, Any]:

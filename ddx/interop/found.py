@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ddx.interop.names import Names
-from ddx.interop.tensors import SAFETENSORS, TORCH, Tensor, Tensors
 from ddx.runtime import folders
 from ddx.runtime.errors import CheckpointError, shown
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import SAFETENSORS, TORCH, Tensor, Tensors
 
 
 class Found(NamedTuple):

@@ -5,10 +5,10 @@ import json
 from ml_collections import ConfigDict
 
 from ddx.interop.found import Found, state_dict
-from ddx.interop.tensors import metadata, read
 from ddx.runs.meta import checked, config_of
 from ddx.runtime.errors import CheckpointError
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import metadata, read
 
 
 def find(source: Path, config: ConfigDict | None) -> Found:

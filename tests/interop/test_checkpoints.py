@@ -11,10 +11,10 @@ import ddx
 from ddx.config import files as config_files
 from ddx.interop import checkpoints, convert
 from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE
-from ddx.interop.tensors import Tensor
 from ddx.models import PRESETS, UNet
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
+from ddx.runtime.tensors import Tensor
 from ddx.system import make_system
 from tests import golden
 from tests.interop.files import safetensors

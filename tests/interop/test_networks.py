@@ -9,9 +9,9 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
-from ddx.interop import convert, export, tensors
+from ddx.interop import convert, export
 from ddx.interop.found import weights_in
-from ddx.runtime import storage
+from ddx.runtime import storage, tensors
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.sampling.samples import sample
 from tests import golden

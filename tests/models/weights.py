@@ -8,7 +8,7 @@ import numpy as np
 
 from ddx.interop.fill import fill
 from ddx.interop.names import DDIM, IDDPM
-from ddx.interop.tensors import Tensor
+from ddx.runtime.tensors import Tensor
 
 
 def of_tf(data):

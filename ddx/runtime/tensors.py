@@ -7,6 +7,7 @@ read one at a time.
 
 import itertools
 import json
+import re
 import struct
 import warnings
 import zipfile
@@ -34,8 +35,12 @@ Tensors = Mapping[str, Tensor]
 """By name."""
 
 
-def read(path: Path) -> Any:
+def read(path: Path, without: str = "") -> Any:
     """What a file holds: `Tensors`, or for a PyTorch file whatever nest of lists and dicts it is, with a `Tensor` each.
+
+    Args:
+      path: the file, local or gs://.
+      without: pattern of names to leave out, which may then be of any kind, such as counts; by default none.
 
     Raises:
       ConfigError: it needs PyTorch, which is not installed, or it is of neither kind.
@@ -44,15 +49,16 @@ def read(path: Path) -> Any:
     if not storage.is_file(path):
         raise CheckpointError(f"there is no file {path}. Name the file or folder of the weights with --source")
     if path.suffix == SAFETENSORS:
-        return _safetensors(path)
+        return _safetensors(path, without)
     if path.suffix in TORCH:
-        return _torch(path)
+        found = _torch(path)
+        return _left(found, without) if isinstance(found, Mapping) else found
     kinds = ", ".join((SAFETENSORS, *TORCH))
     raise ConfigError(f"{path} has no known kind of weights. Use a file that ends in one of: {kinds}")
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Write float32 arrays and some text as a .safetensors file.
+    """Write arrays of float32 or float16 and some text as a .safetensors file.
 
     Raises:
       StorageError: it cannot be written.
@@ -60,11 +66,12 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, s
     entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     place = 0
     for name, value in arrays.items():
-        entries[name] = {"dtype": "F32", "shape": list(value.shape), "data_offsets": [place, place + value.nbytes]}
+        kind = f"F{8 * value.itemsize}"
+        entries[name] = {"dtype": kind, "shape": list(value.shape), "data_offsets": [place, place + value.nbytes]}
         place += value.nbytes
     header = json.dumps(entries).encode()
     header += b" " * (-len(header) % 8)  # the numbers begin at a multiple of their size
-    numbers = (value.astype("<f4", copy=False).tobytes() for value in arrays.values())
+    numbers = (value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes() for value in arrays.values())
     storage.write_parts(path, itertools.chain([struct.pack("<Q", len(header)), header], numbers))
 
 
@@ -93,10 +100,16 @@ def _header(path: Path) -> tuple[int, dict[str, Any]]:
     return 8 + length, header
 
 
-def _safetensors(path: Path) -> Tensors:
+def _left(named: Mapping[Any, Any], without: str) -> dict[Any, Any]:
+    """What is left of a mapping from names without those of a pattern."""
+    return {name: value for name, value in named.items() if not re.fullmatch(without, str(name))}
+
+
+def _safetensors(path: Path, without: str) -> Tensors:
     whole = storage.size(path)
     begin, header = _header(path)
     header.pop("__metadata__", None)
+    header = _left(header, without)
     try:
         listed = {name: (one["dtype"], tuple(one["shape"]), *one["data_offsets"]) for name, one in header.items()}
         if any(len(one) != 4 for one in listed.values()):

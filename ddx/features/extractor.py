@@ -1,0 +1,100 @@
+"""A feature network with its weights, ready to be applied to images."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ddx.features import weights as weights_lib
+from ddx.features.networks import NETWORKS, FeatureNetwork
+from ddx.features.plug import Plug, Source, fill
+from ddx.runtime.errors import ConfigError, did_you_mean
+from ddx.runtime.paths import Path
+
+Apply = Callable[[Any, jax.Array], dict[str, jax.Array]]
+
+
+class Extractor(NamedTuple):
+    """A feature network with its weights.
+
+    Attributes:
+      network: its row of `ddx.features.NETWORKS`.
+      protocol: how images are brought to it, one of `network.protocols`; kept with what is made of the features.
+      digest: SHA-256 of the file of weights, in hexadecimal; kept with it too.
+      params: tree of float32 arrays.
+      apply: apply(params, images) is {"features": (B, D), "logits": (B, K) if the network has any}, in float32; of
+        `inception` also "logits_unbiased", without their bias. Images are uint8 (B, H, W, C) of any size, with 1 or 3
+        channels. It is pure, one function for each network and protocol, and compiled by whoever calls it: on a TPU or
+        a GPU it computes in full float32 as on a CPU.
+    """
+
+    network: FeatureNetwork
+    protocol: str
+    digest: str
+    params: Any
+    apply: Apply
+
+
+def load(name: str, protocol: str | None = None, weights: str | Path | None = None) -> Extractor:
+    """Load a feature network.
+
+    Args:
+      name: a key of `ddx.features.NETWORKS`.
+      protocol: how images are brought to it, one of its `protocols`; None for the first.
+      weights: the file that `launch.convert --from=NAME` wrote, local or gs://; None for the place where it writes by
+        default, or for the weights that ship with ddx.
+
+    Raises:
+      ConfigError: the name or the protocol is unknown, or `weights` are given for a network that ships with its own.
+      DataError: there are no weights; the message has the commands that bring them.
+      CheckpointError: the file is damaged, or of another network.
+    """
+    network = named(name)
+    protocol = network.protocols[0] if protocol is None else protocol
+    if protocol not in network.protocols:
+        raise ConfigError(f"{name} has no protocol {protocol!r}. Choose one of: {', '.join(network.protocols)}")
+    path, digest = weights_lib.find(network, weights)
+    plug = plug_of(name)
+    params = fill(plug, Source(weights_lib.read(path, network), path))
+    return Extractor(network, protocol, digest, params, _apply(name, protocol))
+
+
+def named(name: str) -> FeatureNetwork:
+    """The row of a network in the table.
+
+    Raises:
+      ConfigError: there is none of this name.
+    """
+    if name not in NETWORKS:
+        raise ConfigError(
+            f"feature network {name!r} is unknown. {did_you_mean(name, NETWORKS)}Choose one of: {', '.join(NETWORKS)}"
+        )
+    return NETWORKS[name]
+
+
+def plug_of(name: str) -> Plug:
+    """What the module of a network says of it."""
+    return importlib.import_module(f"ddx.features.{name}").PLUG
+
+
+@functools.cache
+def _apply(name: str, protocol: str) -> Apply:
+    plug = plug_of(name)
+
+    def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
+        images = jnp.asarray(images)
+        if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+            raise ConfigError(
+                f"{name} takes images (B, H, W, 1) or (B, H, W, 3) of uint8, not {images.shape} of {images.dtype}."
+                " Convert them: grey or RGB, from 0 to 255"
+            )
+        if images.shape[-1] == 1:
+            images = jnp.repeat(images, 3, axis=-1)
+        taken = plug.preprocess(images.astype(jnp.float32), protocol)
+        found: Any = plug.model.apply({"params": params}, taken)
+        return found
+
+    return apply

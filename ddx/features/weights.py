@@ -1,0 +1,98 @@
+"""Files of weights of the feature networks: where they are, that they are the right ones, and how they get there.
+
+A file keeps the tensors' names and shapes of the code that trained the network, and says as its metadata which network
+it is. Those that ship with ddx lie beside this module; those that users bring lie in the cache, never in /tmp, where
+others could write them.
+"""
+
+import pathlib
+
+from ddx.features.networks import FeatureNetwork
+from ddx.runtime import cache, storage
+from ddx.runtime.errors import CheckpointError, ConfigError, DataError, telling_line
+from ddx.runtime.paths import Path, user_path
+from ddx.runtime.tensors import SAFETENSORS, Tensors, metadata
+from ddx.runtime.tensors import read as read_tensors
+
+NETWORK = "feature_network"
+"""The key of a file's metadata that says whose weights it has."""
+
+_SHIPPED = pathlib.Path(__file__).with_name("shipped")
+
+
+def find(network: FeatureNetwork, given: str | Path | None) -> tuple[Path, str]:
+    """The file of a network's weights, and its SHA-256.
+
+    Args:
+      network: which one.
+      given: the file, or None for the one that ships or the one in the cache.
+
+    Raises:
+      ConfigError: a file is given for a network that ships with its weights.
+      DataError: there is none, it cannot be read, or the one that ships is damaged.
+    """
+    if not network.is_shipped:
+        path = cached(network) if given is None else user_path(given, "weights")
+        if not storage.is_file(path):
+            raise DataError(f"there are no weights of {network.name} in {path}. {remedy(network, given)}")
+        return path, sha256(path)
+    if given is not None:
+        raise ConfigError(f"{network.name} ships with its weights. Leave out weights={given}")
+    path = _SHIPPED / f"{network.name}.safetensors"
+    if not storage.is_file(path) or (digest := sha256(path)) != network.sha256:
+        raise DataError(f"{path} is not as it was shipped. Install ddx again")
+    return path, digest
+
+
+def remedy(network: FeatureNetwork, out: str | Path | None = None) -> str:
+    """The two commands that bring weights to the place where they are looked for; ddx downloads none itself."""
+    file = network.source.rpartition("/")[2]
+    where = "" if out is None else f" --out={out}"
+    return (
+        f"Fetch them with: curl -LO {network.source} and then: python -m launch.convert --from={network.name}"
+        f" --source={file}{where}"
+    )
+
+
+def cached(network: FeatureNetwork) -> pathlib.Path:
+    """Where the weights that a user brings are kept.
+
+    Raises:
+      DataError: this user has no folder for a cache.
+    """
+    try:
+        return cache.home() / "features" / f"{network.name}.safetensors"
+    except OSError as error:
+        raise DataError(
+            f"there is no place for weights of {network.name}: {telling_line(error)}. Set XDG_CACHE_HOME to a folder"
+        ) from None
+
+
+def read(path: Path, network: FeatureNetwork) -> Tensors:
+    """The tensors in a file that ships, which `find` has checked, or that `ddx.features.convert` wrote.
+
+    Raises:
+      CheckpointError: it is damaged, of another network, or of another code.
+    """
+    if not network.is_shipped:
+        said = metadata(path).get(NETWORK) if path.suffix == SAFETENSORS else None
+        if said is None:
+            raise CheckpointError(
+                f"{path} was not written by launch.convert. Run python -m launch.convert --from={network.name}"
+                f" --source={path} and use the file that it writes"
+            )
+        if said != network.name:
+            raise CheckpointError(f"{path} has the weights of {said}, not of {network.name}. Name another file")
+    return read_tensors(path)
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file of weights.
+
+    Raises:
+      DataError: it cannot be read.
+    """
+    try:
+        return storage.sha256(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read {path}: {telling_line(error)}. Make it readable") from None

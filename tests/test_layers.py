@@ -16,14 +16,26 @@ MAY_IMPORT = {
     "diffusion": {"catalogue"},
     "models": set(),
     "runtime": set(),
-    "config": {"catalogue", "diffusion", "runtime"},
+    "config": {"catalogue", "networks", "diffusion", "runtime"},
     "data": {"runtime"},
     "system": {"catalogue", "diffusion", "models", "runtime", "config", "data"},
     "runs": {"runtime", "config", "data", "system"},
-    "features": {"runtime", "config", "data", "runs"},
+    "networks": set(),
+    "features": {"networks", "runtime", "config", "data", "runs"},
     "sampling": {"catalogue", "diffusion", "runtime", "config", "data", "system", "runs"},
     "training": {"evaluation", "diffusion", "models", "runtime", "config", "data", "system", "runs", "sampling"},
-    "evaluation": {"catalogue", "diffusion", "features", "runtime", "config", "data", "system", "runs", "sampling"},
+    "evaluation": {
+        "catalogue",
+        "networks",
+        "features",
+        "diffusion",
+        "runtime",
+        "config",
+        "data",
+        "system",
+        "runs",
+        "sampling",
+    },
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation", "interop"},
     "interop": {"diffusion", "models", "runtime", "config", "runs", "system"},
     "compiling": {"evaluation", "runtime", "config", "data", "system", "sampling", "training"},
@@ -38,9 +50,9 @@ NEEDS_NO = {"forward": {"random"}}  # what a process says of its levels is drawn
 
 
 def part(module):
-    """'ddx.training.loop' belongs to 'training', 'launch.train' to 'launch'; the catalogue of names to whoever asks."""
-    if module == "ddx.diffusion.catalogue":
-        return "catalogue"
+    """'ddx.training.loop' belongs to 'training', 'launch.train' to 'launch'; tables of names to whoever asks."""
+    if module in ("ddx.diffusion.catalogue", "ddx.features.networks"):
+        return module.rpartition(".")[2]
     first, _, rest = module.partition(".")
     return rest.partition(".")[0] if first == "ddx" else first
 

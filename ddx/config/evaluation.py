@@ -1,43 +1,22 @@
-"""Evaluators by name, and their settings, one row each.
+"""The settings of evaluators, one row each.
 
 The rows make the flags of `launch.evaluate`, what `ddx.evaluation` accepts, the names of its folders, and the table of
-docs/evaluation.md. A new setting is a row here and its use in the evaluator's file in `ddx/evaluation`. A new evaluator
-is a file there and its name here; it takes the settings that belong to no evaluator alone, too.
+docs/evaluation.md. A new setting is a row here and its use in the evaluator's file in `ddx/evaluation`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
+from ddx.config.evaluators import EVALUATORS
 from ddx.config.key import MOST_STEPS, Key, above, between, one_of, within
-from ddx.config.sampling import MOST_TIMES, SAMPLING
-from ddx.diffusion.catalogue import CDFS, VARIANCES
+from ddx.config.sampling import MOST_SAMPLES, MOST_TIMES, SAMPLING
+from ddx.diffusion.catalogue import CDFS, SOLVERS, VARIANCES
+from ddx.features.networks import NETWORKS
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, did_you_mean
 from ddx.runtime.paths import Path, user_path
-
-
-class Evaluator(NamedTuple):
-    """What scores a network. Functions are written "module:function", so that names cost no import of jax."""
-
-    meaning: str
-    job: str = ""  # (workdir, **settings) -> Result: what `launch.evaluate` does; empty: it is for training alone
-    score: str = ""  # (network, split, examples, seed) -> (weights -> numbers by name): for `train.evaluate`; or empty
-    also: tuple[str, ...] = ()  # further metrics that the job finds on request; each an argument of it, True or False
-
-
-EVALUATORS = {
-    "bpd": Evaluator(
-        "bits per dimension",
-        "ddx.evaluation.bound_job:evaluate_bound",
-        "ddx.evaluation.bound_job:bits_per_dim",
-        also=("rate_distortion",),
-    ),
-    "statistics": Evaluator("what analytic variances need", "ddx.evaluation.statistics_job:measure"),
-    "comparison": Evaluator("a table of all variances", "ddx.evaluation.comparison_job:compare"),
-}
-SCORES = tuple(name for name, evaluator in EVALUATORS.items() if evaluator.score)
 
 
 @dataclass(frozen=True)
@@ -63,7 +42,7 @@ EVALUATION: dict[str, Setting] = {
     "split": Setting(
         None,
         "split of the run's data set",
-        unset="test; of statistics the one it was trained on",
+        unset="test; of statistics and of distances the one it was trained on",
         tag=lambda s: f"_{s.split}",
     ),
     "max_examples": Setting(
@@ -76,12 +55,13 @@ EVALUATION: dict[str, Setting] = {
     ),
     "num_steps": Setting(
         None,
-        "steps of the bound, 0 for all T, which is what papers report; of a comparison several, such as 10,25",
+        "steps of the bound, 0 for all T, which is what papers report; of a comparison or quality several, such as"
+        " 10,25",
         **within(0, MOST_TIMES),
         kind=int,
-        unset="all T; of a comparison 10, 25, 50, 100 and all T",
-        jobs=("bpd", "comparison"),
-        several=("comparison",),
+        unset="all T; of a comparison 10, 25, 50, 100 and all T; of quality 5, 10, 20, 50 and 100",
+        jobs=("bpd", "comparison", "quality"),
+        several=("comparison", "quality"),
         tag=lambda s: "_" + "-".join(map(str, s.num_steps if isinstance(s.num_steps, tuple) else [s.num_steps])),
     ),
     "trajectory": Setting(
@@ -133,14 +113,14 @@ EVALUATION: dict[str, Setting] = {
         "clipping of the estimate of x_0; --noclip: none",
         kind=bool,
         unset="where the network tells it at all times",
-        jobs=("bpd", "statistics", "comparison"),
+        jobs=("bpd", "statistics", "comparison", "quality"),
         tag=lambda s: "" if s.clip else "_unclipped",
     ),
     "cdf": Setting(
         "exact",
         "decoder: exact, tanh, the approximation that the papers' numbers were made with, or softmax, VDM's",
         **one_of(*CDFS),
-        jobs=("bpd", "comparison"),
+        jobs=("bpd", "comparison", "quality"),
         tag=lambda s: "" if s.cdf == "exact" else f"_{s.cdf}",
     ),
     "delta": Setting(
@@ -150,6 +130,61 @@ EVALUATION: dict[str, Setting] = {
         kind=float,
         unset="the run's",
         jobs=("bpd",),
+    ),
+    "features": Setting(
+        None,
+        "network whose features are compared",
+        **one_of(*NETWORKS),
+        unset="inception for fid; digits for grey images of at most 16 x 16; efficientnet_lite0 for others",
+        jobs=("reference", "fd", "quality"),
+        tag=lambda s: f"_{s.features}",
+    ),
+    "protocol": Setting(
+        None,
+        "way to bring images to what the network of features takes",
+        **one_of(*dict.fromkeys(name for network in NETWORKS.values() for name in network.protocols)),
+        unset="the network's first",
+        jobs=("reference", "fd", "quality"),
+        tag=lambda s: f"_{s.protocol}",
+    ),
+    "feature_weights": Setting(
+        None,
+        "file of the weights of the network of features, as launch.convert writes it",
+        kind=Path,
+        unset="where launch.convert puts it",
+        jobs=("reference", "fd", "quality"),
+    ),
+    "num_samples": Setting(
+        None,
+        "samples to draw; published numbers are of 50,000",
+        **within(2, MOST_SAMPLES),
+        kind=int,
+        unset="as many as the data that they are compared with, at most 50,000; of quality at most 1,000",
+        jobs=("fd", "quality"),
+        tag=lambda s: f"_of{s.num_samples}",
+    ),
+    "samples": Setting(
+        None,
+        "images to score instead of drawing some: a folder of pictures, a .npy or an .npz file",
+        kind=Path,
+        unset="samples of the run's network",
+        jobs=("fd",),
+    ),
+    "reference": Setting(
+        None,
+        "what to compare with: a folder of --metrics=reference, a folder or a file of images, or an .npz file of mu and"
+        " sigma",
+        kind=Path,
+        unset="the split of the run's data set",
+        jobs=("fd", "quality"),
+    ),
+    "walks": Setting(
+        "euler,dpmpp_2m,small,large,analytic",
+        "ways to draw: solvers, which are deterministic, and variances of ancestral sampling",
+        limit=f"names of solvers ({', '.join(SOLVERS)}) and variances ({', '.join(VARIANCES)}), such as euler,small",
+        holds=lambda value: bool(value) and set(value.split(",")) <= {*SOLVERS, *VARIANCES},
+        jobs=("quality",),
+        tag=lambda s: "_" + s.walks.replace(",", "-")[:60],
     ),
     "batch_size": Setting(
         None, "examples at once", **within(1, MOST_EXAMPLES), kind=int, unset="the run's sample.batch_size"
@@ -166,27 +201,33 @@ EVALUATION: dict[str, Setting] = {
 }
 
 
-def job_of(metrics: Sequence[str]) -> tuple[str, dict[str, bool]]:
-    """The evaluator whose job finds these metrics, and which of its further metrics it is asked for.
-
-    Raises:
-      ConfigError: there are none, one is unknown, or they are of several jobs.
-    """
-    owners = {metric: name for name, e in EVALUATORS.items() if e.job for metric in (name, *e.also)}
-    for metric in metrics or ("none",):
-        if metric not in owners:
-            why = "is for train.evaluate alone" if metric in EVALUATORS else "is unknown"
-            hint = did_you_mean(metric, owners)
-            raise ConfigError(f"metrics: {metric!r} {why}. {hint}Choose of: {', '.join(owners)}")
-    name, *others = dict.fromkeys(owners[metric] for metric in metrics)
-    if others:
-        raise ConfigError(f"--metrics={name} is a job of its own. Leave out the other metrics")
-    return name, {metric: metric in metrics for metric in EVALUATORS[name].also}
+# What `launch.sample` says of a setting holds for samples that are scored, too.
+DRAWING = {
+    name: Setting(
+        None,
+        key.meaning,
+        limit=key.limit,
+        holds=lambda value, key=key: key.holds(value) or value in key.also,  # type: ignore[misc]
+        choices=key.choices,
+        also=key.also,
+        kind=key.kind,
+        unset="the run's",
+        jobs=tuple(name for name, evaluator in EVALUATORS.items() if evaluator.draws),
+    )
+    for name, key in SAMPLING.items()
+    if key.is_flag and not (name in EVALUATION and not EVALUATION[name].jobs)
+}
+FLAGS: dict[str, Setting] = DRAWING | {
+    name: replace(row, meaning=f"{row.meaning}; of fd as in launch.sample") if name in DRAWING else row
+    for name, row in EVALUATION.items()
+}
+"""The settings of all evaluators; where a name is in both tables, a job has the row that is for it."""
 
 
 def rows_of(job: str) -> dict[str, Setting]:
     """The settings that an evaluator's job takes."""
-    return {name: row for name, row in EVALUATION.items() if job in row.jobs or not row.jobs}
+    own = {name: row for name, row in EVALUATION.items() if job in row.jobs or not row.jobs}
+    return ({name: row for name, row in DRAWING.items() if job in row.jobs}) | own
 
 
 def checked_settings(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,10 +238,11 @@ def checked_settings(job: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     rows = rows_of(job)
     for name, value in given.items():
-        if name not in EVALUATION:
+        if name not in FLAGS:
             raise ConfigError(f"unknown setting {name}. {did_you_mean(name, rows)}Settings: {', '.join(rows)}")
         if value is not None and name not in rows:
-            raise ConfigError(f"{name} is of {' and '.join(EVALUATION[name].jobs)}, not {job}. Leave out --{name}")
+            jobs = dict.fromkeys([*FLAGS[name].jobs, *(DRAWING[name].jobs if name in DRAWING else ())])
+            raise ConfigError(f"{name} is of {' and '.join(jobs)}, not {job}. Leave out --{name}")
     values = {name: given.get(name) for name in rows}
     return {
         name: row.default if values[name] is None else _checked(job, name, row, values[name])
@@ -221,8 +263,8 @@ def _checked(job: str, name: str, row: Setting, value: Any) -> Any:
         return user_path(value, f"--{name}")
     if job in row.several:
         return tuple(row.checked(name, one) for one in integers(name, value))
-    if row.several and isinstance(value, list | tuple):
+    if (several := FLAGS[name].several) and isinstance(value, list | tuple):
         if len(value) != 1:
-            raise ConfigError(f"{name}: several are for --metrics={' or '.join(row.several)}. Give one")
+            raise ConfigError(f"{name}: several are for --metrics={' or '.join(several)}. Give one")
         (value,) = value
     return row.checked(name, value)

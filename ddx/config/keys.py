@@ -3,7 +3,7 @@
 A row is all there is to say of a key: its default, which fixes its type, its meaning and the limit of its values.
 """
 
-from ddx.config.evaluation import SCORES
+from ddx.config.evaluators import SCORES
 from ddx.config.key import MOST_STEPS, Key, above, between, numbers, one_of, within
 from ddx.config.sampling import MOST_TIMES, SAMPLING
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES, PREDICTIONS

@@ -66,7 +66,7 @@ def _header(begin: bytes) -> Header:
 
 def name_of_images(held: dict[str, Header]) -> str | None:
     """The name of the images in a file with these headers, "" in an .npy file; None if no array can be meant."""
-    for name in ("", "images", "samples"):
+    for name in ("", "images", "samples", "arr_0"):  # the last is what NumPy calls arrays without a name
         if name in held:
             return name
     others = [name for name in held if name not in ("labels", "classes")]

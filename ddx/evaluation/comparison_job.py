@@ -13,15 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddx.config.evaluation import checked_settings
 from ddx.diffusion.catalogue import FIXED_VARIANCES, HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.reverse.trajectory import trajectory
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import bound_settings
-from ddx.evaluation.statistics_job import measure_trained
-from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.evaluation.statistics_job import measured_basis
+from ddx.evaluation.work import Parts, batch_size, begin, carry_out, open_split, output_folder, record_of
 from ddx.runs import trained
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
@@ -32,7 +31,6 @@ from ddx.sampling import measured
 
 NUM_STEPS = (10, 25, 50, 100)  # and all T
 TRAJECTORIES = ("even", "optimal")
-STATISTICS_EXAMPLES = 500  # of the training set, where the run has no statistics yet
 _WRITTEN = ("comparison.json", "comparison.md", "comparison.csv", "comparison.png", "comparison.npz")
 
 
@@ -70,7 +68,7 @@ def compare(workdir: str | Path, **settings: Any) -> Result:
     steps = _numbers(given["num_steps"], config.process.num_steps)
     clip = bound_settings(config, {"clip": given["clip"], "variance": "small"})["clip"]
     examples = open_split(source, given)
-    basis = _basis(work, clip)
+    basis = measured_basis(work, clip)
     variances = _variances(source, workdir, basis, clip)
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
     coordinates = measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", clip)["statistics"]
@@ -117,16 +115,6 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 
 
 _COORDINATES = {"dct": "frequency", "pixel": "pixel"}
-
-
-def _basis(work: Work, clip: bool) -> str:
-    """The basis of the run's statistics, that of frequencies if there are both; measures a run that has none."""
-    for basis in _COORDINATES:
-        if measured.exist(work.source, work.workdir, basis, clip):
-            return basis
-    given = {"clip": clip, "max_examples": STATISTICS_EXAMPLES, "data_dir": work.settings["data_dir"]}
-    print(measure_trained(work._replace(job="statistics", settings=checked_settings("statistics", given))), flush=True)
-    return "dct"
 
 
 def _variances(source: trained.Trained, workdir: Path, basis: str, clip: bool) -> dict[str, tuple[Process, VarianceFn]]:

@@ -1,4 +1,4 @@
-"""Evaluators by name: `ddx.config.evaluation.EVALUATORS` says in which file each is.
+"""Evaluators by name: `ddx.config.evaluators.EVALUATORS` says in which file each is.
 
 An evaluator is a job, which writes into a run's folder and resumes, a quick score of weights while they are trained,
 or both:
@@ -13,21 +13,23 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-from ddx.config.evaluation import EVALUATORS, job_of
+from ddx.config.evaluators import EVALUATORS, job_of
 from ddx.runs.job import Result
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names
 from ddx.runtime.paths import Path
 
 
-def evaluate(workdir: str | Path, metrics: tuple[str, ...] = ("bpd",), **settings: Any) -> Result:
+def evaluate(workdir: str | Path | None, metrics: tuple[str, ...] = ("bpd",), **settings: Any) -> Result:
     """Score the network of a run. An interrupted evaluation resumes when it is called again; a finished one is kept.
 
     Args:
-      workdir: folder of a training run.
-      metrics: "bpd", "rate_distortion" or both; or "statistics", as `measure`; or "comparison", as `compare`.
+      workdir: folder of a training run; None for "fd" of given images, whose `reference` and `out` are given too.
+      metrics: "bpd", "rate_distortion" or both; "fd" and its further metrics "fid", "is", "kid", "pr", "fd_infinity";
+        or one of "statistics", "comparison", "reference" and "quality".
       **settings: the job's own of `ddx.config.evaluation.EVALUATION`, such as split, max_examples, num_steps, variance,
-        seed or out. What is not given, or None, is the default that docs/evaluation.md tells.
+        seed or out; of jobs that draw also those of `ddx.config.sampling.SAMPLING`. What is not given, or None, is the
+        default that docs/evaluation.md tells.
 
     Returns:
       What was written, with the result as in the job's record; arrays() are the arrays of its .npz file.
@@ -45,7 +47,7 @@ def evaluate(workdir: str | Path, metrics: tuple[str, ...] = ("bpd",), **setting
 
 
 def score(name: str, source: Trained, split: str, examples: int, seed: int) -> Callable[[Any], dict[str, float]]:
-    """The quick score of an evaluator of `ddx.config.evaluation.SCORES`: a function of weights."""
+    """The quick score of an evaluator of `ddx.config.evaluators.SCORES`: a function of weights."""
     made: Callable[[Any], dict[str, float]] = pkgutil.resolve_name(EVALUATORS[name].score)(
         source, split, examples, seed
     )

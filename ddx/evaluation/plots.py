@@ -67,3 +67,29 @@ def comparison_png(path: Path, table: list[dict[str, Any]]) -> None:
     axes.legend(fontsize="small")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def quality_png(path: Path, table: list[dict[str, Any]], label: str) -> None:
+    """Distance and bits per dimension against network evaluations, a line for each walk.
+
+    Args:
+      path: of the PNG file.
+      table: rows with "walk", "evaluations", "fd" and "bits_per_dim", which may be None.
+      label: of the distance.
+    """
+    bounded = any(row["bits_per_dim"] is not None for row in table)
+    figure = Figure(figsize=(12 if bounded else 7, 5), layout="constrained")
+    panels = figure.subplots(1, 2 if bounded else 1, squeeze=False)[0]
+    for axes, column, name in zip(panels, ("fd", "bits_per_dim"), (label, "bits/dim"), strict=False):
+        for i, walk in enumerate(dict.fromkeys(row["walk"] for row in table)):
+            rows = [row for row in table if row["walk"] == walk and row[column] is not None]
+            x, y = [row["evaluations"] for row in rows], [row[column] for row in rows]
+            axes.plot(x, y, color=f"C{i}", marker=".", label=walk if rows else None)
+        axes.set(xscale="log", yscale="log", xlabel="network evaluations", ylabel=name)
+        axes.set_xticks(sorted({row["num_steps"] for row in table}), minor=False)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_formatter("")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.config.evaluation import checked_settings
 from ddx.data import Dataset
 from ddx.diffusion.bound import statistics as stats
 from ddx.diffusion.bound.terms import bound_rows, noise_at
@@ -27,6 +28,7 @@ from ddx.sampling import measured
 from ddx.sampling.generator import in_pieces
 from ddx.system import System
 
+STATISTICS_EXAMPLES = 500  # of the training set, for a job that needs statistics and finds none
 PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
 _MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
 
@@ -85,6 +87,19 @@ def measure_trained(work: Work) -> Result:
         finish=lambda job: _finish(out / "statistics.npz", job, system, count),
         tell=tell,
     )
+
+
+def measured_basis(work: Work, clip: bool) -> str:
+    """The basis of the run's statistics, "dct" if there are both; measures, in short, a run that has none.
+
+    It is for another evaluator's job, with its network, and says so.
+    """
+    for basis in ("dct", "pixel"):
+        if measured.exist(work.source, work.workdir, basis, clip):
+            return basis
+    given = {"clip": clip, "max_examples": STATISTICS_EXAMPLES, "data_dir": work.settings["data_dir"]}
+    print(measure_trained(work._replace(job="statistics", settings=checked_settings("statistics", given))), flush=True)
+    return "dct"
 
 
 def _parts(

@@ -100,8 +100,10 @@ def carry_out(
     parts: Callable[[int, frozenset[int]], Parts],
     finish: Callable[[Job], dict[str, Any]],
     tell: Callable[[dict[str, Any]], str],
+    more: Callable[[Job, dict[str, Any]], dict[str, Any]] = lambda job, result: result,
     pictures: tuple[str, ...] = (),
     draw: Callable[[], None] = lambda: None,
+    fixed: bool = False,
 ) -> Result:
     """Work through the parts that are left of a job, and put them together. A finished job changes nothing.
 
@@ -115,14 +117,16 @@ def carry_out(
       parts: (size, the starts of the parts that are done) -> the parts that are left.
       finish: puts all parts together and writes `files`; returns the result, with the checksum of the arrays.
       tell: the result in words.
+      more: adds to a result what is asked for and not in it yet.
       pictures: files that `draw` makes of a finished job.
       draw: called when one of them is missing.
+      fixed: whether a job that was begun with parts of another size is refused instead.
 
     Raises:
       ConfigError: the folder holds another job, or another process works there.
     """
     with working(out):
-        held = Job(out, job, record, total, size)
+        held = Job(out, job, record, total, size, fixed)
         result = held.result(f"{job}.npz", *files)
         wrote = result is None
         if result is None:
@@ -130,6 +134,9 @@ def carry_out(
                 held.write(start, **part)
                 del part  # perhaps hundreds of megabytes: only one is in memory
             result = hosts.agreed(lambda: finish(held))
+        before: dict[str, Any] = result
+        result = hosts.agreed(lambda: more(held, before))
+        wrote = wrote or result != before
 
         def complete() -> bool:
             """Whether pictures were missing."""

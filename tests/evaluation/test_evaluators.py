@@ -8,6 +8,7 @@ import pytest
 
 import ddx
 from ddx.config import evaluation as catalogue
+from ddx.config.evaluators import EVALUATORS, Evaluator
 from ddx.evaluation import evaluate, evaluators
 from ddx.runs import trained
 from ddx.runs.job import Result
@@ -17,11 +18,11 @@ GIVEN = {"split": "test", "max_examples": 3, "seed": 1}
 
 
 def test_what_the_catalogue_names_exists():
-    for evaluator in catalogue.EVALUATORS.values():
+    for evaluator in EVALUATORS.values():
         functions = [name for name in (evaluator.job, evaluator.score) if name]
         assert functions and all(callable(pkgutil.resolve_name(name)) for name in functions)
     for name, row in catalogue.EVALUATION.items():
-        assert set(row.several) <= set(row.jobs) <= set(catalogue.EVALUATORS), name
+        assert set(row.several) <= set(row.jobs) <= set(EVALUATORS), name
         if row.default is not None:
             assert row.checked(name, row.default) == row.default and row.kind is type(row.default), name
 
@@ -30,8 +31,8 @@ def test_what_the_catalogue_names_exists():
     ("job", "given", "message"),
     [
         ("bpd", {"num_step": None}, "unknown setting num_step. Did you mean num_steps?"),
-        ("statistics", {"eta": 0.5}, "eta is of bpd, not statistics. Leave out --eta"),
-        ("comparison", {"variance": "small"}, "variance is of bpd, not comparison. Leave out --variance"),
+        ("statistics", {"eta": 0.5}, "eta is of bpd and fd, not statistics. Leave out --eta"),
+        ("comparison", {"variance": "small"}, "variance is of bpd and fd, not comparison. Leave out --variance"),
         ("bpd", {"variance": "tiny"}, "variance='tiny' must be one of: small, large"),
         ("bpd", {"seed": "1"}, "seed='1' must be an int, such as 0"),
         ("bpd", {"step": True}, "step=True must be an int"),
@@ -65,8 +66,8 @@ def size(monkeypatch):
     monkeypatch.setitem(sys.modules, file.__name__, file)
 
     def named(**functions):
-        row = catalogue.Evaluator("whether classes are told", **functions)
-        monkeypatch.setitem(catalogue.EVALUATORS, "size", row)
+        row = Evaluator("whether classes are told", **functions)
+        monkeypatch.setitem(EVALUATORS, "size", row)
 
     return named
 

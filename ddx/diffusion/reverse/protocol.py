@@ -53,6 +53,7 @@ class Solver(NamedTuple):
       any_eta: whether it takes steps of any eta; if not, of eta = 0 only.
       needs_noise: whether it adds noise whatever eta is, so that there must be a key or noise.
       all_times: whether it takes steps from t to t - 1 only.
+      evaluations: of the network in each step but the last one, which has one.
     """
 
     init: Callable[[Coordinates], Memory]
@@ -62,6 +63,7 @@ class Solver(NamedTuple):
     any_eta: bool = True
     needs_noise: bool = False
     all_times: bool = False
+    evaluations: int = 1
 
     def check(self, times: Trajectory) -> None:
         """Refuse, with a ValueError, times between which the solver takes no step."""

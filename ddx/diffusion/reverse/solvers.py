@@ -54,7 +54,7 @@ def heun() -> Solver:
 
         return jax.lax.cond(jnp.all(row.last == 0), corrected, lambda: end), memory, d
 
-    return Solver(no_memory, step, "heun", any_eta=False)
+    return Solver(no_memory, step, "heun", any_eta=False, evaluations=2)
 
 
 def dpmpp_2m() -> Solver:

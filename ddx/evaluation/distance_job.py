@@ -80,9 +80,14 @@ def score_samples(workdir: str | Path | None = None, **settings: Any) -> Result:
     """
     asked = tuple(name for name in _ALSO if settings.pop(name, False))
     how = checked_settings("fd", settings)
-    work = _begin(workdir, how)
-    images = None if how["samples"] is None else open_images(how["samples"], "samples")
+    for name, value in reference_job.settings_of(how["reference"]).items():
+        how[name] = how[name] or value
     _check_not_drawn(how)
+    work = _begin(workdir, how)
+    channels = 0 if work is None else work.source.system.image_shape[-1]
+    images = None
+    if how["samples"] is not None:
+        images = open_images(how["samples"], "samples", channels if channels in (1, 3) else 0)
     if images is not None:
         shape = images.image_shape
     else:

@@ -47,8 +47,8 @@ def extractor(how: Mapping[str, Any], name: str) -> Extractor:
     return features.load(name, how["protocol"], how["feature_weights"])
 
 
-def open_images(path: Path, setting: str) -> Dataset:
-    """Images that a user names, as they are: a folder of pictures, or a NumPy file.
+def open_images(path: Path, setting: str, channels: int = 0) -> Dataset:
+    """Images that a user names: a folder of pictures, which are brought to 1 or 3 `channels`, or a NumPy file.
 
     Raises:
       DataError: there are none, they differ in shape, or they cannot be read.
@@ -56,7 +56,7 @@ def open_images(path: Path, setting: str) -> Dataset:
     kind = "array" if path.suffix in SUFFIXES else "folder"
     if kind == "folder" and not storage.is_dir(path):
         raise DataError(f"--{setting}={path} is no folder, no .npy and no .npz file. Name images")
-    return ddx.data.load(kind, split="all", directory=str(path))
+    return ddx.data.load(kind, split="all", directory=str(path), channels=channels if kind == "folder" else 0)
 
 
 class FeatureSet(NamedTuple):
@@ -105,7 +105,7 @@ class Extraction:
     def of_dataset(
         self, data: Dataset, examples: np.ndarray, size: int, done: frozenset[int]
     ) -> Iterator[tuple[int, FeatureSet]]:
-        """The features of examples of a data set in parts of `size`, with the start of each; those done are left out."""
+        """The features of examples of a data set in parts of `size`, with their starts; parts in `done` are left out."""
         left = [start for start in range(0, len(examples), size) if start not in done]
         before = len(examples) - sum(len(examples[start : start + size]) for start in left)
         with Progress("features", len(examples), before, unit="image") as progress:

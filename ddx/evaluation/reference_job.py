@@ -142,6 +142,12 @@ def _finish(path: Path, job: Job) -> dict[str, Any]:
     return result
 
 
+def settings_of(path: Path | None) -> dict[str, Any]:
+    """The network and the protocol that a folder of `make_reference` was made with; empty for anything else."""
+    record = read_record(path / "reference.json") if path is not None and storage.is_dir(path) else {}
+    return {"features": record.get("network"), "protocol": record.get("protocol")} if record else {}
+
+
 def read(path: Path, network: Extractor) -> Reference:
     """The reference in a folder that `extract` wrote.
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from ddx.features.networks import NETWORKS, FeatureNetwork
 
 if TYPE_CHECKING:
-    from ddx.features.convert import convert as convert
+    from ddx.features.conversion import convert as convert
     from ddx.features.extractor import Extractor as Extractor
     from ddx.features.extractor import load as load
 
 _HOME = {
     "load": "ddx.features.extractor",
     "Extractor": "ddx.features.extractor",
-    "convert": "ddx.features.convert",
+    "convert": "ddx.features.conversion",
 }
 
 __all__ = ["NETWORKS", "Extractor", "FeatureNetwork", "convert", "load"]

@@ -44,11 +44,11 @@ def load(name: str, protocol: str | None = None, weights: str | Path | None = No
     Args:
       name: a key of `ddx.features.NETWORKS`.
       protocol: how images are brought to it, one of its `protocols`; None for the first.
-      weights: the file that `launch.convert --from=NAME` wrote, local or gs://; None for the place where it writes by
-        default, or for the weights that ship with ddx.
+      weights: the file that `launch.convert --from=NAME` or, of "digits", `launch.features` wrote, local or gs://; None
+        for the weights that ship with ddx, or else for the place where launch.convert writes by default.
 
     Raises:
-      ConfigError: the name or the protocol is unknown, or `weights` are given for a network that ships with its own.
+      ConfigError: the name or the protocol is unknown.
       DataError: there are no weights; the message has the commands that bring them.
       CheckpointError: the file is damaged, or of another network.
     """
@@ -59,7 +59,7 @@ def load(name: str, protocol: str | None = None, weights: str | Path | None = No
     path, digest = weights_lib.find(network, weights)
     plug = plug_of(name)
     params = fill(plug, Source(weights_lib.read(path, network), path))
-    return Extractor(network, protocol, digest, params, _apply(name, protocol))
+    return Extractor(network, protocol, digest, params, apply_of(name, protocol))
 
 
 def named(name: str) -> FeatureNetwork:
@@ -80,8 +80,14 @@ def plug_of(name: str) -> Plug:
     return importlib.import_module(f"ddx.features.{name}").PLUG
 
 
+def in_colour(images: jax.Array) -> jax.Array:
+    """Images (B, H, W, 1) or (B, H, W, 3) of uint8 as float32 (B, H, W, 3): grey thrice, as published scores do."""
+    return jnp.broadcast_to(images, (*images.shape[:3], 3)).astype(jnp.float32)
+
+
 @functools.cache
-def _apply(name: str, protocol: str) -> Apply:
+def apply_of(name: str, protocol: str) -> Apply:
+    """The function `apply` of an `Extractor`."""
     plug = plug_of(name)
 
     def apply(params: Any, images: jax.Array) -> dict[str, jax.Array]:
@@ -91,9 +97,7 @@ def _apply(name: str, protocol: str) -> Apply:
                 f"{name} takes images (B, H, W, 1) or (B, H, W, 3) of uint8, not {images.shape} of {images.dtype}."
                 " Convert them: grey or RGB, from 0 to 255"
             )
-        if images.shape[-1] == 1:
-            images = jnp.repeat(images, 3, axis=-1)
-        taken = plug.preprocess(images.astype(jnp.float32), protocol)
+        taken = plug.preprocess(in_colour(images), protocol)
         found: Any = plug.model.apply({"params": params}, taken)
         return found
 

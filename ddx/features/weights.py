@@ -9,7 +9,7 @@ import pathlib
 
 from ddx.features.networks import FeatureNetwork
 from ddx.runtime import cache, storage
-from ddx.runtime.errors import CheckpointError, ConfigError, DataError, telling_line
+from ddx.runtime.errors import CheckpointError, DataError, telling_line
 from ddx.runtime.paths import Path, user_path
 from ddx.runtime.tensors import SAFETENSORS, Tensors, metadata
 from ddx.runtime.tensors import read as read_tensors
@@ -28,20 +28,19 @@ def find(network: FeatureNetwork, given: str | Path | None) -> tuple[Path, str]:
       given: the file, or None for the one that ships or the one in the cache.
 
     Raises:
-      ConfigError: a file is given for a network that ships with its weights.
       DataError: there is none, it cannot be read, or the one that ships is damaged.
     """
-    if not network.is_shipped:
-        path = cached(network) if given is None else user_path(given, "weights")
-        if not storage.is_file(path):
-            raise DataError(f"there are no weights of {network.name} in {path}. {remedy(network, given)}")
-        return path, sha256(path)
-    if given is not None:
-        raise ConfigError(f"{network.name} ships with its weights. Leave out weights={given}")
-    path = _SHIPPED / f"{network.name}.safetensors"
-    if not storage.is_file(path) or (digest := sha256(path)) != network.sha256:
-        raise DataError(f"{path} is not as it was shipped. Install ddx again")
-    return path, digest
+    path: Path
+    if given is None and network.is_shipped:
+        path = _SHIPPED / f"{network.name}{SAFETENSORS}"
+        if not storage.is_file(path) or (digest := sha256(path)) != network.sha256:
+            raise DataError(f"{path} is not as it was shipped. Install ddx again")
+        return path, digest
+    path = cached(network) if given is None else user_path(given, "weights")
+    if not storage.is_file(path):
+        how = f"Leave out weights={given}" if network.is_shipped else remedy(network, given)
+        raise DataError(f"there are no weights of {network.name} in {path}. {how}")
+    return path, sha256(path)
 
 
 def remedy(network: FeatureNetwork, out: str | Path | None = None) -> str:
@@ -69,20 +68,18 @@ def cached(network: FeatureNetwork) -> pathlib.Path:
 
 
 def read(path: Path, network: FeatureNetwork) -> Tensors:
-    """The tensors in a file that ships, which `find` has checked, or that `ddx.features.convert` wrote.
+    """The tensors in a file that ddx wrote for a network.
 
     Raises:
       CheckpointError: it is damaged, of another network, or of another code.
     """
-    if not network.is_shipped:
-        said = metadata(path).get(NETWORK) if path.suffix == SAFETENSORS else None
-        if said is None:
-            raise CheckpointError(
-                f"{path} was not written by launch.convert. Run python -m launch.convert --from={network.name}"
-                f" --source={path} and use the file that it writes"
-            )
-        if said != network.name:
-            raise CheckpointError(f"{path} has the weights of {said}, not of {network.name}. Name another file")
+    said = metadata(path).get(NETWORK) if path.suffix == SAFETENSORS else None
+    if said is None:
+        convert = f"Run python -m launch.convert --from={network.name} --source={path} and use the file that it writes"
+        how = "Leave it out, or name another" if network.is_shipped else convert
+        raise CheckpointError(f"{path} was not written by ddx for a feature network. {how}")
+    if said != network.name:
+        raise CheckpointError(f"{path} has the weights of {said}, not of {network.name}. Name another file")
     return read_tensors(path)
 
 

@@ -21,7 +21,7 @@ def test_a_constant_stays_what_it_is_and_nothing_moves_at_the_same_size(method, 
 
 
 @pytest.mark.parametrize(("method", "theirs"), [("linear_antialiased", "linear"), ("cubic_antialiased", "cubic")])
-@pytest.mark.parametrize(("size", "to"), SIZES)
+@pytest.mark.parametrize(("size", "to"), [(32, 299), (37, 16), (300, 299)])
 def test_antialiased_methods_are_jax_own(method, theirs, size, to):
     images = np.random.default_rng(0).uniform(0, 255, (2, size, size + 3, 3)).astype(np.float32)
     wanted = jax.image.resize(images, (2, to, to, 3), theirs, precision=jax.lax.Precision.HIGHEST)

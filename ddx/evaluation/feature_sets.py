@@ -105,7 +105,7 @@ class Extraction:
     def of_dataset(
         self, data: Dataset, examples: np.ndarray, size: int, done: frozenset[int]
     ) -> Iterator[tuple[int, FeatureSet]]:
-        """The features of examples of a data set in parts of `size`, with their starts; parts in `done` are left out."""
+        """The features of examples of a data set in parts of `size`, with their starts; without those in `done`."""
         left = [start for start in range(0, len(examples), size) if start not in done]
         before = len(examples) - sum(len(examples[start : start + size]) for start in left)
         with Progress("features", len(examples), before, unit="image") as progress:

@@ -38,7 +38,7 @@ MAY_IMPORT = {
     },
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation", "interop"},
     "interop": {"diffusion", "models", "runtime", "config", "runs", "system"},
-    "compiling": {"evaluation", "runtime", "config", "data", "system", "sampling", "training"},
+    "compiling": {"evaluation", "features", "runtime", "config", "data", "system", "sampling", "training"},
     "cli": {"catalogue", "runtime", "config", "features", "sampling", "training", "evaluation", "interop", "compiling"},
     "launch": set(),
     "configs": {"config", "runtime"},

@@ -1,6 +1,6 @@
 """Compile a config for a TPU that need not be there: does it fit, and how fast is it.
 
-python -m launch.compile --config=ddpm_cifar10 --topology=v3:2x2 [--what=train,sample,evaluate] [--json=FILE]
+python -m launch.compile --config=ddpm_cifar10 --topology=v3:2x2 [--what=train,sample,evaluate,fid] [--json=FILE]
 python -m launch.compile --shipped --json=FILE [--what=train,sample]     a table of all shipped configs; hours
 
 It runs on any Linux machine with the extra tpu-compile, for some minutes. The numbers are the compiler's estimates.
@@ -20,7 +20,7 @@ TOPOLOGY = flags.DEFINE_string(
     "topology", "v3:2x2", "Chip and arrangement of a slice: v3:2x2 is a v3-8, v5e:2x4 a v5e-8."
 )
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.")
-WHAT = flags.DEFINE_list("what", ["train", "sample"], "Programs to compile: train, sample, evaluate.")
+WHAT = flags.DEFINE_list("what", ["train", "sample"], "Programs to compile: train, sample, evaluate, fid.")
 IMAGE_SHAPE = flags.DEFINE_list("image_shape", None, "Shape H,W,C of the images, where TFDS does not tell it.")
 NUM_CLASSES = flags.DEFINE_integer("num_classes", None, "Number of classes, where TFDS does not tell it.")
 SHIPPED = flags.DEFINE_bool(

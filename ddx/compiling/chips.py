@@ -33,7 +33,7 @@ CHIPS = {
 }
 
 
-WHAT = ("train", "sample", "evaluate")  # programs
+WHAT = ("train", "sample", "evaluate", "fid")  # programs
 
 
 class Machine(NamedTuple):

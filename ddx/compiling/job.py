@@ -110,6 +110,7 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = operations(text)
     cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if each.is_once)
+    once *= once < cycles  # a program without a loop is called for each step
     seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0)
     taken = {
         "arguments": memory.argument_size_in_bytes,

@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from ddx import features
 from ddx.evaluation.bound import Bound, variational
+from ddx.evaluation.feature_sets import at_once, program
 from ddx.evaluation.settings import bound_settings, default_variance
+from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import make_sampler
@@ -37,10 +41,20 @@ def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes:
     )
 
 
+def fid(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    """A batch of Inception's features, as `launch.evaluate --metrics=fid` extracts them from samples."""
+    if image_shape[-1] not in (1, 3):
+        raise ConfigError(f"Inception takes 1 or 3 channels, not {image_shape[-1]}. Leave fid out of --what")
+    apply, params = features.described("inception")
+    batch = np.zeros((at_once(), *image_shape), np.uint8)
+    return program(apply).lower(params, parallel.split_batch(batch))
+
+
 PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Any]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,
+    "fid": fid,
 }
 
 

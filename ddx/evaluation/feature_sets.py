@@ -1,6 +1,6 @@
 """Features of images: of a data set, of given images, of samples as they are drawn."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,13 +76,18 @@ def at_once() -> int:
     return _AT_ONCE * len(devices.own())
 
 
+def program(apply: Callable[..., Any]) -> parallel.OnDevices:
+    """What a network of features says of a batch that is split between the devices of this host."""
+    return parallel.over_batch(apply, shared=1, split=1)
+
+
 class Extraction:
     """A network of features on all devices of this host; compiled once for images of one shape."""
 
     def __init__(self, extractor: Extractor) -> None:
         """Bring the weights to the devices."""
         self._params = parallel.replicate(extractor.params)
-        self._call = parallel.over_batch(extractor.apply, shared=1, split=1)
+        self._call = program(extractor.apply)
 
     def __call__(self, images: np.ndarray) -> FeatureSet:
         """The features of images, (N, H, W, C) uint8.

@@ -11,15 +11,17 @@ from ddx.features.networks import NETWORKS, FeatureNetwork
 if TYPE_CHECKING:
     from ddx.features.conversion import convert as convert
     from ddx.features.extractor import Extractor as Extractor
+    from ddx.features.extractor import described as described
     from ddx.features.extractor import load as load
 
 _HOME = {
     "load": "ddx.features.extractor",
     "Extractor": "ddx.features.extractor",
     "convert": "ddx.features.conversion",
+    "described": "ddx.features.extractor",
 }
 
-__all__ = ["NETWORKS", "Extractor", "FeatureNetwork", "convert", "load"]
+__all__ = ["NETWORKS", "Extractor", "FeatureNetwork", "convert", "described", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ddx.features import weights as weights_lib
 from ddx.features.networks import NETWORKS, FeatureNetwork
-from ddx.features.plug import Plug, Source, fill
+from ddx.features.plug import Plug, Source, fill, shapes
 from ddx.runtime.errors import ConfigError, did_you_mean
 from ddx.runtime.paths import Path
 
@@ -60,6 +60,11 @@ def load(name: str, protocol: str | None = None, weights: str | Path | None = No
     plug = plug_of(name)
     params = fill(plug, Source(weights_lib.read(path, network), path))
     return Extractor(network, protocol, digest, params, apply_of(name, protocol))
+
+
+def described(name: str, protocol: str | None = None) -> tuple[Apply, Any]:
+    """`apply` of a network, and the shapes of the parameters that it takes: enough to compile it without weights."""
+    return apply_of(name, protocol or named(name).protocols[0]), shapes(plug_of(name))
 
 
 def named(name: str) -> FeatureNetwork:

@@ -66,6 +66,19 @@ def optimise(request):
     jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0")
 
 
+@pytest.fixture(autouse=True)
+def own_programs(request):
+    """A test that changes what is compiled neither takes a program that another test has made nor leaves its own."""
+
+    def forget():
+        if "monkeypatch" in request.fixturenames and "ddx.training.program" in sys.modules:
+            sys.modules["ddx.training.program"]._kept.clear()
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.fixture(scope="session")
 def server():
     """Buckets on this machine."""
@@ -149,9 +162,11 @@ def in_fives(tiny_config, made_once):
 
 
 @pytest.fixture
-def no_pictures(monkeypatch):
+def no_pictures():
     """For runs whose pictures no test looks at: their sampler need not be compiled."""
-    monkeypatch.setattr("ddx.training.watch.Watch.draw", lambda *_: None)
+    with pytest.MonkeyPatch.context() as patch:  # not the fixture: the programs of training are as they are
+        patch.setattr("ddx.training.watch.Watch.draw", lambda *_: None)
+        yield
 
 
 @pytest.fixture

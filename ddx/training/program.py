@@ -1,6 +1,6 @@
 """What training compiles: calls of a few steps on all devices, and the state that they begin with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +8,11 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
+from ddx.config.keys import CHANGEABLE, CHANGEABLE_GROUPS
+from ddx.config.values import flatten
 from ddx.diffusion.objective.time_samplers import TimeSampler
 from ddx.runtime import devices, parallel, parts
+from ddx.runtime.storage import digest
 from ddx.system import System, joined, make_system, make_time_sampler
 from ddx.training.pace import steps_per_call
 from ddx.training.state import TrainState, init_state, make_optimizer
@@ -88,7 +91,29 @@ def step_of(config: ConfigDict, system: System, times: TimeSampler, optimizer: o
 
 
 def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
-    """The training of a config on images of shape (H, W, C)."""
+    """The training of a config on images of shape (H, W, C).
+
+    The last few of a process are kept: a run that was stopped in a notebook resumes without compiling again.
+    """
+    deciding = {
+        name: value
+        for name, value in flatten(config).items()
+        if name not in CHANGEABLE and not name.startswith((*CHANGEABLE_GROUPS, "user"))
+    }
+    key = (digest(deciding), image_shape, num_classes, devices.every())
+    kept = _kept.pop(key, None) or _make(config, image_shape, num_classes)
+    _kept[key] = kept  # the newest is the last
+    while len(_kept) > _MOST_KEPT:
+        del _kept[next(iter(_kept))]
+    system = make_system(config, image_shape, num_classes)
+    return kept._replace(system=system, per_call=steps_per_call(config, image_shape))
+
+
+_kept: dict[Hashable, Program] = {}
+_MOST_KEPT = 4
+
+
+def _make(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     system, times, t = make_system(config, image_shape, num_classes), make_time_sampler(config), config.train
     optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
     step = step_of(config, system, times, optimizer)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ddx import data, features
+from ddx.evaluation.feature_sets import Extraction
 from ddx.runtime import devices, parallel, parts
 from ddx.runtime.errors import ConfigError
 
@@ -84,3 +86,11 @@ def test_an_indivisible_batch_is_refused_with_the_nearest_that_fit():
         devices.check_divisible(100)
     with pytest.raises(ConfigError, match=r"Use 16$"):
         devices.check_divisible(8, 2)
+
+
+def test_features_of_eight_devices_are_those_of_one():
+    images = data.load("digits").read(np.arange(37))["image"]  # no multiple of eight
+    network = features.load("digits")
+    together, alone = Extraction(network)(images), jax.jit(network.apply)(network.params, images)
+    np.testing.assert_allclose(together.features, alone["features"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together.logits, alone["logits"], rtol=1e-5, atol=1e-5)

@@ -59,6 +59,8 @@ def test_without_weights_the_message_has_the_two_commands_that_bring_them(name, 
     assert f"{network.source} and then: python -m launch.convert --from={name} --source=" in message
     with pytest.raises(DataError, match=r"--source=[^ ]+ --out=mine.safetensors"):
         features.load(name, weights="mine.safetensors")
+    with pytest.raises(DataError, match=f"Name the .safetensors file that .* --from={name} writes"):
+        features.load(name, weights=home)
 
 
 @pytest.mark.parametrize("of", ["dinov2", "clip"])

@@ -2,8 +2,8 @@
 
     python -m launch.features --config=features_digits --out=digits.safetensors
 
-Of the config, data.name, data.split, data.dir, seed, and num_steps, batch_size, learning_rate and warmup_steps of train
-count; the weights that ship with ddx are made by it as it stands.
+Of the config, the images of data, seed and, of train, num_steps, batch_size, learning_rate and warmup_steps count; the
+weights that ship with ddx are made by it as it stands.
 """
 
 from ddx.config import default_config

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import ddx
+from ddx import features
 from ddx.config import files
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError, DdxError
 
@@ -176,6 +177,15 @@ def test_prepared_data_sets_run_no_code(payload, tmp_path):
     with pytest.raises(DdxError) as error:
         ddx.data.load("mine", directory=str(tmp_path / "sets"))
     assert is_one_line(error.value, 2, 4)
+
+
+def test_weights_of_feature_networks_run_no_code(payload, tmp_path):
+    with pytest.raises(DdxError) as error:
+        features.convert("clip", payload, tmp_path / "x.safetensors")
+    assert is_one_line(error.value, 2, 3)
+    with pytest.raises(DdxError) as error:
+        features.load("digits", weights=payload)
+    assert is_one_line(error.value, 3)
 
 
 def test_a_saved_config_runs_no_code(payload, tmp_path):

@@ -74,9 +74,8 @@ def named(name: str) -> FeatureNetwork:
       ConfigError: there is none of this name.
     """
     if name not in NETWORKS:
-        raise ConfigError(
-            f"feature network {name!r} is unknown. {did_you_mean(name, NETWORKS)}Choose one of: {', '.join(NETWORKS)}"
-        )
+        meant = did_you_mean(str(name), NETWORKS)
+        raise ConfigError(f"feature network {name!r} is unknown. {meant}Choose one of: {', '.join(NETWORKS)}")
     return NETWORKS[name]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.features.layers import ConvNorm, conv_norm, dense_array
+from ddx.features.layers import ConvNorm, conv_norm, dense, dense_array
 from ddx.features.plug import Keys, Plug, Source
 from ddx.features.resize import resize
 
@@ -133,8 +133,7 @@ class Inception(nn.Module):
         x = _BlockE(False, name="Mixed_7b")(x)
         x = _BlockE(True, name="Mixed_7c")(x)
         features = x.mean((1, 2))
-        classes = nn.Dense(1008, use_bias=False, precision=jax.lax.Precision.HIGHEST, name="fc")
-        unbiased = classes(features)
+        unbiased = dense(self, features, 1008, "fc", bias=False)
         bias = self.param("fc_bias", nn.initializers.zeros, (1008,))
         return {"features": features, "logits": unbiased + bias, "logits_unbiased": unbiased}
 

@@ -16,26 +16,6 @@ Keys = tuple[str, ...]
 """The path of an array in the tree of parameters, such as ("Mixed_5b", "branch1x1", "kernel")."""
 
 
-class Plug(NamedTuple):
-    """A feature network.
-
-    Attributes:
-      model: called with images as `preprocess` returns them; {"features": (B, D)}, and "logits" (B, K) if it has any.
-      preprocess: (B, H, W, 3) float32 in [0, 255] and a protocol, to what the model takes. Shapes are static, so it may
-        build matrices from them on the host.
-      array: the array at a path of the model's parameters, from the tensors of the code that trained it.
-      side: height and width that the model takes, and `channels`.
-      without: pattern of the names of tensors that a source has and the network does not need.
-    """
-
-    model: nn.Module
-    preprocess: Callable[[jax.Array, str], jax.Array]
-    array: "Callable[[Keys, Source], np.ndarray]"
-    side: int
-    channels: int = 3
-    without: str = ""
-
-
 class Source:
     """The tensors of a file, each checked when it is taken.
 
@@ -85,6 +65,26 @@ class Source:
             raise CheckpointError(
                 f"{self._where} has a tensor {min(left, key=str)}{more} that no part of its network takes. {_OTHER}"
             )
+
+
+class Plug(NamedTuple):
+    """A feature network.
+
+    Attributes:
+      model: called with images as `preprocess` returns them; {"features": (B, D)}, and "logits" (B, K) if it has any.
+      preprocess: (B, H, W, 3) float32 in [0, 255] and a protocol, to what the model takes. Shapes are static, so it may
+        build matrices from them on the host.
+      array: the array at a path of the model's parameters, from the tensors of the code that trained it.
+      side: height and width that the model takes, and `channels`.
+      without: pattern of the names of tensors that a source has and the network does not need.
+    """
+
+    model: nn.Module
+    preprocess: Callable[[jax.Array, str], jax.Array]
+    array: Callable[[Keys, Source], np.ndarray]
+    side: int
+    channels: int = 3
+    without: str = ""
 
 
 _OTHER = "Use the weights of this very network"

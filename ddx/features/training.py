@@ -35,8 +35,8 @@ def train(config: ConfigDict, out: str | Path) -> Result:
     Adam with cosine decay on cross-entropy, with images shifted by up to a pixel of the 8 x 8 that the network takes.
 
     Args:
-      config: of which data.name, data.split, data.dir, train.num_steps, train.batch_size, train.learning_rate,
-        train.warmup_steps and seed count.
+      config: of which the images of data, seed and, of train, num_steps, batch_size, learning_rate and warmup_steps
+        count.
       out: the .safetensors file to write.
 
     Returns:
@@ -69,7 +69,10 @@ def train(config: ConfigDict, out: str | Path) -> Result:
 
 
 def _classes_of(c: ConfigDict, split: str) -> ddx.data.Dataset:
-    data = ddx.data.load(c.data.name, split=split, directory=c.data.dir)
+    d = c.data
+    data = ddx.data.load(
+        d.name, split=split, directory=d.dir, image_size=d.image_size, channels=d.channels, crop=tuple(d.crop)
+    )
     if data.num_classes != CLASSES or data.image_shape[-1] not in (1, 3):
         raise ConfigError(
             f"{data.name} has {data.num_classes} classes and {data.image_shape[-1]} channels; the network is for"

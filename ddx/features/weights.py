@@ -38,9 +38,17 @@ def find(network: FeatureNetwork, given: str | Path | None) -> tuple[Path, str]:
         return path, digest
     path = cached(network) if given is None else user_path(given, "weights")
     if not storage.is_file(path):
-        how = f"Leave out weights={given}" if network.is_shipped else remedy(network, given)
-        raise DataError(f"there are no weights of {network.name} in {path}. {how}")
+        raise DataError(f"there are no weights of {network.name} in {path}. {_how(network, path, given)}")
     return path, sha256(path)
+
+
+def _how(network: FeatureNetwork, path: Path, given: str | Path | None) -> str:
+    """What to do where there is no file."""
+    if network.is_shipped:
+        return "Leave it out: ddx has weights of its own"
+    if path.suffix != SAFETENSORS:
+        return f"Name the {SAFETENSORS} file that python -m launch.convert --from={network.name} writes"
+    return remedy(network, given)
 
 
 def remedy(network: FeatureNetwork, out: str | Path | None = None) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import ddx
 from ddx import features
-from ddx.features import clip, conversion, dinov2, extractor, vit
+from ddx.features import conversion, extractor
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError, DdxError
 from ddx.runtime.tensors import metadata
 from tests.features import weights
@@ -31,12 +31,8 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def small(monkeypatch):
     """The transformers, small ones, of which one also stands for Inception."""
-    model = vit.ViT(weights.WIDTH, weights.DEPTH, weights.HEADS)
-    plugs = {
-        "inception": dinov2.PLUG._replace(model=dinov2.Dinov2(model)),
-        "dinov2": dinov2.PLUG._replace(model=dinov2.Dinov2(model)),
-        "clip": clip.PLUG._replace(model=clip.Clip(model.clone(epsilon=1e-5, is_clip=True), weights.PROJECTED)),
-    }
+    plugs = weights.small_plugs()
+    plugs["inception"] = plugs["dinov2"]
     for module in (extractor, conversion):
         monkeypatch.setattr(module, "plug_of", plugs.__getitem__)
     extractor.apply_of.cache_clear()
@@ -63,6 +59,8 @@ def test_without_weights_the_message_has_the_two_commands_that_bring_them(name, 
     assert f"{network.source} and then: python -m launch.convert --from={name} --source=" in message
     with pytest.raises(DataError, match=r"--source=[^ ]+ --out=mine.safetensors"):
         features.load(name, weights="mine.safetensors")
+    with pytest.raises(DataError, match=f"Name the .safetensors file that .* --from={name} writes"):
+        features.load(name, weights=home)
 
 
 @pytest.mark.parametrize("of", ["dinov2", "clip"])

@@ -35,6 +35,16 @@ def inception():
 WIDTH, DEPTH, HEADS, PROJECTED = 24, 2, 3, 10
 
 
+def small_plugs():
+    """DINOv2 and CLIP as they are, but small."""
+    plugs = {name: plug_of(name) for name in ("dinov2", "clip")}
+    found = {}
+    for name, own in plugs.items():
+        vit = own.model.vit.clone(width=WIDTH, depth=DEPTH, heads=HEADS)
+        found[name] = own._replace(model=own.model.clone(vit=vit))
+    return found | {"clip": found["clip"]._replace(model=found["clip"].model.clone(num_features=PROJECTED))}
+
+
 def dinov2_hub():
     """Tensors named as in torch.hub's dinov2_vitl14, of a small one, with embeddings of 37 x 37 patches."""
     shapes = {

@@ -9,8 +9,9 @@ does not say whether it is for SN-DPM or for NPR-DPM.
 from collections.abc import Mapping
 from typing import Any
 
-from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE, Told, chosen, published_as, recognised
+from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE, Told, chosen, published_as, published_name, recognised
 from ddx.interop.found import Found
+from ddx.interop.shapes import shape_of
 from ddx.runtime import folders, storage
 from ddx.runtime.errors import CheckpointError, ConfigError, shown
 from ddx.runtime.paths import Path
@@ -37,7 +38,15 @@ def find(source: Path, told: Told) -> Found:
     tensors = _states(read(path), path, told.weights)
     if any(name.removeprefix("module.").startswith("all_modules.") for name in tensors):
         raise ConfigError(f"{path} is of an NCSN++ of score_sde, which ddx has not. Convert another network")
-    return recognised(tensors, path, told, _LIKE_DDIM if "conv_in.weight" in tensors else _LIKE_IDDPM)
+    code = _LIKE_DDIM if "conv_in.weight" in tensors else _LIKE_IDDPM
+    found = recognised(tensors, path, told, code)
+    if published_name(shape_of(tensors, code.family, path), code) == "analytic_cifar10":
+        if not found.config.process.first_time:
+            raise ConfigError(
+                f"{path} is a network of Analytic-DPM's own, which are told times from 1. Pass"
+                f" --config={_CIFAR10[0]}, or --config.process.first_time=1"
+            )
+    return found
 
 
 def statistics_in(source: Path) -> Path | None:

@@ -118,7 +118,7 @@ def find(source: Path, told: Told, code: Code) -> Found:
 def recognised(tensors: Tensors, path: Path, told: Told, code: Code) -> Found:
     """As `find`, for the tensors that a file holds."""
     shape = shape_of(tensors, code.family, path)
-    name = _published(shape, code)
+    name = published_name(shape, code)
     config = told.config or _config(name, path, code)
     size = _size(shape, config, name, path)
     order = told.attention_order or ("new" if name in code.new_order else "old")
@@ -181,7 +181,7 @@ def chosen(found: Any, path: Path, weights: str) -> Tensors:
     return state_dict(found[place], path)
 
 
-def _published(shape: Shape, code: Code) -> str | None:
+def published_name(shape: Shape, code: Code) -> str | None:
     """The preset of this network, if it is a published one."""
     for name in code.published:
         model, (height, _, channels), _ = PRESETS[name]

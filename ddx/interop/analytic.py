@@ -9,7 +9,7 @@ does not say whether it is for SN-DPM or for NPR-DPM.
 from collections.abc import Mapping
 from typing import Any
 
-from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE, Told, chosen, published_as, published_name, recognised
+from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE, Hints, chosen, published_as, published_name, recognised
 from ddx.interop.found import Found
 from ddx.interop.shapes import shape_of
 from ddx.runtime import folders, storage
@@ -27,7 +27,7 @@ _LIKE_IDDPM = IDDPM_CODE._replace(
 _STATES = {"ema": "ema_models_states", "raw": "models_states"}
 
 
-def find(source: Path, told: Told) -> Found:
+def find(source: Path, hints: Hints) -> Found:
     """The network in a file, or in a folder with one, as `ddx.interop.checkpoints.find` does.
 
     Raises:
@@ -35,11 +35,11 @@ def find(source: Path, told: Told) -> Found:
       CheckpointError: the file is missing, damaged or of another code.
     """
     path = source if storage.is_file(source) else _only(source, of_statistics=False)
-    tensors = _states(read(path), path, told.weights)
+    tensors = _states(read(path), path, hints.weights)
     if any(name.removeprefix("module.").startswith("all_modules.") for name in tensors):
         raise ConfigError(f"{path} is of an NCSN++ of score_sde, which ddx has not. Convert another network")
     code = _LIKE_DDIM if "conv_in.weight" in tensors else _LIKE_IDDPM
-    found = recognised(tensors, path, told, code)
+    found = recognised(tensors, path, hints, code)
     if published_name(shape_of(tensors, code.family, path), code) == "analytic_cifar10":
         if not found.config.process.first_time:
             raise ConfigError(
@@ -67,7 +67,9 @@ def _states(found: Any, path: Path, weights: str) -> Tensors:
         other = "raw" if weights == "ema" else "ema"
         raise CheckpointError(f"{path} holds no {weights} weights. Pass --weights={other} for the others")
     if len(models) > 1:
-        raise CheckpointError(f"{path} holds {len(models)} networks, {shown(', '.join(models))}. Save one alone")
+        raise CheckpointError(
+            f"{path} holds {len(models)} networks, {shown(', '.join(map(str, models)))}. Save one alone"
+        )
     return chosen(next(iter(models.values())), path, weights)
 
 

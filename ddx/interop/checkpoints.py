@@ -83,7 +83,7 @@ ADM_CODE = Code(
 )
 
 
-class Told(NamedTuple):
+class Hints(NamedTuple):
     """What a user says of a network that its file does not.
 
     Attributes:
@@ -99,30 +99,30 @@ class Told(NamedTuple):
     attention_order: str | None = None
 
 
-def find(source: Path, told: Told, code: Code) -> Found:
+def find(source: Path, hints: Hints, code: Code) -> Found:
     """The network in a file, or in a folder with one, with the config of its paper, or the one that is given.
 
     Args:
       source: the file or folder.
-      told: what the user says of it.
+      hints: what the user says of it.
       code: the code base that wrote it.
 
     Raises:
       ConfigError: the network is no published one, or the config does not say what is needed.
       CheckpointError: the file is missing, damaged or of another code.
     """
-    path = _file(source, told.weights)
-    return recognised(chosen(read(path), path, told.weights), path, told, code)
+    path = _file(source, hints.weights)
+    return recognised(chosen(read(path), path, hints.weights), path, hints, code)
 
 
-def recognised(tensors: Tensors, path: Path, told: Told, code: Code) -> Found:
+def recognised(tensors: Tensors, path: Path, hints: Hints, code: Code) -> Found:
     """As `find`, for the tensors that a file holds."""
     shape = shape_of(tensors, code.family, path)
     name = published_name(shape, code)
-    config = told.config or _config(name, path, code)
+    config = hints.config or _config(name, path, code)
     size = _size(shape, config, name, path)
-    order = told.attention_order or ("new" if name in code.new_order else "old")
-    changed = _changed(config, shape, size, told.head, code, path)
+    order = hints.attention_order or ("new" if name in code.new_order else "old")
+    changed = _changed(config, shape, size, hints.head, code, path)
     return Found(
         changed,
         (*size, shape.image_channels),
@@ -259,6 +259,8 @@ def _without_variance(tensors: Tensors, shape: Shape, code: Code) -> Tensors:
     count, last = shape.image_channels, "conv_out" if code.family == "ddpm" else "out.2"
 
     def first(tensor: Tensor) -> Tensor:
+        if tensor.shape[:1] != (2 * count,):
+            return tensor
         return Tensor((count, *tensor.shape[1:]), lambda: tensor.read()[:count])
 
     return {name: first(one) if name.rpartition(".")[0] == last else one for name, one in tensors.items()}

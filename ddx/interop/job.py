@@ -10,7 +10,7 @@ from ddx.config.rules import check_image_size
 from ddx.config.values import check_keys, default_config, validate
 from ddx.diffusion.catalogue import HEAD_VARIANCES
 from ddx.interop import analytic, checkpoints, diffusers, ms_eps, own
-from ddx.interop.checkpoints import ATTENTION_ORDERS, Told
+from ddx.interop.checkpoints import ATTENTION_ORDERS, Hints
 from ddx.interop.fill import fill
 from ddx.interop.found import Found
 from ddx.runs.checkpoint import Checkpoints
@@ -84,7 +84,7 @@ def convert(
     folders.check_new(out, "--out")
     if kind == "analytic-dpm" and measured is None:
         measured = analytic.statistics_in(source)
-    found = _find(kind, source, Told(weights, config, head, attention_order))
+    found = _find(kind, source, Hints(weights, config, head, attention_order))
     made = validate(found.config)
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")
     system = make_system(made, found.image_shape, max(1, found.num_classes))
@@ -110,20 +110,20 @@ def convert(
     return _result(out, found, sum(leaf.size for leaf in jax.tree.leaves(params)), measured)
 
 
-def _find(kind: str, source: Path, told: Told) -> Found:
-    if told.config is not None:
-        told = told._replace(config=check_keys(told.config))  # its network, which the source's replaces, may be none
+def _find(kind: str, source: Path, hints: Hints) -> Found:
+    if hints.config is not None:
+        hints = hints._replace(config=check_keys(hints.config))  # its network, which the source's replaces, may be none
     if kind == "safetensors":
-        return own.find(source, told.config)
+        return own.find(source, hints.config)
     if kind == "analytic-dpm":
-        return analytic.find(source, told)
+        return analytic.find(source, hints)
     if kind != "diffusers":
-        return checkpoints.find(source, told, _CODES[kind])
-    config = told.config
+        return checkpoints.find(source, hints, _CODES[kind])
+    config = hints.config
     if config is None:
         config = default_config()
         config.data.name = UNKNOWN
-    return diffusers.find(source, told.weights, config)
+    return diffusers.find(source, hints.weights, config)
 
 
 def _result(out: Path, found: Found, num_params: int, measured: Path | None) -> Result:

@@ -16,8 +16,8 @@ from ddx.runtime.storage import sha256, write_arrays, write_json
 from ddx.runtime.tensors import read_array
 from ddx.system import System
 
-# For networks that err, ms_eps may exceed 1, or be less than any network's without error by this much.
-_MOST, _SLACK = 2.0, 0.05
+# A network that errs, and a mean over few images, may exceed 1, or fall below what is possible for one without error.
+_MOST, _SLACK = 2.0, 0.2
 
 
 def of_file(path: Path, system: System) -> Statistics:

@@ -48,20 +48,19 @@ def shape_of(tensors: Tensors, family: str, path: Path) -> Shape:
         raise CheckpointError(f"{path} has no residual blocks on the way down. It is of another code, or damaged")
     widths = tuple(blocks[0].width for blocks in levels)
     image_channels = next((c for c in (3, 1) if inputs in (c, 2 * c) and outputs in (c, 2 * c)), 0)
-    if not image_channels or any(width % channels for width in widths):
+    if not (image_channels and channels) or any(width % channels for width in widths):
         raise ConfigError(
             f"{path}: ddx has no network of {inputs} input and {outputs} output channels with {channels} channels, then"
             f" {widths}. Convert another one"
         )
     block = levels[0][0]
-    label = tensors.get("label_emb.weight")
     return Shape(
         channels,
         widths,
         len(levels[0]),
         tuple(level for level, blocks in enumerate(levels) if blocks[0].attends),
         block.told == 2 * block.width,
-        label.shape[0] if label is not None else 0,
+        _size(tensors, "label_emb.weight"),
         image_channels,
         outputs == 2 * image_channels,
         inputs == 2 * image_channels,
@@ -84,8 +83,8 @@ def _ddpm_levels(tensors: Tensors) -> list[list[_Block]]:
     while any(name.startswith(f"down.{len(levels)}.") for name in tensors):
         blocks: list[_Block] = []
         level = f"down.{len(levels)}"
-        while found := _width(tensors, f"{level}.block.{len(blocks)}.conv1.bias"):
-            told = _width(tensors, f"{level}.block.{len(blocks)}.temb_proj.bias")
+        while found := _size(tensors, f"{level}.block.{len(blocks)}.conv1.bias"):
+            told = _size(tensors, f"{level}.block.{len(blocks)}.temb_proj.bias")
             blocks.append(_Block(found, told, f"{level}.attn.{len(blocks)}.q.weight" in tensors))
         levels.append(blocks)
     return levels
@@ -108,10 +107,10 @@ def _iddpm_levels(tensors: Tensors, resample_blocks: bool, path: Path) -> list[l
         if number % in_level == 0 if in_level else f"{block}.0.op.weight" in tensors:
             levels.append([])
         else:
-            width = _width(tensors, f"{block}.0.in_layers.2.bias")
+            width = _size(tensors, f"{block}.0.in_layers.2.bias")
             if not width:
                 raise CheckpointError(f"{path} has no tensor {block}.0.in_layers.2.bias. It is damaged: fetch it again")
-            told = _width(tensors, f"{block}.0.emb_layers.1.bias")
+            told = _size(tensors, f"{block}.0.emb_layers.1.bias")
             levels[-1].append(_Block(width, told, f"{block}.1.qkv.weight" in tensors))
         number += 1
     return levels
@@ -119,7 +118,7 @@ def _iddpm_levels(tensors: Tensors, resample_blocks: bool, path: Path) -> list[l
 
 def _num_up_blocks(tensors: Tensors) -> int:
     """How many residual blocks double the images, by Improved DDPM's names."""
-    return sum(bool(re.fullmatch(r"output_blocks\.\d+\.[12]\.in_layers\.2\.bias", name)) for name in tensors)
+    return sum(bool(re.fullmatch(r"output_blocks\.\d{1,4}\.[12]\.in_layers\.2\.bias", name)) for name in tensors)
 
 
 def _head(tensors: Tensors) -> str:
@@ -129,5 +128,6 @@ def _head(tensors: Tensors) -> str:
     return "simple" if "conv_out2.weight" in tensors or "out2.2.weight" in tensors else ""
 
 
-def _width(tensors: Tensors, name: str) -> int:
+def _size(tensors: Tensors, name: str) -> int:
+    """The first axis of a tensor; 0 where there is none."""
     return tensors[name].shape[0] if name in tensors and tensors[name].shape else 0

@@ -10,7 +10,7 @@ import pytest
 import ddx
 from ddx.config import files as config_files
 from ddx.interop import checkpoints, convert
-from ddx.interop.checkpoints import ADM_CODE, Told
+from ddx.interop.checkpoints import ADM_CODE, Hints
 from ddx.models import PRESETS, blocks
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
@@ -116,7 +116,7 @@ def test_a_published_network_is_known_by_its_shapes(monkeypatch, name):
     content = {key: Tensor(shape, None) for key, shape in shapes.items()}
     monkeypatch.setattr(checkpoints, "read", lambda path: content)
     monkeypatch.setattr(checkpoints, "_file", lambda source, weights: source)
-    found = checkpoints.find(Path("model.pt"), Told(), ADM_CODE)
+    found = checkpoints.find(Path("model.pt"), Hints(), ADM_CODE)
     system = make_system(found.config, found.image_shape, max(1, found.num_classes))
     assert (found.image_shape, system.model) == (image_shape, model)
     assert found.names.by_head == (name != "adm_imagenet64")

@@ -18,7 +18,7 @@ from ddx.diffusion.bound.analytic import analytic as analytic_variance
 from ddx.diffusion.reverse.rows import downward
 from ddx.diffusion.reverse.walk import advance, start
 from ddx.interop import analytic, convert
-from ddx.interop.checkpoints import Told
+from ddx.interop.checkpoints import Hints
 from ddx.runs import trained
 from ddx.runtime import tensors
 from ddx.runtime.errors import CheckpointError, ConfigError
@@ -139,7 +139,7 @@ def test_files_in_a_folder_are_known_by_their_names(source, tmp_path):
     ):
         analytic.statistics_in(folder)
     with pytest.raises(CheckpointError, match=r"has no files of a network\. Name the file with --source"):
-        analytic.find(folder / "ms_eps", Told())
+        analytic.find(folder / "ms_eps", Hints())
 
 
 def network():
@@ -183,7 +183,7 @@ def test_a_published_network_is_known_by_its_shapes(monkeypatch, name, head):
     content = {key: Tensor(shape, None) for key, shape in layout(head=head).items()}
     monkeypatch.setattr(analytic, "read", lambda path: content)
     monkeypatch.setattr(analytic.storage, "is_file", lambda path: True)
-    told = Told(head="npr" if head else None)
+    told = Hints(head="npr" if head else None)
     if expected is None:
         with pytest.raises(
             ConfigError, match=r"not tell its noise schedule. Pass --config=analytic_cifar10:linear or "
@@ -261,7 +261,7 @@ def test_an_ncsnpp_is_refused_by_its_name(monkeypatch):
     monkeypatch.setattr(analytic, "read", lambda path: content)
     monkeypatch.setattr(analytic.storage, "is_file", lambda path: True)
     with pytest.raises(ConfigError, match=r"is of an NCSN\+\+ of score_sde, which ddx has not"):
-        analytic.find(Path("vpsde.pth"), Told())
+        analytic.find(Path("vpsde.pth"), Hints())
 
 
 def reference(net, sampler, times, levels, head, ms_eps, abar, told, z):

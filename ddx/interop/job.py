@@ -111,8 +111,8 @@ def convert(
 
 
 def _find(kind: str, source: Path, hints: Hints) -> Found:
-    if hints.config is not None:
-        hints = hints._replace(config=check_keys(hints.config))  # its network, which the source's replaces, may be none
+    if hints.config is not None:  # its network, which the source's replaces, need not be possible
+        hints = hints._replace(config=check_keys(hints.config))
     if kind == "safetensors":
         return own.find(source, hints.config)
     if kind == "analytic-dpm":

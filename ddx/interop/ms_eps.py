@@ -61,7 +61,7 @@ def _refused(path: Path, why: str) -> CheckpointError:
 
 
 def write(run: Path, statistics: Statistics, record: dict[str, object], path: Path) -> None:
-    """Write the statistics of the file `path` to the folder of a run, in the form of `ddx.evaluation.measure`.
+    """Write the statistics of the file `path` to the folder of a run, where `ddx.sampling.measured` finds them.
 
     Neither the basis nor the clipping of x_0 changes ms_eps, so their protocol names none, and no variance that needs
     one takes them.

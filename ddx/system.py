@@ -133,6 +133,7 @@ def make_process(config: ConfigDict) -> Process:
         made = ihdm(p.num_steps, p.sigma_blur_min, p.sigma_blur_max, p.sigma)
     else:
         made = ddpm(p.num_steps, p.schedule, p.rescale_time)
+        made = dataclasses.replace(made, time_offset=1 - p.first_time)
     return dataclasses.replace(made, low=float(config.data.low))
 
 
@@ -160,6 +161,7 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
         dropout=m.dropout,
         num_heads=m.num_heads,
         head_channels=m.head_channels,
+        resample_blocks=m.resample_blocks,
         scale_shift=m.scale_shift,
         low_res=m.low_res,
         out_channels=(2 if doubled else 1) * image_shape[-1],

@@ -3,7 +3,8 @@
 Or make the file of a feature network, by which scores compare images, from the weights that you fetched.
 
 python -m launch.convert --from=diffusers --source=FOLDER --out=WORKDIR
-python -m launch.convert --from=ddim|improved-diffusion --source=FILE --out=WORKDIR [--weights=raw]
+python -m launch.convert --from=ddim|improved-diffusion|guided-diffusion --source=FILE --out=WORKDIR [--weights=raw]
+python -m launch.convert --from=analytic-dpm --source=FILE --out=WORKDIR [--statistics=FILE] [--head=npr|sn]
 python -m launch.convert --to=diffusers|safetensors --workdir=WORKDIR --out=FOLDER [--weights=raw] [--step=STEP]
 python -m launch.convert --from=inception|dinov2|clip --source=FILE [--out=FILE]
 
@@ -22,7 +23,7 @@ _FEATURES = [name for name, network in NETWORKS.items() if not network.is_shippe
 FROM = flags.DEFINE_enum(
     "from",
     None,
-    ["diffusers", "improved-diffusion", "ddim", "safetensors", *_FEATURES],
+    ["diffusers", "improved-diffusion", "ddim", "guided-diffusion", "analytic-dpm", "safetensors", *_FEATURES],
     "Code base that wrote the weights, or feature network whose weights they are.",
 )
 TO = flags.DEFINE_enum("to", None, ["diffusers", "safetensors"], "Whose files to write, of the run in --workdir.")
@@ -31,6 +32,11 @@ OUT = flags.DEFINE_string(
     "out", None, "Folder to make, of a run or for others; of a feature network the file, by default where scores look."
 )
 WEIGHTS = flags.DEFINE_enum("weights", None, ["ema", "raw"], "Averaged weights, or raw ones, where there are both.")
+STATISTICS = flags.DEFINE_string("statistics", None, "File of Analytic-DPM's statistics (ms_eps) of the network.")
+HEAD = flags.DEFINE_enum("head", None, ["npr", "sn"], "What the head of an analytic-dpm network predicts.")
+ATTENTION_ORDER = flags.DEFINE_enum(
+    "attention_order", None, ["old", "new"], "Order of queries, keys and values of an unpublished ADM; by default old."
+)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to write with --to; by default the newest.")
 UNVERIFIED = flags.DEFINE_bool(
     "unverified", False, "Whether a feature network's weights may be others than the published ones."
@@ -43,7 +49,7 @@ def main() -> int:
     if FROM.value and TO.value:
         raise ConfigError("--from and --to are two ways. Give one of them")
     if TO.value:
-        for flag in (SOURCE, CONFIG, UNVERIFIED):
+        for flag in (SOURCE, CONFIG, UNVERIFIED, STATISTICS, HEAD, ATTENTION_ORDER):
             if flag.present:
                 raise ConfigError(f"--{flag.name} belongs to --from. Leave it out, and name the run with --workdir")
         workdir, out = command.workdir(), _needed(OUT, "FOLDER")
@@ -61,12 +67,21 @@ def main() -> int:
     given = [_needed(flag, example) for flag, example in ((FROM, "diffusers"), (SOURCE, "FOLDER"), (OUT, "runs/mine"))]
     from ddx.interop import convert
 
-    print(convert(*given, weights=WEIGHTS.value or "ema", config=CONFIG.value))
+    print(
+        convert(
+            *given,
+            weights=WEIGHTS.value or "ema",
+            config=CONFIG.value,
+            statistics=STATISTICS.value,
+            head=HEAD.value,
+            attention_order=ATTENTION_ORDER.value,
+        )
+    )
     return 0
 
 
 def _features(name: str) -> int:
-    for flag in (CONFIG, WEIGHTS):
+    for flag in (CONFIG, WEIGHTS, STATISTICS, HEAD, ATTENTION_ORDER):
         if flag.value is not None:
             raise ConfigError(f"--{flag.name} is of networks that draw images, not of {name}. Leave it out")
     source = _needed(SOURCE, "FILE")

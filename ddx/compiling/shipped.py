@@ -14,10 +14,12 @@ from ddx.runtime.storage import digest, write_json
 
 RUNS = (
     *("digits", "digits_iddpm", "digits_blurring", "digits_ihdm", "ddpm_cifar10", "iddpm_cifar10:hybrid"),
+    *("analytic_cifar10:linear",),
     *("blurring_cifar10", "ihdm_cifar10", "ihdm_mnist:small", "ihdm_mnist:mnist", "ddim_celeba64", "ihdm_afhq:64"),
     *("iddpm_imagenet64:uncond", "iddpm_imagenet64:class", "ihdm_lsun_church", "ihdm_ffhq:128"),
     *("blurring_lsun_church128", "ddpm_celebahq256", "ddpm_lsun:bedroom", "iddpm_lsun:bs128"),
     *("ddpm_lsun:bedroom_large", "ihdm_afhq:256", "ihdm_ffhq:256", "iddpm_imagenet64:upsampler"),
+    *("adm_imagenet:64", "adm_imagenet:128", "adm_imagenet:256", "adm_imagenet:upsampler"),
 )
 """The shipped configs, from the quickest to compile on. A head is trained on the network of another run."""
 

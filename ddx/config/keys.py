@@ -61,6 +61,12 @@ KEYS: dict[str, Key] = {
     "process.schedule": Key("linear", "noise schedule of ddpm", **one_of(*betas.SCHEDULES)),
     "process.num_steps": Key(1000, "T, the number of noise levels", **within(1, MOST_TIMES)),
     "process.rescale_time": Key(False, "times told to the network as if T were 1000, in ddpm; blurring always does"),
+    "process.first_time": Key(
+        0,
+        "time told to the network at t = 1, in ddpm: DDPM's code counts from 0, Analytic-DPM's own networks from 1",
+        limit="0 or 1",
+        holds=lambda time: time in (0, 1),
+    ),
     "process.sigma_blur_max": Key(20.0, "standard deviation of the blur at T, in pixels", **within(0, 1e6)),
     "process.sigma_blur_min": Key(0.5, "standard deviation of the least blur of ihdm, in pixels", **above(0, 1e6)),
     "process.blur_schedule": Key("sin2", "growth of the blur of blurring", **one_of(*betas.BLUR_POWERS)),
@@ -89,6 +95,7 @@ KEYS: dict[str, Key] = {
         "channels of each head, for more heads where there are more channels; 0: model.num_heads heads",
         **within(0, 16_384),
     ),
+    "model.resample_blocks": Key(False, "residual blocks to halve and double the images, as in ADM, not convolutions"),
     "model.scale_shift": Key(False, "scale and shift by the time in residual blocks, to which it is added otherwise"),
     "model.low_res": Key(
         0,

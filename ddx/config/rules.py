@@ -51,6 +51,10 @@ def check_together(c: dict[str, Any]) -> None:
     {"ddpm": _check_betas, "blurring": _check_blurring, "ihdm": _check_ihdm}[c["process.kind"]](c)
     if c["process.kind"] != "ihdm" and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False is IHDM's released code; set process.kind='ihdm', or leave it True")
+    if c["process.kind"] != "ddpm" and c["process.first_time"]:
+        raise ConfigError(
+            f"process.first_time=1 is of process.kind='ddpm', not {c['process.kind']!r}, which has its own; leave it 0"
+        )
     if c["loss.reduction"] == "sum" and c["loss.objective"] != "simple":
         raise ConfigError(
             f"loss.reduction='sum' belongs to loss.objective='simple', not {c['loss.objective']!r}. Use mean"

@@ -185,13 +185,18 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
     """
     folder = user_path(workdir, "workdir")
     config = from_file(folder / "config.json", "Name the folder of a run that is trained")
-    config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
-    config.loss.reduction = "mean"
+    set_head(config, variance)
     config.model.head, config.model.dropout = head, 0.0
     config.train.backbone, config.train.init_from = str(folder), ""
+    return validate(config)
+
+
+def set_head(config: ConfigDict, variance: str) -> None:
+    """Have what a config's network outputs besides its prediction be what a variance, "sn" or "npr", is from."""
+    config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
+    config.loss.reduction = "mean"
     if config.sample.variance in LEARNED_VARIANCES:
         config.sample.variance = "small"  # it was the further channels' that the head has now
-    return validate(config)
 
 
 def _all_keys(values: dict[str, Any]) -> dict[str, Any]:

@@ -14,13 +14,18 @@ from ml_collections import ConfigDict
 
 from ddx.config import files
 from ddx.config.keys import KEYS, UNKNOWN
+from ddx.config.values import set_head
+from ddx.diffusion.catalogue import LEARNED_VARIANCES
 from ddx.interop.found import Found, set_images, state_dict
 from ddx.interop.names import DDIM, IDDPM, Names
+from ddx.interop.shapes import Shape, shape_of
 from ddx.models import PRESETS
 from ddx.runtime import folders, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
-from ddx.runtime.tensors import TORCH, Tensors, read
+from ddx.runtime.tensors import TORCH, Tensor, Tensors, read
+
+ATTENTION_ORDERS = ("old", "new")
 
 
 class Code(NamedTuple):
@@ -29,88 +34,122 @@ class Code(NamedTuple):
     Attributes:
       family: of `ddx.models.conventions`.
       names: of its tensors.
-      first, last: the first and the last convolution.
-      published: its networks among `ddx.models.PRESETS`, with the config of each.
+      published: its networks among `ddx.models.PRESETS`, with the config of each, or with several to choose from.
+      shared: those that were trained on several data sets: the weights do not tell which was theirs.
+      new_order: those with the new attention order.
     """
 
     family: str
     names: Names
-    first: str
-    last: str
-    published: Mapping[str, str]
+    published: Mapping[str, tuple[str, ...]]
+    shared: tuple[str, ...] = ()
+    new_order: tuple[str, ...] = ()
+
+
+def published_as(**configs: str | tuple[str, ...]) -> Mapping[str, tuple[str, ...]]:
+    """`Code.published` from presets and the config of each, or several."""
+    return MappingProxyType({name: (one,) if isinstance(one, str) else one for name, one in configs.items()})
 
 
 DDIM_CODE = Code(
     "ddpm",
     DDIM,
-    "conv_in.weight",
-    "conv_out.weight",
-    MappingProxyType({"ddpm_cifar10": "ddpm_cifar10", "ddim_celeba64": "ddim_celeba64", "ddpm_lsun": "ddpm_lsun"}),
+    published_as(ddpm_cifar10="ddpm_cifar10", ddim_celeba64="ddim_celeba64", ddpm_lsun="ddpm_lsun"),
+    shared=("ddpm_lsun",),
 )
 IDDPM_CODE = Code(
     "iddpm",
     IDDPM,
-    "input_blocks.0.0.weight",
-    "out.2.weight",
-    MappingProxyType(
-        {
-            "iddpm_cifar10": "iddpm_cifar10",
-            "iddpm_imagenet64": "iddpm_imagenet64:uncond",
-            "iddpm_imagenet64_class": "iddpm_imagenet64:class",
-            "iddpm_upsampler256": "iddpm_imagenet64:upsampler",
-            "iddpm_lsun": "iddpm_lsun",
-        }
+    published_as(
+        iddpm_cifar10="iddpm_cifar10",
+        iddpm_imagenet64="iddpm_imagenet64:uncond",
+        iddpm_imagenet64_class="iddpm_imagenet64:class",
+        iddpm_upsampler256="iddpm_imagenet64:upsampler",
+        iddpm_lsun="iddpm_lsun",
     ),
 )
-# Several data sets have this network: the weights do not tell which was theirs.
-_SHARED = ("ddpm_lsun",)
+ADM_CODE = Code(
+    "iddpm",
+    IDDPM,
+    published_as(
+        adm_imagenet64="adm_imagenet:64",
+        adm_imagenet128="adm_imagenet:128",
+        adm_imagenet256="adm_imagenet:256",
+        adm_uncond256="adm_imagenet:256_uncond",
+        adm_upsampler256="adm_imagenet:upsampler",
+    ),
+    shared=("adm_uncond256",),
+    new_order=("adm_imagenet64",),
+)
 
 
-class _Shape(NamedTuple):
-    """What the shapes of a network's tensors tell."""
+class Hints(NamedTuple):
+    """What a user says of a network that its file does not.
 
-    channels: int
-    widths: tuple[int, ...]  # of each level
-    num_blocks: int
-    attending: tuple[int, ...]  # levels
-    scale_shift: bool
-    num_classes: int
-    image_channels: int
-    doubled: bool  # twice the output channels
-    enlarges: bool  # twice the input channels
+    Attributes:
+      weights: "ema" or "raw", where a file or folder has both.
+      config: says what the shapes do not; None for a network that was published.
+      head: "npr" or "sn", what the head or the second half of the outputs predicts; None for a network without either.
+      attention_order: "new" or "old", of queries, keys and values; None for the one of published networks, else old.
+    """
+
+    weights: str = "ema"
+    config: ConfigDict | None = None
+    head: str | None = None
+    attention_order: str | None = None
 
 
-def find(source: Path, weights: str, config: ConfigDict | None, code: Code) -> Found:
+def find(source: Path, hints: Hints, code: Code) -> Found:
     """The network in a file, or in a folder with one, with the config of its paper, or the one that is given.
 
     Args:
       source: the file or folder.
-      weights: "ema" or "raw", where a file or folder has both.
-      config: says what the shapes do not; None for a network that was published.
+      hints: what the user says of it.
       code: the code base that wrote it.
 
     Raises:
       ConfigError: the network is no published one, or the config does not say what is needed.
       CheckpointError: the file is missing, damaged or of another code.
     """
-    path = _file(source, weights)
-    tensors = _chosen(read(path), path, weights)
-    shape = _shape(tensors, path, code)
-    name = _published(shape, code)
-    if config is None:
-        if name is None:
-            raise ConfigError(
-                f"{path} is none of the published networks, and its weights do not tell the size of the images"
-                " (data.image_size), the heads (model.num_heads) and the noise (process.num_steps, process.schedule,"
-                f" process.rescale_time). Pass the config that has them, such as --config={next(iter(code.published))}"
-            )
-        config = files.load(code.published[name])
-        if name in _SHARED:
-            config.data.name = UNKNOWN
+    path = _file(source, hints.weights)
+    return recognised(chosen(read(path), path, hints.weights), path, hints, code)
+
+
+def recognised(tensors: Tensors, path: Path, hints: Hints, code: Code) -> Found:
+    """As `find`, for the tensors that a file holds."""
+    shape = shape_of(tensors, code.family, path)
+    name = published_name(shape, code)
+    config = hints.config or _config(name, path, code)
     size = _size(shape, config, name, path)
+    order = hints.attention_order or ("new" if name in code.new_order else "old")
+    changed = _changed(config, shape, size, hints.head, code, path)
     return Found(
-        _changed(config, shape, size, code), (*size, shape.image_channels), shape.num_classes, tensors, path, code.names
+        changed,
+        (*size, shape.image_channels),
+        shape.num_classes,
+        _without_variance(tensors, shape, code) if shape.head else tensors,
+        path,
+        code.names._replace(by_head=order == "old"),
     )
+
+
+def _config(name: str | None, path: Path, code: Code) -> ConfigDict:
+    """The config of a published network."""
+    if name is None:
+        raise ConfigError(
+            f"{path} is none of the published networks, and its weights do not tell the size of the images"
+            " (data.image_size), the heads (model.num_heads) and the noise (process.num_steps, process.schedule,"
+            " process.rescale_time). Pass the config that has them, such as"
+            f" --config={next(iter(code.published.values()))[0]}"
+        )
+    several = code.published[name]
+    if len(several) > 1:
+        choices = " or ".join(f"--config={one}" for one in several)
+        raise ConfigError(f"{path} does not tell its noise schedule. Pass {choices}")
+    config = files.load(several[0])
+    if name in code.shared:
+        config.data.name = UNKNOWN
+    return config
 
 
 def _file(source: Path, weights: str) -> Path:
@@ -132,7 +171,7 @@ def _file(source: Path, weights: str) -> Path:
     return of_kind[0]
 
 
-def _chosen(found: Any, path: Path, weights: str) -> Tensors:
+def chosen(found: Any, path: Path, weights: str) -> Tensors:
     """The averaged or raw weights of what a file holds: DDIM's code writes both, with the state of the optimiser."""
     if not isinstance(found, list):
         return state_dict(found, path)
@@ -142,73 +181,7 @@ def _chosen(found: Any, path: Path, weights: str) -> Tensors:
     return state_dict(found[place], path)
 
 
-def _shape(tensors: Tensors, path: Path, code: Code) -> _Shape:
-    for name in (code.first, code.last):
-        if name not in tensors or len(tensors[name].shape) != 4:
-            raise CheckpointError(f"{path} has no tensor {name} of a convolution. It is of another code, or damaged")
-    channels, inputs = tensors[code.first].shape[:2]
-    outputs = tensors[code.last].shape[0]
-    levels = _levels(tensors, code)
-    if not levels or not all(levels):
-        raise CheckpointError(f"{path} has no residual blocks on the way down. It is of another code, or damaged")
-    widths = tuple(blocks[0].width for blocks in levels)
-    image_channels = next((c for c in (3, 1) if inputs in (c, 2 * c) and outputs in (c, 2 * c)), 0)
-    if not image_channels or any(width % channels for width in widths):
-        raise ConfigError(
-            f"{path}: ddx has no network of {inputs} input and {outputs} output channels with {channels} channels, then"
-            f" {widths}. Convert another one"
-        )
-    first = levels[0][0]
-    label = tensors.get("label_emb.weight")
-    return _Shape(
-        channels,
-        widths,
-        len(levels[0]),
-        tuple(level for level, blocks in enumerate(levels) if blocks[0].attends),
-        first.told == 2 * first.width,
-        label.shape[0] if label is not None else 0,
-        image_channels,
-        outputs == 2 * image_channels,
-        inputs == 2 * image_channels,
-    )
-
-
-class _Block(NamedTuple):
-    """A residual block on the way down: its output channels, what the time becomes, and whether it attends."""
-
-    width: int
-    told: int
-    attends: bool
-
-
-def _levels(tensors: Tensors, code: Code) -> list[list[_Block]]:
-    """The residual blocks of each level on the way down."""
-
-    def width(name: str) -> int:
-        return tensors[name].shape[0] if name in tensors and tensors[name].shape else 0
-
-    levels: list[list[_Block]] = []
-    if code.family == "ddpm":
-        while any(name.startswith(f"down.{len(levels)}.") for name in tensors):
-            blocks: list[_Block] = []
-            level = f"down.{len(levels)}"
-            while found := width(f"{level}.block.{len(blocks)}.conv1.bias"):
-                told = width(f"{level}.block.{len(blocks)}.temb_proj.bias")
-                blocks.append(_Block(found, told, f"{level}.attn.{len(blocks)}.q.weight" in tensors))
-            levels.append(blocks)
-        return levels
-    number, levels = 1, [[]]
-    while any(name.startswith(f"input_blocks.{number}.") for name in tensors):
-        block = f"input_blocks.{number}"
-        if found := width(f"{block}.0.in_layers.2.bias"):
-            levels[-1].append(_Block(found, width(f"{block}.0.emb_layers.1.bias"), f"{block}.1.qkv.weight" in tensors))
-        else:
-            levels.append([])
-        number += 1
-    return levels
-
-
-def _published(shape: _Shape, code: Code) -> str | None:
+def published_name(shape: Shape, code: Code) -> str | None:
     """The preset of this network, if it is a published one."""
     for name in code.published:
         model, (height, _, channels), _ = PRESETS[name]
@@ -219,13 +192,14 @@ def _published(shape: _Shape, code: Code) -> str | None:
             and (model.scale_shift, model.num_classes) == (shape.scale_shift, shape.num_classes)
             and (channels, model.low_res > 0) == (shape.image_channels, shape.enlarges)
             and (model.out_channels == 2 * channels) == shape.doubled
+            and model.resample_blocks == shape.resample_blocks
         )
         if same:
             return name
     return None
 
 
-def _size(shape: _Shape, config: ConfigDict, name: str | None, path: Path) -> tuple[int, int]:
+def _size(shape: Shape, config: ConfigDict, name: str | None, path: Path) -> tuple[int, int]:
     """The height and width of the images, from the config, or from where the config and the weights attend."""
     if size := _said(config, "data.image_size"):
         return size if isinstance(size, tuple) else (size, size)
@@ -245,25 +219,48 @@ def _said(config: ConfigDict, key: str) -> Any:
     return KEYS[key].checked(key, config[group][name])
 
 
-def _changed(config: ConfigDict, shape: _Shape, size: tuple[int, int], code: Code) -> ConfigDict:
-    """The config with the network that the shapes tell."""
+def _changed(
+    config: ConfigDict, shape: Shape, size: tuple[int, int], head: str | None, code: Code, path: Path
+) -> ConfigDict:
+    """The config with the network that the shapes tell, and with what its head predicts."""
     changed = ConfigDict(config.to_dict(), convert_dict=True)
     model, loss = changed.model, changed.loss
     if shape.enlarges and not _said(config, "model.low_res"):
         raise ConfigError(
             "the network enlarges images, of a size that its weights do not tell. Pass --config.model.low_res"
         )
-    model.family, model.head, model.head_channels = code.family, "", 0
+    if shape.head and not head:
+        raise ConfigError(
+            f"{path} has a head and does not tell what it predicts. Pass --from=analytic-dpm --head=npr, or --head=sn"
+        )
+    if head and not (shape.head or shape.doubled):
+        raise ConfigError(f"{path} has no head. Leave out --head")
+    model.family, model.head = code.family, shape.head
     model.channels, model.num_blocks = shape.channels, shape.num_blocks
     model.multipliers = tuple(width // shape.channels for width in shape.widths)
     model.attention_resolutions = tuple(size[0] >> level for level in shape.attending)
     model.groups, model.scale_shift, model.class_conditional = 32, shape.scale_shift, shape.num_classes > 0
+    model.resample_blocks = shape.resample_blocks
     if not shape.enlarges:
         model.low_res = 0
     if code.family == "ddpm":
-        model.num_heads = 1
+        model.num_heads, model.head_channels = 1, 0
     set_images(changed, (*size, shape.image_channels))
-    if shape.doubled != (loss.variance in ("range", "learned")):
+    if head:
+        set_head(changed, head)
+    elif shape.doubled != (loss.variance in LEARNED_VARIANCES):
         loss.objective, loss.variance = ("hybrid", "range") if shape.doubled else ("simple", "large")
         changed.sample.variance = loss.variance
     return changed
+
+
+def _without_variance(tensors: Tensors, shape: Shape, code: Code) -> Tensors:
+    """A network beside whose head a learned variance is of no use, without it: the first outputs alone."""
+    count, last = shape.image_channels, "conv_out" if code.family == "ddpm" else "out.2"
+
+    def first(tensor: Tensor) -> Tensor:
+        if tensor.shape[:1] != (2 * count,):
+            return tensor
+        return Tensor((count, *tensor.shape[1:]), lambda: tensor.read()[:count])
+
+    return {name: first(one) if name.rpartition(".")[0] == last else one for name, one in tensors.items()}

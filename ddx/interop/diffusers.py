@@ -124,7 +124,7 @@ def describe(system: System) -> dict[str, Any]:
     """
     m, model = system.config.model, system.model
     height, width, channels = system.image_shape
-    for key, has_it in (("head", m.head), ("low_res", m.low_res)):
+    for key, has_it in (("head", m.head), ("low_res", m.low_res), ("resample_blocks", m.resample_blocks)):
         if has_it:
             raise ConfigError(f"diffusers has no network with model.{key}={has_it!r}. Use --to=safetensors")
     widths = [m.channels * multiplier for multiplier in m.multipliers]
@@ -224,6 +224,7 @@ def _read(path: Path) -> _Network:
         "dropout": float(o["dropout"]),
         "num_heads": 1,
         "head_channels": heads or 0,
+        "resample_blocks": False,
         "scale_shift": scale_shift,
         "low_res": 0,
         "class_conditional": classes > 0,

@@ -41,7 +41,8 @@ def fill(shapes: Mapping[str, Any], tensors: Tensors, names: Names | None, model
         if names is None:
             value = _checked(tensors[name], name, leaf.shape, where).reshape(leaf.shape)
         else:
-            value = _converted(tensors[name], name, place.part, path, leaf.shape, model, where)
+            heads = model.heads(leaf.shape[-1]) if names.by_head else 1
+            value = _converted(tensors[name], name, place.part, path, leaf.shape, heads, where)
         _insert(params, path, value)
     if left:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -58,16 +59,19 @@ def _converted(
     part: int | None,
     path: Keys,
     shape: tuple[int, ...],
-    model: UNet,
+    heads: int,
     where: Path,
 ) -> np.ndarray:
-    """A tensor as the array of a path: PyTorch has outputs before inputs, and images' height and width after both."""
+    """A tensor as the array of a path: PyTorch has outputs before inputs, and images' height and width after both.
+
+    Of a tensor with several parts, `heads` times in a row, it is one part.
+    """
     wanted = shape if len(shape) == 1 or path[-1] == "embedding" else (shape[-1], shape[-2], *shape[:-2])
     if part is not None:
         wanted = (3 * wanted[0], *wanted[1:])
     value = _checked(tensor, name, wanted, where).reshape(wanted)
     if part is not None:
-        value = value.reshape(model.num_heads, 3, -1, *wanted[1:])[:, part].reshape(wanted[0] // 3, *wanted[1:])
+        value = value.reshape(heads, 3, -1, *wanted[1:])[:, part].reshape(wanted[0] // 3, *wanted[1:])
     if len(wanted) > 1 and path[-1] != "embedding":
         value = np.moveaxis(value, (0, 1), (-1, -2))
     return np.ascontiguousarray(value)

@@ -60,7 +60,7 @@ def state_dict(found: Any, path: Path) -> Tensors:
     if not isinstance(found, Mapping) or not found:
         raise CheckpointError(f"{path} holds no state dict, tensors by name. Use another file")
     for name, value in found.items():
-        if not isinstance(value, Tensor):
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise CheckpointError(f"{path}: {shown(name)} is no floating-point tensor. Use a file of weights alone")
     prefix = "module."
     if all(name.startswith(prefix) for name in found):

@@ -8,7 +8,9 @@ from ml_collections import ConfigDict
 from ddx.config.keys import UNKNOWN
 from ddx.config.rules import check_image_size
 from ddx.config.values import check_keys, default_config, validate
-from ddx.interop import checkpoints, diffusers, own
+from ddx.diffusion.catalogue import HEAD_VARIANCES
+from ddx.interop import analytic, checkpoints, diffusers, ms_eps, own
+from ddx.interop.checkpoints import ATTENTION_ORDERS, Hints
 from ddx.interop.fill import fill
 from ddx.interop.found import Found
 from ddx.runs.checkpoint import Checkpoints
@@ -20,12 +22,25 @@ from ddx.runtime.paths import Path, user_path
 from ddx.runtime.storage import sha256
 from ddx.system import make_system
 
-SOURCES = ("diffusers", "improved-diffusion", "ddim", "safetensors")
+_CODES = {
+    "improved-diffusion": checkpoints.IDDPM_CODE,
+    "ddim": checkpoints.DDIM_CODE,
+    "guided-diffusion": checkpoints.ADM_CODE,
+}
+SOURCES = ("diffusers", *_CODES, "analytic-dpm", "safetensors")
 WEIGHTS = ("ema", "raw")
 
 
 def convert(
-    kind: str, source: str | Path, out: str | Path, *, weights: str = "ema", config: ConfigDict | None = None
+    kind: str,
+    source: str | Path,
+    out: str | Path,
+    *,
+    weights: str = "ema",
+    config: ConfigDict | None = None,
+    statistics: str | Path | None = None,
+    head: str | None = None,
+    attention_order: str | None = None,
 ) -> Result:
     """Make the folder of a run from a network that another code base trained.
 
@@ -37,27 +52,43 @@ def convert(
       source: the file or folder, local or gs://.
       out: the folder to make; nothing may be in it.
       weights: "ema", the averaged weights, or "raw", where the source has both.
-      config: says what the source does not: data and training settings and, of a network of "improved-diffusion" or
-        "ddim" that was not published, also the size of the images, heads, process and sampler.
+      config: says what the source does not: data and training settings and, of a network that is no published one of
+        diffusers' or ddx's, also the size of the images, heads, process and sampler.
+      statistics: the file of Analytic-DPM's statistics (ms_eps) of this network; None for those in the folder `source`
+        of "analytic-dpm", if there are any.
+      head: "npr" or "sn", what the head of a network of "analytic-dpm" predicts; None for a network without a head.
+      attention_order: "new" or "old", the order of queries, keys and values in a file of "guided-diffusion" (its option
+        use_new_attention_order); None for the one of published networks, and for others "old", its default.
 
     Returns:
       What was written; its values are num_params and image_shape.
 
     Raises:
-      ConfigError: ddx has no such network or schedule, or `out` is not empty.
+      ConfigError: ddx has no such network or schedule, an argument is of another code base, or `out` is not empty.
       CheckpointError: the source is missing, damaged, or does not fit together.
       StorageError: `out` cannot be written.
     """
     if kind not in SOURCES:
         raise ConfigError(f"from={kind!r} is unknown. {did_you_mean(kind, SOURCES)}Choose one of: {', '.join(SOURCES)}")
-    if weights not in WEIGHTS:
-        raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")
+    for name, value, choices, of in (
+        ("weights", weights, WEIGHTS, kind),
+        ("head", head, HEAD_VARIANCES, "analytic-dpm"),
+        ("attention_order", attention_order, ATTENTION_ORDERS, "guided-diffusion"),
+    ):
+        if value is not None and value not in choices:
+            raise ConfigError(f"{name}={value!r} must be one of: {', '.join(choices)}")
+        if value is not None and kind != of:
+            raise ConfigError(f"--{name} belongs to --from={of}, not {kind}. Leave it out")
     source, out = user_path(source, "--source"), user_path(out, "--out")
+    measured = None if statistics is None else user_path(statistics, "--statistics")
     folders.check_new(out, "--out")
-    found = _find(kind, source, weights, config)
+    if kind == "analytic-dpm" and measured is None:
+        measured = analytic.statistics_in(source)
+    found = _find(kind, source, Hints(weights, config, head, attention_order))
     made = validate(found.config)
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")
     system = make_system(made, found.image_shape, max(1, found.num_classes))
+    known = None if measured is None else ms_eps.of_file(measured, system)
     shapes = jax.eval_shape(system.init, jax.random.key(0))
     params = fill(shapes, found.tensors, found.names, system.model, found.path)
     found = found._replace(tensors={})  # the memory that they take
@@ -70,30 +101,41 @@ def convert(
     if found.num_classes:
         meta["num_classes"] = found.num_classes
     with folders.making(out, "--out") as folder:
-        Checkpoints(folder / "checkpoints").save(found.step, {"ema": params}, meta)
+        checkpoints_of = Checkpoints(folder / "checkpoints")
+        checkpoints_of.save(found.step, {"ema": params}, meta)
+        if known is not None and measured is not None:
+            whose = {"workdir": str(out), "step": found.step, "weights": checkpoints_of.seal(found.step)}
+            ms_eps.write(folder, known, whose, measured)
         save_config(folder, made, [])
-    return _result(out, found, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    return _result(out, found, sum(leaf.size for leaf in jax.tree.leaves(params)), measured)
 
 
-def _find(kind: str, source: Path, weights: str, config: ConfigDict | None) -> Found:
-    if config is not None:
-        config = check_keys(config)  # its network, which the source's replaces, need not be possible
+def _find(kind: str, source: Path, hints: Hints) -> Found:
+    if hints.config is not None:  # its network, which the source's replaces, need not be possible
+        hints = hints._replace(config=check_keys(hints.config))
     if kind == "safetensors":
-        return own.find(source, config)
+        return own.find(source, hints.config)
+    if kind == "analytic-dpm":
+        return analytic.find(source, hints)
     if kind != "diffusers":
-        code = checkpoints.DDIM_CODE if kind == "ddim" else checkpoints.IDDPM_CODE
-        return checkpoints.find(source, weights, config, code)
+        return checkpoints.find(source, hints, _CODES[kind])
+    config = hints.config
     if config is None:
         config = default_config()
         config.data.name = UNKNOWN
-    return diffusers.find(source, weights, config)
+    return diffusers.find(source, hints.weights, config)
 
 
-def _result(out: Path, found: Found, num_params: int) -> Result:
-    shape = " x ".join(map(str, found.image_shape))
+def _result(out: Path, found: Found, num_params: int, measured: Path | None) -> Result:
+    shape, variance = " x ".join(map(str, found.image_shape)), ""
+    also = ""
+    if measured is not None:
+        also, variance = f", with the statistics of {measured}", " --variance=analytic_paper"
+    if found.config.loss.variance in HEAD_VARIANCES:
+        variance = f" --variance={found.config.loss.variance}_paper"
     message = (
-        f"wrote {out}: a network of {num_params:,} parameters for images of {shape}. Draw some with"
-        f" python -m launch.sample --workdir={out}"
+        f"wrote {out}: a network of {num_params:,} parameters for images of {shape}{also}. Draw some with"
+        f" python -m launch.sample --workdir={out}{variance}"
     )
     values = {"num_params": num_params, "image_shape": found.image_shape}
     return Result(message, out, ("config.json",), values)

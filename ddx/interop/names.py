@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
     Attributes:
       names: of the tensor, the newest first: a file has one of them.
-      part: which third of each head's channels it is, of a tensor that holds queries, keys and values.
+      part: which third it is, of a tensor that holds queries, keys and values.
     """
 
     names: tuple[str, ...]
@@ -37,11 +37,13 @@ class Names(NamedTuple):
         of a block where blocks are counted through on the way down or up.
       layers: those inside a module whose names differ, with all names that they have had.
       parts: layers that are parts of one tensor, by their names in `layers`.
+      by_head: in such a tensor each head's parts lie together; otherwise each part's heads do.
     """
 
     modules: tuple[tuple[str, tuple[str, ...]], ...]
     layers: Mapping[str, tuple[str, ...]]
     parts: Mapping[str, int] = MappingProxyType({})
+    by_head: bool = True
 
     def place(self, path: Keys, model: UNet) -> Place:
         """Where the array at this path of the network's parameters is kept."""
@@ -119,11 +121,14 @@ DDIM = Names(
         (_UP + "upsample", ("up.{level}.upsample",)),
         ("temb_dense0", ("temb.dense.0",)),
         ("temb_dense1", ("temb.dense.1",)),
+        ("head_block", ("before_out",)),  # the head is Extended Analytic-DPM's
+        ("head_norm", ("norm_out2",)),
+        ("head_conv", ("conv_out2",)),
     ),
     layers=MappingProxyType({}),
 )
 
-# Improved DDPM's code counts its blocks through, resampling among them.
+# Improved DDPM's code counts its blocks through, resampling among them; ADM's, whose blocks resample, has its names.
 IDDPM = Names(
     modules=(
         (_DOWN + _BLOCK, ("input_blocks.{down}.0",)),
@@ -141,6 +146,9 @@ IDDPM = Names(
         ("conv_in", ("input_blocks.0.0",)),
         ("norm_out", ("out.0",)),
         ("conv_out", ("out.2",)),
+        ("head_block", ("out2.0",)),  # the head is Extended Analytic-DPM's, without and with a block
+        ("head_norm", ("out2.0", "out2.1")),
+        ("head_conv", ("out2.2", "out2.3")),
     ),
     layers=MappingProxyType(
         {

@@ -91,7 +91,7 @@ def apply(path: Path, config: ConfigDict, doubled: bool) -> None:
     o.need("prediction_type", *_PREDICTIONS)
     o.need("timestep_spacing", *_SPACINGS)
     process, sample, loss = config.process, config.sample, config.loss
-    process.kind, process.rescale_time = "ddpm", False
+    process.kind, process.rescale_time, process.first_time = "ddpm", False, 0
     process.num_steps, process.schedule = _schedule(o)
     loss.prediction = _PREDICTIONS[o["prediction_type"]]
     loss.objective, loss.variance = ("hybrid", "range") if doubled else ("simple", "small")
@@ -206,6 +206,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     for key, value, wanted in (
         ("process.kind", p.kind, ("ddpm",)),
         ("process.rescale_time", p.rescale_time, (False,)),
+        ("process.first_time", p.first_time, (0,)),
         ("loss.prediction", config.loss.prediction, tuple(predictions)),
         ("loss.variance", config.loss.variance, ("small", "large", "range")),
         ("data.low", config.data.low, (-1,)),

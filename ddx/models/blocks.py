@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 
 from ddx.models.conventions import DDPM, Conventions
+from ddx.models.resampling import ConvOfDoubled, doubled, halved
 
 
 class GroupNorm(nn.Module):
@@ -118,7 +119,8 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
 class ResnetBlock(nn.Module):
     """norm - swish - conv - norm - swish - dropout - conv, plus the input (1 x 1 if channels change).
 
-    Around the second norm, the block is told the time.
+    Around the second norm, the block is told the time. A block that resamples does so before its first convolution, and
+    with its input (ADM, Dhariwal & Nichol 2021, section 3).
 
     Attributes:
       channels: output channels.
@@ -127,6 +129,8 @@ class ResnetBlock(nn.Module):
       dtype: type of the computation.
       scale_shift: the time scales and shifts what the second norm returns; if False, it is added to what that takes.
       conventions: of an original code.
+      resample: "" for an output of the input's size; "down" for half of it, by averaging 2 x 2 pixels; "up" for twice
+        of it, where each pixel becomes 2 x 2, and as many channels as the input has.
     """
 
     channels: int
@@ -135,13 +139,19 @@ class ResnetBlock(nn.Module):
     dtype: Any
     scale_shift: bool = False
     conventions: Conventions = DDPM
+    resample: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, temb: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
-        """(B, H, W, C), the time embedding (B, D) and, in training, keys (B,), to (B, H, W, channels)."""
+        """(B, H, W, C), the time embedding (B, D) and, in training, keys (B,), to (B, H', W', channels)."""
         like = self.conventions
         h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")(x))
-        h = conv3x3(h, self.channels, like, self.dtype, "conv1")
+        if self.resample == "down":
+            h, x = halved(h), halved(x)
+        if self.resample == "up":
+            h, x = ConvOfDoubled(self.dtype, like, name="conv1")(h), doubled(x)
+        else:
+            h = conv3x3(h, self.channels, like, self.dtype, "conv1")
         norm2 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm2")
         told_channels = 2 * self.channels if self.scale_shift else self.channels
         told = dense(nn.swish(temb), told_channels, like, self.dtype, "temb_proj")[:, None, None, :]
@@ -238,55 +248,4 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
-        return _ConvOfDoubled(self.dtype, self.conventions, name="conv")(x)
-
-
-class _ConvOfDoubled(nn.Module):
-    """A 3 x 3 convolution of the doubled image; on CPU without doubling it, in 16 products an input pixel, not 36.
-
-    Under the kernel of any output pixel lie only 2 x 2 different input pixels, in one of four patterns by the parity of
-    row and column, so four 2 x 2 kernels, sums of the one, do. A TPU, whose matrix unit has time to spare, loses more
-    by interleaving the four images than it gains.
-    """
-
-    dtype: Any
-    conventions: Conventions
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
-        initial = self.conventions.initial(9 * channels)
-        kernel = self.param("kernel", initial["kernel_init"], (3, 3, channels, channels), jnp.float32)
-        bias = self.param("bias", initial["bias_init"], (channels,), jnp.float32)
-        out = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_by_parity, default=_by_doubling)
-        return out + bias.astype(self.dtype)
-
-
-def _by_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    batch, height, width, channels = x.shape
-    doubled = jnp.broadcast_to(x[:, :, None, :, None, :], (batch, height, 2, width, 2, channels))
-    return _conv(doubled.reshape(batch, 2 * height, 2 * width, channels), kernel, "SAME")
-
-
-def _by_parity(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    batch, height, width, channels = x.shape
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def output(row: int, column: int) -> jax.Array:
-        """The output pixels (2 i + row, 2 j + column)."""
-        window = padded[:, row : row + height + 1, column : column + width + 1]
-        return _conv(window, _add_taps(_add_taps(kernel, 0, row), 1, column), "VALID")
-
-    rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
-
-
-def _add_taps(kernel: jax.Array, axis: int, parity: int) -> jax.Array:
-    """Three taps on a doubled axis as two on the axis itself: an even output sees (0, 1 + 2), an odd one (0 + 1, 2)."""
-    first, middle, last = jnp.split(kernel, 3, axis)
-    return jnp.concatenate([first, middle + last] if parity == 0 else [first + middle, last], axis)
-
-
-def _conv(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=numbers)
+        return ConvOfDoubled(self.dtype, self.conventions, name="conv")(x)

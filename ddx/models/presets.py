@@ -33,6 +33,16 @@ _IMAGENET64 = UNet(
     out_channels=6,
 )
 _IMAGENET64_CLASS = _IMAGENET64.clone(channels=192, num_classes=1000)
+_ADM = _IMAGENET64.clone(
+    channels=256,
+    multipliers=(1, 1, 2, 2, 4, 4),
+    num_blocks=2,
+    attention_resolutions=(32, 16, 8),
+    num_heads=1,
+    head_channels=64,
+    resample_blocks=True,
+)
+_ADM_CLASS = _ADM.clone(num_classes=1000)
 _IDDPM_256: dict[str, Any] = {"multipliers": (1, 1, 2, 2, 4, 4), "num_blocks": 2}
 _BLURRING = UNet(num_blocks=3, attention_resolutions=(16, 8))
 _IHDM = UNet(family="iddpm", multipliers=(1, 2, 3, 4, 5), num_blocks=3, attention_resolutions=(64, 32, 16), dropout=0.3)
@@ -55,6 +65,22 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _IMAGENET64.clone(**_IDDPM_256, attention_resolutions=(16,), num_heads=1, scale_shift=False),
             (256, 256, 3),
             113_676_678,
+        ),
+        "adm_imagenet64": Preset(
+            _ADM_CLASS.clone(channels=192, multipliers=(1, 2, 3, 4), num_blocks=3, dropout=0.1),
+            (64, 64, 3),
+            295_904_454,
+        ),
+        "adm_imagenet128": Preset(
+            _ADM_CLASS.clone(multipliers=(1, 1, 2, 3, 4), num_heads=4, head_channels=0), (128, 128, 3), 421_529_606
+        ),
+        "adm_imagenet256": Preset(_ADM_CLASS, (256, 256, 3), 553_838_086),
+        "adm_uncond256": Preset(_ADM, (256, 256, 3), 552_814_086),
+        "adm_upsampler256": Preset(
+            _ADM_CLASS.clone(channels=192, num_heads=4, head_channels=0, low_res=64), (256, 256, 3), 311_795_910
+        ),
+        "analytic_cifar10": Preset(
+            _IMAGENET64.clone(multipliers=(1, 2, 2, 2), dropout=0.3, out_channels=3), (32, 32, 3), 52_542_979
         ),
         "blurring_cifar10": Preset(
             _BLURRING.clone(channels=256, multipliers=(1, 1, 1), dropout=0.2), (32, 32, 3), 49_505_283

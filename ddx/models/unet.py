@@ -1,7 +1,9 @@
-"""The U-Nets of DDPM (Ho et al. 2020, appendix B) and Improved DDPM (Nichol & Dhariwal 2021).
+"""The U-Nets of DDPM, Improved DDPM and ADM.
 
-Each has the wiring, numerics and initial weights of its original code. Module names are flat and follow DDPM's
-("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a rule on strings.
+They are those of Ho et al. 2020, appendix B, of Nichol & Dhariwal 2021, and of Dhariwal & Nichol 2021, whose network is
+Improved DDPM's with `resample_blocks`. Each has the wiring, numerics and initial weights of its original code. Module
+names are flat and follow DDPM's ("down_1_block_0", "mid_attn_1", "up_0_block_2"), so converting weights is a rule on
+strings.
 """
 
 from typing import Any
@@ -41,6 +43,7 @@ class UNet(nn.Module):
       scale_shift: the time scales and shifts after the second norm of a residual block, instead of being added before.
       num_heads: heads of every attention block; they share its channels evenly.
       head_channels: 0, or the channels of each head, of which a block then has as many as its channels make.
+      resample_blocks: residual blocks halve and double the images, as in ADM; otherwise a convolution does.
       low_res: 0, or the height of the low-resolution images that are to be enlarged to x's size (super-resolution).
       head: "" for none; or layers of its own for as many channels again, from what the last convolution is given
         (Extended Analytic-DPM's): "simple", a normalisation and a convolution, "complex", a residual block before them.
@@ -61,6 +64,7 @@ class UNet(nn.Module):
     scale_shift: bool = False
     num_heads: int = 1
     head_channels: int = 0
+    resample_blocks: bool = False
     low_res: int = 0
     head: str = ""
 
@@ -121,6 +125,11 @@ class UNet(nn.Module):
         low_res = jnp.zeros(self._low_res_shape((batch, height, width, channels))) if self.low_res else None
         return jnp.zeros((batch, *image_shape)), t, t if self.num_classes else None, low_res
 
+    @nn.nowrap
+    def heads(self, channels: int) -> int:
+        """How many heads an attention block of so many channels has."""
+        return channels // self.head_channels if self.head_channels else self.num_heads
+
     @nn.compact
     def _network(
         self,
@@ -135,13 +144,12 @@ class UNet(nn.Module):
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
 
-        def residual(h: jax.Array, name: str, multiplier: int) -> jax.Array:
+        def residual(h: jax.Array, name: str, multiplier: int, resample: str = "") -> jax.Array:
             settings = (self.channels * multiplier, self.groups, self.dropout, self.dtype, self.scale_shift, like)
-            return block(*settings, name=name)(h, temb, dropout_keys)
+            return block(*settings, resample, name=name)(h, temb, dropout_keys)
 
         def attend(h: jax.Array, name: str) -> jax.Array:
-            heads = h.shape[-1] // self.head_channels if self.head_channels else self.num_heads
-            return attention(self.groups, self.dtype, heads, like, name=name)(h)
+            return attention(self.groups, self.dtype, self.heads(h.shape[-1]), like, name=name)(h)
 
         def attend_here(h: jax.Array, name: str) -> jax.Array:
             return attend(h, name) if h.shape[1] in self.attention_resolutions else h
@@ -163,7 +171,11 @@ class UNet(nn.Module):
                 h = attend_here(h, f"down_{level}_attn_{i}")
                 skips.append(h)
             if level != last:
-                h = Downsample(self.dtype, like, name=f"down_{level}_downsample")(h)
+                name = f"down_{level}_downsample"
+                if self.resample_blocks:
+                    h = residual(h, name, multiplier, "down")
+                else:
+                    h = Downsample(self.dtype, like, name=name)(h)
                 skips.append(h)
 
         h = residual(h, "mid_block_1", self.multipliers[-1])
@@ -175,7 +187,11 @@ class UNet(nn.Module):
                 h = residual(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{level}_block_{i}", multiplier)
                 h = attend_here(h, f"up_{level}_attn_{i}")
             if level != 0:
-                h = Upsample(self.dtype, like, name=f"up_{level}_upsample")(h)
+                name = f"up_{level}_upsample"
+                if self.resample_blocks:
+                    h = residual(h, name, multiplier, "up")
+                else:
+                    h = Upsample(self.dtype, like, name=name)(h)
 
         def output(h: jax.Array, norm: str, conv: str) -> jax.Array:
             h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name=norm)(h))

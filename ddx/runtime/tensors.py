@@ -22,6 +22,7 @@ from ddx.runtime.paths import Path
 
 SAFETENSORS = ".safetensors"
 TORCH = (".bin", ".pt", ".pth", ".ckpt")
+NUMPY = ".npy"
 
 
 class Tensor(NamedTuple):
@@ -55,6 +56,36 @@ def read(path: Path, without: str = "") -> Any:
         return _left(found, without) if isinstance(found, Mapping) else found
     kinds = ", ".join((SAFETENSORS, *TORCH))
     raise ConfigError(f"{path} has no known kind of weights. Use a file that ends in one of: {kinds}")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The one array in a file of np.save, or of torch.save, which a torch.Tensor or an array was given to.
+
+    Raises:
+      ConfigError: it needs PyTorch, which is not installed, or it is of neither kind.
+      CheckpointError: it cannot be read, is damaged, or holds something else.
+    """
+    if not storage.is_file(path):
+        raise CheckpointError(f"there is no file {path}. Name the file")
+    if path.suffix == NUMPY:
+        try:
+            with storage.opened(path) as file:
+                found = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(path, telling_line(error)) from None
+    elif path.suffix in TORCH:
+        found = _loaded(path, "Save the array alone, with np.save")[0]
+        found = found.detach().numpy() if hasattr(found, "detach") else found
+    else:
+        kinds = ", ".join((NUMPY, *TORCH))
+        raise ConfigError(f"{path} has no known kind of array. Use a file that ends in one of: {kinds}")
+    if not isinstance(found, np.ndarray):
+        raise CheckpointError(f"{path} holds {_kind(found)}, no array. Use another file")
+    return found
+
+
+def _kind(found: Any) -> str:
+    return "tensors by name" if isinstance(found, Mapping) else f"a {type(found).__name__}"
 
 
 def write(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -155,15 +186,22 @@ def _as_float(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _torch(path: Path) -> Any:
+    found, torch = _loaded(path, "Save its state dict alone, with torch.save(model.state_dict(), FILE)")
+    return _lazy(found, torch, path, "")
+
+
+def _loaded(path: Path, remedy: str) -> tuple[Any, Any]:
+    """What a file of PyTorch's holds, tensors, arrays of numbers and plain containers, and PyTorch itself."""
     try:
         import torch
     except ImportError:
         raise ConfigError(
-            f"reading {path} needs PyTorch. Install it with pip install 'ddx[convert]', or use a {SAFETENSORS} file"
+            f"reading {path} needs PyTorch. Install it with pip install 'ddx[convert]', or use a file of another kind:"
+            f" {SAFETENSORS} for weights, {NUMPY} for an array"
         ) from None
     local = storage.on_this_machine(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_arrays()):
             warnings.simplefilter("ignore")  # what it says of strange files is told below
             found = torch.load(local, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(local))
     except Exception as error:  # pickle, zipfile and PyTorch each have their own kinds
@@ -171,10 +209,18 @@ def _torch(path: Path) -> Any:
         if "weights_only" in str(error) or "WeightsUnpickler" in str(error) or "Unsupported" in str(error):
             raise CheckpointError(
                 f"{path} holds more than tensors, or is no PyTorch file; it is not read, since a pickle may run any"
-                " code. Save its state dict alone, with torch.save(model.state_dict(), FILE)"
+                f" code. {remedy}"
             ) from None
         raise _damaged(path, line) from None
-    return _lazy(found, torch, path, "")
+    return found, torch
+
+
+def _arrays() -> list[Any]:
+    """What PyTorch may make besides tensors: NumPy's arrays and scalars of numbers, under NumPy 1's names as well."""
+    array: Any = np.zeros(()).__reduce__()[0]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    numpy1 = [(one, f"numpy.core.multiarray.{one.__name__}") for one in (array, scalar)]
+    return [array, scalar, *numpy1, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in "fdil")]
 
 
 def _lazy(value: Any, torch: Any, path: Path, where: str) -> Any:

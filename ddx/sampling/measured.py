@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.bound import analytic, optimal
 from ddx.diffusion.bound.statistics import Statistics
 from ddx.diffusion.catalogue import (
@@ -89,7 +90,7 @@ def variance(source: Trained, workdir: Path, name: str, clip: bool) -> tuple[Sys
         )
     if kind not in ANALYTIC_VARIANCES:
         return source.system, variances.VARIANCES[kind]
-    is_gamma = kind != name or kind == "analytic_gamma"
+    is_gamma = _is_gamma(name)
     if is_gamma and process.blur is not None:
         raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
     if name == "analytic_pixel":
@@ -130,7 +131,11 @@ def trajectory(
     _check_tells(source, "trajectory='optimal'", "Use another trajectory")
     T = source.system.process.num_steps
     count = T if num_steps is None else num_steps
-    times = tuple(range(T, -1, -1)) if count == T else optimal_times(source, workdir, count, variance, clip)[count]
+    times: Trajectory = tuple(range(T, -1, -1))
+    if count != T and _is_gamma(variance):
+        times = _published_times(source, workdir, count)
+    elif count != T:
+        times = optimal_times(source, workdir, count, variance, clip)[count]
     return "times:" + ",".join(map(str, times[:-1]))
 
 
@@ -157,6 +162,22 @@ def optimal_times(
         return optimal.optimal_trajectories(costs, num_steps, process.ends_noisy)
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None
+
+
+def _published_times(source: Trained, workdir: Path, num_steps: int) -> Trajectory:
+    """The times that Analytic-DPM's code finds from the mean square of eps, for the variances that are from it too."""
+    process, statistics = source.system.process, _load(source, workdir, None, None)
+    try:
+        if process.blur is not None:
+            raise ValueError("the mean square of eps says nothing under a blur; use variance='analytic'")
+        return analytic_dpm.gamma_trajectory(process, np.append(0.0, statistics.ms_eps), num_steps)
+    except ValueError as error:
+        raise ConfigError(f"trajectory: {error}") from None
+
+
+def _is_gamma(variance: str) -> bool:
+    """Whether a variance of statistics is from the mean square of eps, as Analytic-DPM's code has it."""
+    return variance in ANALYTIC_VARIANCES and ("gamma" in variance or "paper" in variance)
 
 
 def _check_tells(source: Trained, what: str, instead: str) -> None:

@@ -64,7 +64,7 @@ def test_a_plain_dictionary_with_all_keys_is_a_config(elsewhere):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "--config is empty. Name a file or a shipped config: blurring_cifar10,"),
+        ("", "--config is empty. Name a file or a shipped config: adm_imagenet, analytic_cifar10, blurring_cifar10,"),
         ("digit", "config file not found: digit. Did you mean digits?"),
         (".", "config file not found: ."),
         ("x" * 5000, "config file not found: xxx"),

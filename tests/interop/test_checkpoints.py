@@ -10,7 +10,7 @@ import pytest
 import ddx
 from ddx.config import files as config_files
 from ddx.interop import checkpoints, convert
-from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE
+from ddx.interop.checkpoints import DDIM_CODE, IDDPM_CODE, Hints
 from ddx.models import PRESETS, UNet
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
@@ -43,7 +43,7 @@ def find(monkeypatch, content, code, config=None, weights="ema"):
     """What is found in a file with this content."""
     monkeypatch.setattr(checkpoints, "read", lambda path: content)
     monkeypatch.setattr(checkpoints, "_file", lambda source, weights: source)
-    return checkpoints.find(HERE, weights, config, code)
+    return checkpoints.find(HERE, Hints(weights, config), code)
 
 
 LARGE = ("ddim_celeba64", "iddpm_imagenet64", "iddpm_imagenet64_class", "iddpm_lsun")  # like the others

@@ -59,6 +59,8 @@ def test_the_command_writes_a_folder_and_names_mistakes(runs, tmp_path):  # noqa
             "nothing for process.kind='blurring'. Use --to=safetens",
         ),
         ({"process.rescale_time": True}, "nothing for process.rescale_time=True"),
+        ({"process.first_time": 1}, "nothing for process.first_time=1"),
+        ({"model.resample_blocks": True}, "no network with model.resample_blocks=True"),
         ({"loss.prediction": "mean"}, "nothing for loss.prediction='mean'"),
         ({"data.low": 0}, "nothing for data.low=0"),
         ({"model.low_res": 16}, "no network with model.low_res=16"),

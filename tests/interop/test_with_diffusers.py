@@ -130,7 +130,7 @@ def test_a_pickle_runs_no_code(tmp_path, how):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=how == "torch")
     with pytest.raises(CheckpointError, match="holds more than tensors") as caught:
-        checkpoints.find(path, "ema", None, checkpoints.DDIM_CODE)
+        checkpoints.find(path, checkpoints.Hints(), checkpoints.DDIM_CODE)
     assert "\n" not in str(caught.value) and not nest.exists()
 
 
@@ -143,5 +143,5 @@ def test_a_truncated_file_is_one_line(tmp_path, legacy, cut):
     torch.save({"conv_in.weight": torch.zeros(64, 64)}, path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(CheckpointError, match=r"model.pt") as caught:
-        checkpoints.find(path, "ema", None, checkpoints.DDIM_CODE)
+        checkpoints.find(path, checkpoints.Hints(), checkpoints.DDIM_CODE)
     assert "\n" not in str(caught.value)

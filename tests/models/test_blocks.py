@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.models import blocks
+from ddx.models import blocks, resampling
 from ddx.models.blocks import AttentionBlock, GroupNorm, ResnetBlock
 
 
@@ -35,7 +35,7 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(shape):
     kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], shape[-1]))
     with jax.enable_x64(True):
         args = (jnp.asarray(x, jnp.float64), jnp.asarray(kernel, jnp.float64))
-        found, expected = blocks._by_parity(*args), blocks._by_doubling(*args)
+        found, expected = resampling._by_parity(*args), resampling._by_doubling(*args)
         assert found.shape == (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 

@@ -171,7 +171,13 @@ def test_inputs_are_what_the_network_takes():
     assert label.shape == (2,) and jnp.issubdtype(label.dtype, jnp.integer) and low_res.shape == (2, 4, 8, 1)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.soak] * (name.startswith("adm_") and name != "adm_upsampler256"))
+        for name in PRESETS
+    ],
+)
 def test_a_preset_takes_its_own_inputs_and_puts_out_images(name):
     model, shape, _ = PRESETS[name]
     out, _ = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), *model.inputs(shape, 2)))

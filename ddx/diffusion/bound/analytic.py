@@ -42,12 +42,14 @@ def analytic(
       A `VarianceFn`. It raises a ValueError where "gamma" meets a blur.
 
     Raises:
-      ValueError: the source is unknown, or "gamma" is asked for a variance per coordinate.
+      ValueError: the source is unknown, or not in the statistics, or "gamma" is asked for a variance per coordinate.
     """
     if source not in ("mse", "gamma"):
         raise ValueError(f"source {source!r} is unknown; choose mse or gamma")
     if source == "gamma" and per_coordinate:
         raise ValueError("source 'gamma' is a mean over coordinates; use source='mse' for one each")
+    if source == "mse" and np.isnan(statistics.mse).all():
+        raise ValueError("these statistics hold no mse; use source='gamma'")
     axes = () if per_coordinate else (0, 1, 2)
     most = np.asarray(statistics.spectrum).mean(axes, keepdims=True) if limit is None else limit
     if source == "gamma":

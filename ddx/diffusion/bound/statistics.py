@@ -44,7 +44,10 @@ from ddx.diffusion.reverse.rows import Plan
 
 
 class Statistics(NamedTuple):
-    """Means over images of a data set, at N ascending times. Arrays are NumPy in float64."""
+    """Means over images of a data set, at N ascending times. Arrays are NumPy in float64.
+
+    Those that Analytic-DPM's code measured hold ms_eps alone: the others are NaN, and the spectrum is its limit.
+    """
 
     logsnr: np.ndarray  # (N,): of the schedule, descending
     mse: np.ndarray  # (N, H, W, C): equation (1), per coordinate

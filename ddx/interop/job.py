@@ -5,8 +5,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ddx.config.interop import SOURCES
 from ddx.config.keys import UNKNOWN
 from ddx.config.rules import check_image_size
+from ddx.config.sampling import WEIGHTS
 from ddx.config.values import check_keys, default_config, validate
 from ddx.interop import checkpoints, diffusers, own
 from ddx.interop.fill import fill
@@ -20,9 +22,6 @@ from ddx.runtime.paths import Path, user_path
 from ddx.runtime.storage import sha256
 from ddx.system import make_system
 
-SOURCES = ("diffusers", "improved-diffusion", "ddim", "safetensors")
-WEIGHTS = ("ema", "raw")
-
 
 def convert(
     kind: str, source: str | Path, out: str | Path, *, weights: str = "ema", config: ConfigDict | None = None
@@ -33,7 +32,7 @@ def convert(
     from which it is sampled and scored, and from which others start (train.init_from); it does not resume.
 
     Args:
-      kind: the code base, one of `SOURCES`; "safetensors" is a file that `ddx.interop.export` wrote.
+      kind: the code base, one of `ddx.config.interop.SOURCES`; "safetensors" is a file that `ddx.interop.export` wrote.
       source: the file or folder, local or gs://.
       out: the folder to make; nothing may be in it.
       weights: "ema", the averaged weights, or "raw", where the source has both.

@@ -57,7 +57,7 @@ def convert(
     made = validate(found.config)
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")
     system = make_system(made, found.image_shape, max(1, found.num_classes))
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = system.shapes()
     params = fill(shapes, found.tensors, found.names, system.model, found.path)
     found = found._replace(tensors={})  # the memory that they take
     meta: dict[str, Any] = {

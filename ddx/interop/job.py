@@ -12,7 +12,7 @@ from ddx.config.sampling import WEIGHTS
 from ddx.config.values import check_keys, default_config, validate
 from ddx.interop import checkpoints, diffusers, own
 from ddx.interop.fill import fill
-from ddx.interop.found import Found
+from ddx.interop.found import Found, files_of
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.folder import save_config
 from ddx.runs.job import Result
@@ -60,10 +60,12 @@ def convert(
     shapes = system.shapes()
     params = fill(shapes, found.tensors, found.names, system.model, found.path)
     found = found._replace(tensors={})  # the memory that they take
+    files = files_of(found.path)
+    checksums = {file.name: sha256(file) for file in files} if len(files) > 1 else sha256(files[0])
     meta: dict[str, Any] = {
         "config": made.to_dict(),
         "image_shape": list(found.image_shape),
-        "converted": {"from": kind, "source": str(found.path), "sha256": sha256(found.path)},
+        "converted": {"from": kind, "source": str(found.path), "sha256": checksums},
         **found.meta,
     }
     if found.num_classes:

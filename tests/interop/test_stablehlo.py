@@ -163,6 +163,18 @@ def test_the_files_say_what_they_are_and_not_where_they_were_made(exported):
         assert made.platforms == ("cpu", "cuda", "tpu") and len(made.module_kept_var_idx) == len(made.in_avals)
 
 
+@pytest.mark.tpu
+def test_the_compiler_of_tpus_takes_the_programs(exported):
+    from ddx.compiling.chips import machine
+
+    place = jax.sharding.SingleDeviceSharding(machine("v3:2x2").devices[0])
+    made = jax.export.deserialize(bytearray((exported / "sampler.stablehlo").read_bytes()))
+    weights, seed, index = jax.tree.unflatten(made.in_tree, made.in_avals)[0]
+    shapes = {name: jax.ShapeDtypeStruct(one.shape, one.dtype, sharding=place) for name, one in weights.items()}
+    batch = [jax.ShapeDtypeStruct((4,), one.dtype, sharding=place) for one in (seed, index)]
+    assert jax.jit(made.call).lower(shapes, *batch).compile().memory_analysis().output_size_in_bytes >= 4 * 64
+
+
 def test_the_command_takes_the_flags_of_a_sampler_and_names_mistakes(whole, tmp_path):
     done = run("convert", "--to=stablehlo", f"--workdir={whole}", f"--out={tmp_path}/out", "--eta=-1")
     assert done.returncode == 2 and "eta=-1.0 must be " in done.stderr

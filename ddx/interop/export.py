@@ -82,7 +82,10 @@ def export(
         checksum = storage.sha256(folder / written.files[0])
         storage.write_text(folder / "README.md", card.card(source, written.use, checksum, written.header))
     count = sum(leaf.size for leaf in jax.tree.leaves(source.params))
-    message = f"wrote {out}: the {source.weights} weights of step {source.step}, {count:,} parameters, for {kind}"
+    message = (
+        f"wrote {out}: the {source.weights} weights of step {source.step}, {count:,} parameters, for {kind};"
+        f" README.md there says how to use them"
+    )
     return Result(message, out, ("README.md", *written.files), {"num_params": count})
 
 

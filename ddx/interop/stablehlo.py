@@ -132,11 +132,12 @@ def write(folder: Path, programs: tuple[Program, ...], weights: dict[str, Any], 
     }
     storage.write_json(folder / ABOUT, about | said)
     inputs = ", ".join(["weights", *(_example(name, one) for name, one in programs[-1].inputs.items())])
-    return _SERVICE.format(checksum=storage.sha256(folder / ABOUT), inputs=inputs)
+    return _SERVICE.format(version=jax.__version__, checksum=storage.sha256(folder / ABOUT), inputs=inputs)
 
 
 # A service runs these lines as they stand, with jax, NumPy and flatbuffers; a test does, where there is no ddx.
 _SERVICE = """\
+# pip install jax flatbuffers; written with jax {version}
 import hashlib, json, math, pathlib
 import jax, numpy as np
 from jax import export

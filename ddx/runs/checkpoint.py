@@ -30,8 +30,7 @@ from ddx.runtime.paths import Path, absolute, is_local
 from ddx.runtime.storage import write_text
 
 _AROUND = 2**20  # bytes of names, shapes and checksums
-# What is not yet in a file waits in memory, for a few files at a time: of an item there are at most so many, of as many
-# bytes at least.
+# An item is written in about so many files, of as many bytes at least: what is not yet in one waits in memory.
 _FILES, _FILE = 64, 2 * 2**20
 _STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
 

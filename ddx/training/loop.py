@@ -74,7 +74,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         step, total = start.step, config.train.num_steps
         if step >= total:
             message = f"already complete at step {step} of {total}: {workdir}"
-            return Outcome(step, True, message, origin.fresh(workdir))
+            return Outcome(step, True, message, origin.fresh(workdir, config))
         batch_size = config.train.batch_size
         devices.check_divisible(batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
@@ -94,7 +94,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         if hosts.is_first():
             save_config(workdir, config, start.history)
             forget_later(workdir, step)
-        return run.train(state, start)._replace(fresh=origin.fresh(workdir))
+        return run.train(state, start)._replace(fresh=origin.fresh(workdir, config))
 
 
 def _config(workdir: Path, config: ConfigDict | None, data: Any) -> ConfigDict:

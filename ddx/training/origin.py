@@ -5,6 +5,7 @@ init_from.json or backbone.json in the folder of the new run, so that one that i
 begins again on the same weights.
 """
 
+import contextlib
 import json
 from typing import Any
 
@@ -49,7 +50,7 @@ def initial_weights(workdir: Path, system: System, random: Any) -> Any:
     where = folder / "checkpoints" / str(source.step)
     different = _different_ends(source.params, random)
     saved, needed = ({n: m for n, m in tree.items() if n not in different} for tree in (source.params, random))
-    remedy = "train.init_from needs the same network but for its ends and its classes: copy its model.*"
+    remedy = "train.init_from needs the same network but for its first and last layer and its classes: copy its model.*"
     manifest.check_fit(where, {"ema": manifest.arrays_of(saved)}, {"ema": needed}, unseen, remedy)
     fresh = [module for module in random if module in different]
     record(workdir, INIT_FROM, folder, source, fresh=fresh)
@@ -59,9 +60,15 @@ def initial_weights(workdir: Path, system: System, random: Any) -> Any:
     return {module: random[module] if module in different else saved[module] for module in random}
 
 
-def fresh(workdir: Path) -> tuple[str, ...]:
-    """The layers of a run with train.init_from that started from random weights, since that run has others."""
-    return tuple(_read(_path(workdir, INIT_FROM)).get("fresh", ()))
+def fresh(workdir: Path, config: Any) -> tuple[str, ...]:
+    """The layers of a run with train.init_from that started from random weights, since that run has others.
+
+    None where init_from.json is gone or damaged, which a run with checkpoints does without.
+    """
+    with contextlib.suppress(ConfigError):
+        if config.train.init_from:
+            return tuple(map(str, _read(_path(workdir, INIT_FROM)).get("fresh", ())))
+    return ()
 
 
 def _different_ends(theirs: Any, ours: Any) -> list[str]:

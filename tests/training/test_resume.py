@@ -179,6 +179,8 @@ def test_a_run_from_another_resumes_without_it_and_is_bound_to_it(whole, tiny_co
     config.unlock().train.num_steps = 3
     outcome = train(config, tmp_path / "run")
     assert outcome.step == 3 and outcome.fresh == ("label",)
+    (tmp_path / "run" / "init_from.json").write_text("{")
+    assert train(config, tmp_path / "run").fresh == ()
     config.train.init_from = str(whole)
     with pytest.raises(ConfigError, match=r"another config \(train\.init_from .*source -> "):
         train(config, tmp_path / "run")
@@ -256,7 +258,7 @@ def test_layers_that_images_classes_and_outputs_decide_start_afresh_and_are_told
     told = capsys.readouterr().out
     assert "fresh    conv_in: (16,) and (3, 3, 1, 16) there, (16,) and (3, 3, 3, 16) here\n" in told
     assert "fresh    label: (10, 64) there, (5, 64) here\n" in told
-    assert set(json.loads((tmp_path / "init_from.json").read_text())["fresh"]) == afresh == set(origin.fresh(tmp_path))
+    assert set(origin.fresh(tmp_path, colours.config)) == afresh
     without = improved_config(train__init_from=str(improved), model__class_conditional=False, **fixed)
     assert "label" not in initial_weights(tmp_path, system(without))
     told = capsys.readouterr().out

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -76,6 +77,10 @@ class System(NamedTuple):
     def init(self, key: Any) -> Any:
         """Initial parameters."""
         return self.model.init(key, *self.model.inputs(self.image_shape))["params"]
+
+    def shapes(self) -> Any:
+        """The shapes of the parameters; nothing is compiled for them, and no device is touched."""
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def split(self, params: Any) -> tuple[Any, Any]:
         """Parameters as those that are trained and those of the backbone, which stay as they are; most have none."""

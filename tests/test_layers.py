@@ -37,7 +37,7 @@ MAY_IMPORT = {
         "sampling",
     },
     "run": {"diffusion", "models", "runtime", "system", "runs", "sampling", "evaluation", "interop"},
-    "interop": {"catalogue", "diffusion", "models", "runtime", "config", "runs", "system"},
+    "interop": {"catalogue", "diffusion", "models", "runtime", "config", "runs", "system", "sampling", "__version__"},
     "compiling": {"evaluation", "features", "runtime", "config", "data", "system", "sampling", "training"},
     "cli": {"catalogue", "runtime", "config", "features", "sampling", "training", "evaluation", "interop", "compiling"},
     "launch": set(),

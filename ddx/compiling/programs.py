@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -15,7 +14,7 @@ from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import make_sampler
-from ddx.system import System, make_system
+from ddx.system import make_system
 from ddx.training.program import make_program
 
 
@@ -27,7 +26,7 @@ def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: in
 def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
     """A piece of the walk of `launch.sample`, by the config's sampler."""
     system = make_system(config, image_shape, num_classes)
-    return Generator(system, make_sampler(config, system)).lower(_params(system))
+    return Generator(system, make_sampler(config, system)).lower(system.shapes())
 
 
 def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
@@ -37,7 +36,7 @@ def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes:
         raise ConfigError("IHDM's bound needs its training set, which is not read here. Leave evaluate out of --what")
     how = bound_settings(config, {"variance": default_variance(config)})
     return Bound(variational(system, how["variance"], how)).lower(
-        _params(system), image_shape, config.sample.batch_size
+        system.shapes(), image_shape, config.sample.batch_size
     )
 
 
@@ -56,7 +55,3 @@ PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Any]] = {
     "evaluate": evaluate,
     "fid": fid,
 }
-
-
-def _params(system: System) -> Any:
-    return jax.eval_shape(system.init, jax.random.key(0))

@@ -23,6 +23,7 @@ def keeps_eps(s: Any) -> bool:
 
 MOST_TIMES = 100_000  # noise levels of a process, and steps of a sample
 MOST_SAMPLES = 10_000_000  # of a job
+WEIGHTS = ("ema", "raw")  # averaged, or as the last training step left them
 
 SAMPLING: dict[str, Key] = {
     "sampler": Key(
@@ -94,7 +95,7 @@ SAMPLING: dict[str, Key] = {
     "weights": Key(
         "ema",
         "weights of the network: ema, averaged, or raw, as the last training step left them",
-        **one_of("ema", "raw"),
+        **one_of(*WEIGHTS),
         tag=lambda s: "" if s.weights == "ema" else f"_{s.weights}",
     ),
     "num_images": Key(64, "images in a grid during training", **within(1, 10_000), is_flag=False),

@@ -25,8 +25,6 @@ from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
 from ddx.runtime.tensors import TORCH, Tensor, Tensors, read
 
-ATTENTION_ORDERS = ("old", "new")
-
 
 class Code(NamedTuple):
     """One of these code bases.

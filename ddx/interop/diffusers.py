@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from ddx.interop import schedulers
-from ddx.interop.found import Found, set_images, state_dict, weights_in
+from ddx.interop.found import Found, set_images, tensors_in, weights_in
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.options import Options
 from ddx.models.conventions import FAMILIES, Conventions
 from ddx.runtime import storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
-from ddx.runtime.tensors import read
 from ddx.system import System
 
 # UNet2DModel's arguments and their defaults.
@@ -109,7 +108,7 @@ def find(source: Path, weights: str, base: ConfigDict) -> Found:
     config = _changed(base, network)
     schedulers.apply(scheduler, config, network.doubled)
     path = weights_in(folder, STEM)
-    return Found(config, network.image_shape, network.num_classes, state_dict(read(path), path), path, DIFFUSERS)
+    return Found(config, network.image_shape, network.num_classes, tensors_in(path), path, DIFFUSERS)
 
 
 _SCHEDULER = "scheduler_config.json"

@@ -5,14 +5,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from ddx.config.interop import ATTENTION_ORDERS, SOURCES
 from ddx.config.keys import UNKNOWN
 from ddx.config.rules import check_image_size
+from ddx.config.sampling import WEIGHTS
 from ddx.config.values import check_keys, default_config, validate
 from ddx.diffusion.catalogue import HEAD_VARIANCES
 from ddx.interop import analytic, checkpoints, diffusers, ms_eps, own
-from ddx.interop.checkpoints import ATTENTION_ORDERS, Hints
+from ddx.interop.checkpoints import Hints
 from ddx.interop.fill import fill
-from ddx.interop.found import Found
+from ddx.interop.found import Found, files_of
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.folder import save_config
 from ddx.runs.job import Result
@@ -27,8 +29,6 @@ _CODES = {
     "ddim": checkpoints.DDIM_CODE,
     "guided-diffusion": checkpoints.ADM_CODE,
 }
-SOURCES = ("diffusers", *_CODES, "analytic-dpm", "safetensors")
-WEIGHTS = ("ema", "raw")
 
 
 def convert(
@@ -48,7 +48,7 @@ def convert(
     from which it is sampled and scored, and from which others start (train.init_from); it does not resume.
 
     Args:
-      kind: the code base, one of `SOURCES`; "safetensors" is a file that `ddx.interop.export` wrote.
+      kind: the code base, one of `ddx.config.interop.SOURCES`; "safetensors" is a file that `ddx.interop.export` wrote.
       source: the file or folder, local or gs://.
       out: the folder to make; nothing may be in it.
       weights: "ema", the averaged weights, or "raw", where the source has both.
@@ -89,13 +89,15 @@ def convert(
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")
     system = make_system(made, found.image_shape, max(1, found.num_classes))
     known = None if measured is None else ms_eps.of_file(measured, system)
-    shapes = jax.eval_shape(system.init, jax.random.key(0))
+    shapes = system.shapes()
     params = fill(shapes, found.tensors, found.names, system.model, found.path)
     found = found._replace(tensors={})  # the memory that they take
+    files = files_of(found.path)
+    checksums = {file.name: sha256(file) for file in files} if len(files) > 1 else sha256(files[0])
     meta: dict[str, Any] = {
         "config": made.to_dict(),
         "image_shape": list(found.image_shape),
-        "converted": {"from": kind, "source": str(found.path), "sha256": sha256(found.path)},
+        "converted": {"from": kind, "source": str(found.path), "sha256": checksums},
         **found.meta,
     }
     if found.num_classes:

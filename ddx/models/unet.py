@@ -98,7 +98,8 @@ class UNet(nn.Module):
         self._check_inputs(x, t, label, low_res, dropout_keys)
         self._check_settings(*x.shape[1:3])
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
-        if dropout_keys is not None or self.is_initializing() or x.shape[0] <= part:
+        is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
+        if dropout_keys is not None or self.is_initializing() or not is_known or x.shape[0] <= part:
             return self._network(x, t, label, low_res, dropout_keys)
         variables, network = self.variables, self.clone(parent=None)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from ddx.runs import manifest
@@ -29,6 +30,8 @@ from ddx.runtime.paths import Path, absolute, is_local
 from ddx.runtime.storage import write_text
 
 _AROUND = 2**20  # bytes of names, shapes and checksums
+# An item is written in about so many files, of as many bytes at least: what is not yet in one waits in memory.
+_FILES, _FILE = 64, 2 * 2**20
 _STEP = re.compile(r"[1-9][0-9]{0,9}")  # what has another name is somebody else's
 
 
@@ -151,7 +154,7 @@ class Checkpoints:
     @contextlib.contextmanager
     def _written(self, folder: Path, items: dict[str, Any]) -> Iterator[pathlib.Path]:
         """Write the items to a folder; what is seen in the block is on this machine."""
-        args = {name: ocp.args.StandardSave(item) for name, item in items.items()}
+        args = {name: _saved(item) for name, item in items.items()}
         with contextlib.ExitStack() as stack:
             if is_local(folder):
                 folder.parent.mkdir(parents=True, exist_ok=True)
@@ -267,6 +270,19 @@ class Checkpoints:
         for name in folders.names(self.directory):
             if (_STEP.fullmatch(name) and name not in finished) or ".orbax-checkpoint-tmp" in name:
                 folders.remove_tree(self.directory / name)
+
+
+class _Kept(np.ndarray):
+    """An array that orbax takes no copy of, as it does lest one change while it is written; these stay as they are."""
+
+    def __deepcopy__(self, memo: Any) -> "_Kept":
+        return self
+
+
+def _saved(item: Any) -> Any:
+    kept = jax.tree.map(lambda x: np.asarray(x).view(_Kept), item)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(kept))
+    return ocp.args.PyTreeSave(kept, ocdbt_target_data_file_size=max(_FILE, size // _FILES))
 
 
 def _files() -> ocp.Checkpointer:

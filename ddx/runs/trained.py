@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import jax
 from ml_collections import ConfigDict
 
 from ddx.runs.checkpoint import Checkpoints
@@ -98,7 +97,7 @@ def _restore(checkpoints: Checkpoints, step: int, weights: str | None, check: Ch
     weights = system.config.sample.weights if weights is None else weights
     if weights not in WEIGHTS:
         raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")
-    like, frozen = system.split(jax.eval_shape(system.init, jax.random.key(0)))
+    like, frozen = system.split(system.shapes())
     item = WEIGHTS[weights]
     if item not in checkpoints.arrays(step):
         raise ConfigError(f"checkpoint {folder} has no {weights} weights. Leave weights out, or use ema")

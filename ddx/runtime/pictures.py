@@ -13,12 +13,13 @@ _GAP = 96  # a grey that stands out from black and from white images
 _STRIP_COLUMNS, _STRIP_IMAGES = 10, 4  # of a film on one picture
 
 
-def to_uint8(x: Any, low: float = -1.0) -> np.ndarray:
+def to_uint8(x: Any, low: float = -1.0, xp: Any = np) -> Any:
     """Images in [low, 1] as bytes, rounded: from -1 the exact inverse of x / 127.5 - 1.
 
-    DDPM's, Improved DDPM's and IHDM's code truncate instead, which darkens by half a grey level.
+    DDPM's, Improved DDPM's and IHDM's code truncate instead, which darkens by half a grey level. `xp` is NumPy, or
+    jax.numpy in a graph.
     """
-    return np.rint((np.clip(np.asarray(x, np.float32), low, 1.0) - low) * (255.0 / (1.0 - low))).astype(np.uint8)
+    return xp.rint((xp.clip(xp.asarray(x, np.float32), low, 1.0) - low) * (255.0 / (1.0 - low))).astype(np.uint8)
 
 
 def as_seen(images: np.ndarray) -> np.ndarray:

@@ -14,10 +14,11 @@ from ddx.diffusion.random import example_keys, seed_key
 from ddx.diffusion.reverse.encode import encoding_plan
 from ddx.diffusion.reverse.film import Film, filmed
 from ddx.diffusion.reverse.rows import Plan, num_rows
-from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
+from ddx.diffusion.reverse.walk import State
 from ddx.runtime import devices, parallel
 from ddx.runtime.pictures import to_uint8
 from ddx.runtime.progress import Progress
+from ddx.sampling.functions import Between, functions
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
 
@@ -31,14 +32,6 @@ class Batch(NamedTuple):
     start: int
     images: np.ndarray
     film: Film | None  # of (frames, N, H, W, C) uint8
-
-
-class Between(NamedTuple):
-    """Of whom the steps draw: the noise of two examples, mixed by `ddx.diffusion.papers.ihdm.between`; (B,) each."""
-
-    keys: Any
-    others: Any
-    weights: Any
 
 
 class Generator:
@@ -72,32 +65,19 @@ class Generator:
         kept = np.divide(at.alpha, at.a, out=np.ones_like(at.alpha), where=at.a > 0)
         kept = kept[:, None].astype(np.float32)
 
-        def noise(keys: Any) -> Any:
-            return initial_noise(system.process, keys, self._shape)
-
-        def prior(keys: Any, images: Any) -> Any:
-            return ihdm.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
-
-        def begin(x: Any) -> Any:
-            return start(solver, basis.analysis(x))
-
-        def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, state: State) -> State:
-            denoise = system.denoiser(params, sampler.clip, told)
-            draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
-            return advance(denoise, state, rows, entries, solver, draw)
+        made = functions(system, sampler, solver)
 
         def end(state: State) -> Any:
-            x_0 = basis.synthesis(state.u_t)
             if not frames:
-                return x_0, None
+                return made.end(state), None
             film = state.memory[1]
-            return x_0, Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
+            return made.end(state), Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
 
-        self._noise = parallel.over_batch(noise, shared=0, split=1)
+        self._noise = parallel.over_batch(made.noise, shared=0, split=1)
         self._chosen = parallel.over_batch(lambda keys: ihdm.prior_images(keys, self._num_images()), shared=0, split=1)
-        self._prior = parallel.over_batch(prior, shared=0, split=2)
-        self._begin = parallel.over_batch(begin, shared=0, split=1)
-        self._walk = parallel.over_batch(walk, shared=3, split=3)
+        self._prior = parallel.over_batch(made.prior, shared=0, split=2)
+        self._begin = parallel.over_batch(made.begin, shared=0, split=1)
+        self._walk = parallel.over_batch(made.walk, shared=3, split=3)
         self._end = parallel.over_batch(end, shared=0, split=1)
 
     def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
@@ -208,14 +188,6 @@ class Generator:
         for numbers, some in in_pieces(rows, progress):
             state = self._walk(params, some, numbers, *of_examples, state)
         return state
-
-
-def _draw(keys: Any, u_t: Any) -> Callable[[Any], Any]:
-    """The k-th draw of each example as a function of k."""
-    if not isinstance(keys, Between):
-        return noise_from(keys, u_t)
-    of_one, of_other = noise_from(keys.keys, u_t), noise_from(keys.others, u_t)
-    return lambda k: ihdm.between(of_one(k), of_other(k), keys.weights[:, None, None, None])
 
 
 def _join_film(x: Any) -> np.ndarray:

@@ -182,6 +182,20 @@ def prepare(
       ConfigError: a setting is invalid, or not for this network.
       DataError: images that are needed cannot be read.
     """
+    settled = settle(source, workdir, seed, preset, settings)
+    return Drawing(*settled, to_tell(source.system, labels, low_res), training_images(source, data_dir))
+
+
+Settled = tuple[ConfigDict, System, Sampler, str]
+"""The config, system, sampler and variance of a `Drawing`, for which no images are needed."""
+
+
+def settle(source: trained.Trained, workdir: Path, seed: int, preset: str | None, settings: dict[str, Any]) -> Settled:
+    """What settings decide of a `Drawing`.
+
+    Raises:
+      ConfigError: a setting is invalid, or not for this network.
+    """
     variance = settings.get("variance")
     if settings.get("trajectory") == "optimal":
         settings = settings | {"trajectory": _optimal(source, workdir, settings)}
@@ -193,9 +207,7 @@ def prepare(
     how = make_sampler(config, system, chosen)
     if chosen is not None:
         how = measured.as_published(how, chosen, variance, system.process.low)
-    return Drawing(
-        config, system, how, variance, to_tell(source.system, labels, low_res), training_images(source, data_dir)
-    )
+    return config, system, how, variance
 
 
 def _optimal(source: trained.Trained, workdir: Path, settings: dict[str, Any]) -> str:

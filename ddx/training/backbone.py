@@ -32,7 +32,7 @@ def load(workdir: Path, system: System, data: Dataset | None = None) -> dict[str
     if data is not None and system.model.num_classes:
         remedy = "Train the head on the same classes, as configs/heads.py does"
         check_same_classes(f"train.backbone={folder}", source.meta, data, remedy)
-    shapes = system.split(jax.eval_shape(system.init, jax.random.key(0)))[1]
+    shapes = system.split(system.shapes())[1]
     head, channels = of_head(source.params), system.image_shape[-1]
     weights = {name: module for name, module in source.params.items() if not head[name]}
     # A network with learned variances outputs them after its prediction, which alone is of use here.

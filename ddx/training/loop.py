@@ -43,6 +43,7 @@ class Outcome(NamedTuple):
     step: int
     finished: bool  # False if a signal asked to stop
     message: str  # one line that says what was written
+    fresh: tuple[str, ...] = ()  # layers that train.init_from's run has otherwise, which started from random weights
 
 
 def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> Outcome:
@@ -72,7 +73,8 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         start = resume.Start(**hosts.agreed(lambda: resume.find(workdir, checkpoints, config)._asdict()))
         step, total = start.step, config.train.num_steps
         if step >= total:
-            return Outcome(step, True, f"already complete at step {step} of {total}: {workdir}")
+            message = f"already complete at step {step} of {total}: {workdir}"
+            return Outcome(step, True, message, origin.fresh(workdir, config))
         batch_size = config.train.batch_size
         devices.check_divisible(batch_size, config.train.accumulation)
         print(f"devices  {summary.describe_devices()}")
@@ -92,7 +94,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         if hosts.is_first():
             save_config(workdir, config, start.history)
             forget_later(workdir, step)
-        return run.train(state, start)
+        return run.train(state, start)._replace(fresh=origin.fresh(workdir, config))
 
 
 def _config(workdir: Path, config: ConfigDict | None, data: Any) -> ConfigDict:
@@ -139,7 +141,7 @@ class _Run:
             origin.forget(self.workdir, self.config)
         state: TrainState = parallel.run_once(self.program.initial, self.init_key)
         if self.config.train.init_from:
-            weights = origin.initial_weights(self.workdir, self.system)
+            weights = origin.initial_weights(self.workdir, self.system, state.params)
             state = jax.jit(init_state, static_argnums=1)(weights, self.program.optimizer, state.times)
         return state._replace(frozen=backbone.load(self.workdir, self.system, self.data)) if state.frozen else state
 

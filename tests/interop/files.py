@@ -30,3 +30,17 @@ def pipeline(folder, config, scheduler, tensors, unet="unet", name="diffusion_py
     (folder / unet / "config.json").write_text(json.dumps(config))
     safetensors(folder / unet / name, tensors)
     return folder
+
+
+def in_files(folder, tensors, num_files=3, stem="diffusion_pytorch_model"):
+    """Weights in several .safetensors files, with the index that says which tensor is where."""
+    names, listed = sorted(tensors), {}
+    for i in range(num_files):
+        file = f"{stem}-{i + 1:05d}-of-{num_files:05d}.safetensors"
+        inside = {name: tensors[name] for name in names[i::num_files]}
+        safetensors(folder / file, inside, {"format": "pt"})
+        listed |= dict.fromkeys(inside, file)
+    size = sum(value.nbytes for value in tensors.values())
+    index = folder / f"{stem}.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": listed}))
+    return index

@@ -41,7 +41,10 @@ def test_the_command_writes_a_folder_and_names_mistakes(runs, tmp_path):  # noqa
     workdir = f"--workdir={runs / 'copied'}"
     done = run("convert", "--to=diffusers", workdir, f"--out={tmp_path}/out")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"wrote {tmp_path}/out: the ema weights of step 1, 702,499 parameters, for diffusers\n"
+    assert done.stdout == (
+        f"wrote {tmp_path}/out: the ema weights of step 1, 702,499 parameters, for diffusers;"
+        " README.md there says how to use them\n"
+    )
     for args, message in (
         (["--to=diffusers", "--from=ddim"], "--from and --to are two ways. Give one of them"),
         (["--to=diffusers", workdir, "--source=x"], "--source belongs to --from. Leave it out"),

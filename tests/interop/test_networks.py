@@ -10,13 +10,13 @@ import pytest
 import ddx
 from ddx.config import files as config_files
 from ddx.interop import convert, export
-from ddx.interop.found import weights_in
+from ddx.interop.found import tensors_in, weights_in
 from ddx.runtime import storage, tensors
 from ddx.runtime.errors import CheckpointError, ConfigError, DataError
 from ddx.sampling.samples import sample
 from tests import golden
 from tests.buckets import upload
-from tests.interop.files import pipeline, safetensors
+from tests.interop.files import in_files, pipeline, safetensors
 from tests.interop.originals import NETWORKS, weights
 
 SCHEDULER = {"_class_name": "DDPMScheduler", "variance_type": "fixed_large"}
@@ -91,7 +91,7 @@ def same(run, other):
         np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize("way", ["old names", "flat", "the network's folder", "average"])
+@pytest.mark.parametrize("way", ["old names", "flat", "the network's folder", "several files", "average"])
 def test_other_forms_of_a_folder_are_the_same_run(runs, tmp_path, way):
     data = golden.load("diffusers_networks")
     arrays = weights(data["copied/weights"].tolist())
@@ -108,6 +108,9 @@ def test_other_forms_of_a_folder_are_the_same_run(runs, tmp_path, way):
         (source / "config.json").write_text(json.dumps(config))
         (source / "scheduler_config.json").write_text(json.dumps(SCHEDULER))
         safetensors(source / "diffusion_pytorch_model.safetensors", arrays, {"format": "pt"})
+    elif way == "several files":
+        in_files(pipeline(source, config, SCHEDULER, {}) / "unet", arrays)
+        (source / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     elif way == "the network's folder":
         source = pipeline(source, config, SCHEDULER, arrays) / "unet"
     else:  # a checkpoint of diffusers' trainer
@@ -140,10 +143,63 @@ def test_weights_of_another_precision_become_float32(tmp_path, kind):
 def test_a_variant_is_taken_where_there_is_nothing_else(tmp_path):
     (tmp_path / "diffusion_pytorch_model.fp16.safetensors").write_text("")
     assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.fp16.safetensors"
+    (tmp_path / "diffusion_pytorch_model.bin.index.json").write_text("")
+    assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.bin.index.json"
     (tmp_path / "diffusion_pytorch_model.bin").write_text("")
     assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.bin"
     (tmp_path / "diffusion_pytorch_model.safetensors").write_text("")
     assert weights_in(tmp_path, "diffusion_pytorch_model").name == "diffusion_pytorch_model.safetensors"
+
+
+LAST = "diffusion_pytorch_model-00003-of-00003.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            "file is missing",
+            rf"there is no file .*{LAST}, which diffusion.*\.index\.json names\. Fetch",
+        ),
+        ("tensor is missing", rf"{LAST} has no tensor 'c', unlike .*index\.json\. Fetch both again"),
+        ("tensor is left", rf"{LAST} has a tensor 'z', unlike .*index\.json\. Fetch both again"),
+        ("cut", r"index\.json is no index of weights \(.*\)\. Fetch it again"),
+        ("no map", r"index\.json is no index of weights \(weight_map\)\. Fetch it again"),
+        ("empty", r"index\.json names no tensors\. Fetch it again"),
+        ("elsewhere", r"index\.json: tensor 'a' is in '\.\./a\.safetensors', which is no file"),
+        ("pickle", r"index\.json: tensor 'a' is in 'a\.pkl', which is no file"),
+    ],
+)
+def test_files_that_do_not_agree_with_their_index_are_named(tmp_path, how, message):
+    index = in_files(tmp_path, {name: np.ones(2, np.float32) for name in "abc"})
+    said = json.loads(index.read_text())
+    if how == "file is missing":
+        (tmp_path / LAST).unlink()
+    elif how.startswith("tensor"):
+        names = {"tensor is missing": "y", "tensor is left": "cz"}[how]
+        safetensors(tmp_path / LAST, {name: np.ones(2, np.float32) for name in names})
+    elif how == "cut":
+        index.write_text(index.read_text()[:-9])
+    else:
+        said["weight_map"] |= {"elsewhere": {"a": "../a.safetensors"}, "pickle": {"a": "a.pkl"}}.get(how, {})
+        index.write_text(json.dumps({"no map": {}, "empty": {"weight_map": {}}}.get(how, said)))
+    with pytest.raises(CheckpointError, match=message) as error:
+        tensors_in(index)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.convert
+def test_several_files_of_pytorch_are_read_as_one(tmp_path):
+    torch = pytest.importorskip("torch")
+    arrays = {name: np.full((2, 3), i, np.float32) for i, name in enumerate("abc")}
+    files = {"a": "x-1.bin", "b": "x-2.bin", "c": "x-1.bin"}
+    for file in set(files.values()):
+        torch.save({name: torch.tensor(arrays[name]) for name in files if files[name] == file}, tmp_path / file)
+    (tmp_path / "x.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    found = tensors_in(weights_in(tmp_path, "x"))
+    assert {name: tensor.read().tolist() for name, tensor in found.items()} == {
+        name: value.tolist() for name, value in arrays.items()
+    }
 
 
 REFUSED = {

@@ -1,6 +1,7 @@
 """Checkpoints: what comes back is what was saved, or nothing does."""
 
 import json
+import pathlib
 import shutil
 import types
 import warnings
@@ -57,6 +58,21 @@ def test_an_item_can_be_restored_alone(checkpoints):
     found = checkpoints.restore(30, {"params": items(0)["params"]})
     assert list(found) == ["params"]
     np.testing.assert_array_equal(found["params"]["conv"]["kernel"], items(30)["params"]["conv"]["kernel"])
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="Linux tells the most memory since")
+def test_a_save_takes_little_memory_beside_the_arrays(tmp_path):
+    arrays = {str(i): np.random.default_rng(i).standard_normal(2**20, np.float32) for i in range(24)}  # 96 MiB
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _memory("VmRSS")
+    Checkpoints(tmp_path / "checkpoints").save(1, {"ema": arrays}, {})
+    assert _memory("VmHWM") - before < 0.9 * 96 * 1024  # a copy would be as much as they are
+
+
+def _memory(what):
+    """In KiB."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(what)).split()[1])
 
 
 def test_no_folder_means_no_checkpoint(tmp_path):

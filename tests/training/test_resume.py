@@ -169,13 +169,18 @@ def test_a_run_starts_from_the_averaged_weights_of_another(whole, tiny_config, t
     assert config_lib.from_json((tmp_path / "step" / "config.json").read_text(), "").train.init_from == f"{whole}:8"
 
 
-def test_a_run_from_another_resumes_without_it_and_is_bound_to_it(whole, tiny_config, tmp_path):
+def test_a_run_from_another_resumes_without_it_and_is_bound_to_it(whole, tiny_config, tmp_path, capsys):
     shutil.copytree(whole, tmp_path / "source")
-    config = tiny_config(train__init_from=str(tmp_path / "source"), train__num_steps=2)
-    train(config, tmp_path / "run")
+    own = {"model__class_conditional": True}  # a layer that the other has not
+    config = tiny_config(train__init_from=str(tmp_path / "source"), train__num_steps=2, **own)
+    assert train(config, tmp_path / "run").fresh == ("label",)
+    assert "fresh    label: nothing there, (10, 64) here\n" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "source")
     config.unlock().train.num_steps = 3
-    assert train(config, tmp_path / "run").step == 3
+    outcome = train(config, tmp_path / "run")
+    assert outcome.step == 3 and outcome.fresh == ("label",)
+    (tmp_path / "run" / "init_from.json").write_text("{")
+    assert train(config, tmp_path / "run").fresh == ()
     config.train.init_from = str(whole)
     with pytest.raises(ConfigError, match=r"another config \(train\.init_from .*source -> "):
         train(config, tmp_path / "run")
@@ -185,60 +190,79 @@ def system(config, num_classes=1):
     return ddx.system.make_system(config, (8, 8, 1), num_classes)
 
 
+def initial_weights(workdir, ours):
+    """What a run would start from, with zeros for what starts afresh."""
+    shapes = jax.eval_shape(ours.init, jax.random.key(0))
+    return origin.initial_weights(workdir, ours, jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+
 def test_a_run_that_begins_again_starts_from_the_same_weights(whole, tiny_config, tmp_path):
     source = tmp_path / "source"
     shutil.copytree(whole, source)
     (tmp_path / "run").mkdir()
     ours = system(tiny_config(train__init_from=str(source)))
-    first = origin.initial_weights(tmp_path / "run", ours)
+    first = initial_weights(tmp_path / "run", ours)
     checkpoints = Checkpoints(source / "checkpoints", keep=5)
     moved = jax.tree.map(lambda x: x + 1, first)
     checkpoints.save(14, {"ema": moved}, checkpoints.meta(12))
-    again = origin.initial_weights(tmp_path / "run", ours)
+    again = initial_weights(tmp_path / "run", ours)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     asked = system(tiny_config(train__init_from=f"{source}:14"))
-    jax.tree.map(np.testing.assert_array_equal, moved, origin.initial_weights(tmp_path / "run", asked))
+    jax.tree.map(np.testing.assert_array_equal, moved, initial_weights(tmp_path / "run", asked))
     other = system(tiny_config(train__init_from=str(whole)))  # another run is asked for before the first checkpoint
-    jax.tree.map(np.testing.assert_array_equal, first, origin.initial_weights(tmp_path / "run", other))
-    jax.tree.map(np.testing.assert_array_equal, moved, origin.initial_weights(tmp_path / "run", ours))
+    jax.tree.map(np.testing.assert_array_equal, first, initial_weights(tmp_path / "run", other))
+    jax.tree.map(np.testing.assert_array_equal, moved, initial_weights(tmp_path / "run", ours))
     shutil.rmtree(source / "checkpoints" / "14")
     with pytest.warns(UserWarning, match="step 14 was saved"):
         trained.load(source)
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 14 .* remove it to begin on another"):
-        origin.initial_weights(tmp_path / "run", ours)
+        initial_weights(tmp_path / "run", ours)
     (tmp_path / "run" / "init_from.json").unlink()
     with pytest.warns(UserWarning, match="step 14 was saved"):
-        jax.tree.map(np.testing.assert_array_equal, first, origin.initial_weights(tmp_path / "run", ours))
+        jax.tree.map(np.testing.assert_array_equal, first, initial_weights(tmp_path / "run", ours))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model__channels": 64}, r"ema\['conv_in'\]\['bias'\]: saved float32 \(16,\), needed float32 \(64,\)"),
+        ({"model__channels": 64}, r"ema\['down_0_block_0'\]\['conv1'\]\['bias'\]: saved float32 \(16,\), needed"),
         ({"model__num_heads": 4}, r"model\.num_heads: saved 1, needed 4\. "),
         ({"model__groups": 4}, r"model\.groups: saved 8, needed 4\. "),
         ({"model__family": "iddpm"}, r"model\.family: saved ddpm, needed iddpm[;.] "),
         ({"model__multipliers": (1, 1, 1)}, "saved nothing, needed float32"),
-        (
-            {"loss__objective": "hybrid", "loss__variance": "range"},
-            r"conv_out'\]\['bias'\]: saved float32 \(1,\), needed",
-        ),
     ],
 )
 def test_another_network_is_no_start(whole, tiny_config, tmp_path, changes, message):
     with pytest.raises(CheckpointError, match=rf"checkpoints/12 does not fit this config: .*{message}") as error:
-        origin.initial_weights(tmp_path, system(tiny_config(train__init_from=str(whole), **changes)))
+        initial_weights(tmp_path, system(tiny_config(train__init_from=str(whole), **changes)))
     assert "\n" not in str(error.value) and "copy its model" in str(error.value)
     assert not (tmp_path / "init_from.json").exists()
 
 
-def test_other_classes_are_no_start(improved, improved_config, tmp_path):
-    ours = system(improved_config(train__init_from=str(improved)), num_classes=5)
-    with pytest.raises(
-        CheckpointError, match=r"embedding'\]: saved float32 \(10, \d+\), needed float32 \(5, "
-    ) as error:
-        origin.initial_weights(tmp_path, ours)
-    assert "\n" not in str(error.value)
+def test_layers_that_images_classes_and_outputs_decide_start_afresh_and_are_told(
+    improved, improved_config, tmp_path, capsys
+):
+    """From ten classes and a learned variance on grey images to three, five and a fixed one on colours."""
+    theirs = trained.load(improved).params
+    fixed = {"loss__objective": "simple", "loss__variance": "small", "sample__variance": "small"}
+    colours = ddx.system.make_system(improved_config(train__init_from=str(improved), **fixed), (8, 8, 3), 5)
+    found = initial_weights(tmp_path, colours)
+    shapes = jax.eval_shape(colours.init, jax.random.key(0))
+    assert jax.tree.map(np.shape, found) == jax.tree.map(lambda x: x.shape, shapes)
+    afresh = {"conv_in", "label", "conv_out"}
+    for name, module in found.items():
+        if name in afresh:
+            assert not any(np.any(leaf) for leaf in jax.tree.leaves(module))
+        else:
+            jax.tree.map(np.testing.assert_array_equal, module, theirs[name])
+    told = capsys.readouterr().out
+    assert "fresh    conv_in: (16,) and (3, 3, 1, 16) there, (16,) and (3, 3, 3, 16) here\n" in told
+    assert "fresh    label: (10, 64) there, (5, 64) here\n" in told
+    assert set(origin.fresh(tmp_path, colours.config)) == afresh
+    without = improved_config(train__init_from=str(improved), model__class_conditional=False, **fixed)
+    assert "label" not in initial_weights(tmp_path, system(without))
+    told = capsys.readouterr().out
+    assert "unused   label: (10, 64) there, nothing here\n" in told and told.count("fresh") == 1
 
 
 def test_a_start_without_a_trained_network_is_refused(tiny_config, tmp_path):

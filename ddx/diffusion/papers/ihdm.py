@@ -171,7 +171,7 @@ def heat_prior(process: Process, keys: Key, images: Images, delta: float) -> Ima
     Raises:
       ValueError: images are not floating-point numbers, or there is not one key per sample.
     """
-    keys = batch_keys(keys, len(images))
+    keys = batch_keys(keys, images.shape[0])
     return blur(process, images, process.num_steps) + delta * initial_noise(
         process, keys, images.shape[1:], images.dtype
     )

@@ -57,19 +57,19 @@ def _by_doubling(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
 def _by_parity(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
-    output = _outputs(x, lambda row, column: _add_taps(_add_taps(kernel, 0, row), 1, column))
+    output = _outputs(x, kernel)
     rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
     return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels) + bias
 
 
-def _outputs(x: jax.Array, taps: Callable[[int, int], jax.Array]) -> Callable[[int, int], jax.Array]:
-    """The output pixels (2 i + row, 2 j + column) by (row, column), with the 2 x 2 kernels of these."""
+def _outputs(x: jax.Array, kernel: jax.Array) -> Callable[[int, int], jax.Array]:
+    """The output pixels (2 i + row, 2 j + column), (B, H, W, C), as a function of row and column."""
     _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def output(row: int, column: int) -> jax.Array:
         window = padded[:, row : row + height + 1, column : column + width + 1]
-        return _conv(window, taps(row, column), "VALID")
+        return _conv(window, _add_taps(_add_taps(kernel, 0, row), 1, column), "VALID")
 
     return output
 
@@ -80,16 +80,15 @@ def _add_taps(kernel: jax.Array, axis: int, parity: int) -> jax.Array:
     return jnp.concatenate([first, middle + last] if parity == 0 else [first + middle, last], axis)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     """The four images, each written by its convolution to its place among the others.
 
-    A TPU's compiler does so only where rows and columns are the major axes of all of them. The gradients are by the
-    same convolution as one: of the image with zeros between its pixels, by the four kernels interleaved.
+    A TPU's compiler does so only where rows and columns are the major axes of all of them. Derivatives are those of the
+    same convolution as one, which their convolutions gain by.
     """
     batch, height, width, channels = x.shape
-    four = _interleaved(kernel)
-    output = _outputs(x, lambda row, column: four[row::2, column::2])
+    output = _outputs(x, kernel)
     out = jax.lax.empty((batch, height, 2, width, 2, channels), x.dtype)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
         found = (output(row, column) + bias)[:, :, None, :, None]
@@ -98,23 +97,12 @@ def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     return out.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def _in_place_forward(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-    return _in_place(x, kernel, bias), (x, kernel)
+_in_place.defjvp(lambda primals, tangents: (_in_place(*primals), jax.jvp(_as_one, primals, tangents)[1]))
 
 
-def _in_place_backward(kept: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    x, kernel = kept
-    four = _interleaved(kernel)
-    of_x = jax.linear_transpose(lambda x: _conv(x, four, [(2, 2), (2, 2)], lhs_dilation=(2, 2)), x)(gradient)[0]
-    # The same transposed in the kernel would turn the large image around instead of the kernel.
-    flipped = jax.lax.conv_general_dilated(
-        gradient, x, (1, 1), [(1, 1), (1, 1)], rhs_dilation=(2, 2), dimension_numbers=("CHWN", "IHWO", "HWCN")
-    )
-    of_four = flipped[::-1, ::-1].astype(kernel.dtype)
-    return of_x, jax.linear_transpose(_interleaved, kernel)(of_four)[0], gradient.sum((0, 1, 2))
-
-
-_in_place.defvjp(_in_place_forward, _in_place_backward)
+def _as_one(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """A convolution of the image with zeros between its pixels, by the four kernels interleaved."""
+    return _conv(x, _interleaved(kernel), [(2, 2), (2, 2)], lhs_dilation=(2, 2)) + bias
 
 
 def _interleaved(kernel: jax.Array) -> jax.Array:

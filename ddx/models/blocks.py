@@ -1,7 +1,8 @@
 """The blocks of the U-Nets of DDPM and Improved DDPM: residual, attention, down, up, and the layers they consist of.
 
-All work on NHWC. `dtype` is the type of convolutions and matrix products; parameters, normalisation and softmax are
-float32. `conventions` are those of one of the original codes.
+All work on NHWC. Blocks take and return images with the moments of their channels (`ddx.models.norm`). `dtype` is the
+type of convolutions and matrix products; parameters, normalisation and softmax are float32. `conventions` are those of
+one of the original codes.
 """
 
 import zlib
@@ -14,44 +15,8 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 
 from ddx.models.conventions import DDPM, Conventions
+from ddx.models.norm import GroupNorm, Measured, measure
 from ddx.models.resampling import ConvOfDoubled, doubled, halved
-
-
-class GroupNorm(nn.Module):
-    """Group normalisation, in float32: images are read twice, once for the statistics, once to be normalised.
-
-    The statistics are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
-    themselves would cancel where a mean is large against its spread. The statistics of a group follow from the
-    statistics of its channels (Chan, Golub & LeVeque 1983), so the channels, which lie along a TPU's lanes, are not
-    taken apart.
-    """
-
-    groups: int
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, C) to the same shape."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
-        x = x.astype(jnp.float32)
-
-        size = channels // self.groups
-        same = np.kron(np.eye(self.groups, dtype=np.float32), np.full((size, size), 1 / size, np.float32))
-
-        def over_group(of_channel: jax.Array) -> jax.Array:
-            """The mean over the channels of each group, for each of its channels, (B, C)."""
-            return jnp.matmul(of_channel, same, precision=jax.lax.Precision.HIGHEST)
-
-        first = jax.lax.stop_gradient(x[:, :1, :1])  # any number near the mean: nothing depends on which
-        apart = x - first
-        mean, square = apart.mean((1, 2)), jnp.square(apart).mean((1, 2))
-        variance, mean = square - jnp.square(mean), mean + first[:, 0, 0]
-        of_group = over_group(mean)
-        variance = over_group(variance + jnp.square(mean - of_group))
-        rate = jax.lax.rsqrt(variance + self.epsilon) * scale
-        return (x - of_group[:, None, None]) * rate[:, None, None] + bias
 
 
 class Dropout(nn.Module):
@@ -70,12 +35,12 @@ class Dropout(nn.Module):
         if keys is None or not self.rate:
             return x
         here = zlib.crc32("/".join(self.path).encode())  # no two modules of a network draw the same
-        kept = _words(keys, here, x.shape[1:]) >= np.uint32(round(self.rate * 2**32))
+        kept = _kept(keys, here, x.shape[1:], self.rate)
         return jnp.where(jax.lax.optimization_barrier(kept), x / (1.0 - self.rate), 0.0)
 
 
-def _words(keys: jax.Array, name: int, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint32 for each of the keys, (B, H, W, C) for a shape (H, W, C).
+def _kept(keys: jax.Array, name: int, shape: tuple[int, ...], rate: float) -> jax.Array:
+    """Whether values are not dropped, for each of the keys, (B, H, W, C) for a shape (H, W, C).
 
     Threefry in counter mode: a key of JAX says where the counter of an image starts, and the name what it is encrypted
     with. `jax.random` would encrypt once for every number and keep half of what comes out.
@@ -86,11 +51,11 @@ def _words(keys: jax.Array, name: int, shape: tuple[int, ...]) -> jax.Array:
     count = jax.lax.broadcasted_iota(jnp.uint32, (1, rows * width * channels), 1).reshape(1, rows, width, channels)
     blocks = jnp.broadcast_arrays(start[0] + count, start[1])
     halves = threefry2x32_p.bind(jnp.uint32(name), jnp.uint32(0x9E3779B9), *blocks)
-    return jnp.concatenate(halves, axis=1)[:, :height]
+    return jnp.concatenate([words >= np.uint32(round(rate * 2**32)) for words in halves], axis=1)[:, :height]
 
 
 def conv3x3(
-    x: jax.Array,
+    fan_in: int,
     channels: int,
     conventions: Conventions,
     dtype: Any,
@@ -98,17 +63,15 @@ def conv3x3(
     last: bool = False,
     strides: int = 1,
     padding: str | int = "SAME",
-) -> jax.Array:
-    """A convolution, a layer of the module that calls: (B, H, W, C) to (B, H / strides, W / strides, channels)."""
-    initial = conventions.initial(9 * x.shape[-1], last)
-    return nn.Conv(channels, (3, 3), strides, padding, dtype=dtype, name=name, **initial)(x)
+) -> nn.Conv:
+    """A convolution, a layer of the module that calls: (B, H, W, fan_in) to (B, H / strides, W / strides, channels)."""
+    initial = conventions.initial(9 * fan_in, last)
+    return nn.Conv(channels, (3, 3), strides, padding, dtype=dtype, name=name, **initial)
 
 
-def dense(
-    x: jax.Array, channels: int, conventions: Conventions, dtype: Any, name: str, last: bool = False
-) -> jax.Array:
-    """A dense layer of the module that calls: (..., C) to (..., channels)."""
-    return nn.Dense(channels, dtype=dtype, name=name, **conventions.initial(x.shape[-1], last))(x)
+def dense(fan_in: int, channels: int, conventions: Conventions, dtype: Any, name: str, last: bool = False) -> nn.Dense:
+    """A dense layer of the module that calls: (..., fan_in) to (..., channels)."""
+    return nn.Dense(channels, dtype=dtype, name=name, **conventions.initial(fan_in, last))
 
 
 def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
@@ -142,29 +105,45 @@ class ResnetBlock(nn.Module):
     resample: str = ""
 
     @nn.compact
-    def __call__(self, x: jax.Array, temb: jax.Array, dropout_keys: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: Measured, temb: jax.Array, dropout_keys: jax.Array | None = None) -> Measured:
         """(B, H, W, C), the time embedding (B, D) and, in training, keys (B,), to (B, H', W', channels)."""
-        like = self.conventions
-        h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")(x))
-        if self.resample == "down":
-            h, x = halved(h), halved(x)
-        if self.resample == "up":
-            h, x = ConvOfDoubled(self.dtype, like, name="conv1")(h), doubled(x)
-        else:
-            h = conv3x3(h, self.channels, like, self.dtype, "conv1")
+        like, channels = self.conventions, x.x.shape[-1]
+        norm1 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")
         norm2 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm2")
-        told_channels = 2 * self.channels if self.scale_shift else self.channels
-        told = dense(nn.swish(temb), told_channels, like, self.dtype, "temb_proj")[:, None, None, :]
-        if self.scale_shift:
-            scale, shift = jnp.split(told.astype(jnp.float32), 2, axis=-1)
-            h = norm2(h) * (1 + scale) + shift
+        if self.resample == "up":
+            conv1: nn.Module = ConvOfDoubled(self.dtype, like, name="conv1")
         else:
-            h = norm2(h + told)
-        h = Dropout(self.dropout)(nn.swish(h), dropout_keys)
-        h = conv3x3(h, self.channels, like, self.dtype, "conv2", last=True)
-        if x.shape[-1] != self.channels:
-            x = dense(x, self.channels, like, self.dtype, "nin_shortcut")
-        return x + h
+            conv1 = conv3x3(channels, self.channels, like, self.dtype, "conv1")
+        told_channels = 2 * self.channels if self.scale_shift else self.channels
+        told = dense(temb.shape[-1], told_channels, like, self.dtype, "temb_proj")(nn.swish(temb))[:, None, None, :]
+        dropout = Dropout(self.dropout)
+        conv2 = conv3x3(self.channels, self.channels, like, self.dtype, "conv2", last=True)
+        if channels != self.channels:
+            nin_shortcut = dense(channels, self.channels, like, self.dtype, "nin_shortcut")
+
+        def first_half(x: Measured) -> jax.Array:
+            h = nn.swish(norm1(x))
+            h = conv1(halved(h) if self.resample == "down" else h)
+            return h if self.scale_shift else h + told
+
+        def second_half(h: Measured, keys: jax.Array | None) -> jax.Array:
+            y = norm2(h)
+            if self.scale_shift:
+                scale, shift = jnp.split(told.astype(jnp.float32), 2, axis=-1)
+                y = y * (1 + scale) + shift
+            return conv2(dropout(nn.swish(y), keys))
+
+        def shortcut(x: jax.Array) -> jax.Array:
+            x = {"down": halved, "up": doubled}[self.resample](x) if self.resample else x
+            return x if channels == self.channels else nin_shortcut(x)
+
+        # Half of a corner is too small to say what a convolution makes of it.
+        first = None if self.resample == "down" else lambda: first_half(x.at_corner())[:, :1, :1]
+        h = measure(first_half(x), first)
+        return measure(
+            shortcut(x.x) + second_half(h, dropout_keys),
+            lambda: shortcut(x.at_corner().x)[:, :1, :1] + second_half(h.at_corner(), None)[:, :1, :1],
+        )
 
 
 class KeyDense(nn.Module):
@@ -203,27 +182,28 @@ class AttentionBlock(nn.Module):
     conventions: Conventions = DDPM
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Measured) -> Measured:
         """(B, H, W, C) to the same shape."""
-        batch, height, width, channels = x.shape
+        batch, height, width, channels = x.x.shape
         like, pixels, heads = self.conventions, height * width, self.num_heads
 
         # Heads join the batch instead of being an axis of their own: with one, nothing is left of them, not a bit.
         def split(h: jax.Array) -> jax.Array:
-            """(B, N, C) to (B * heads, N, C / heads)."""
+            """(B, H, W, C) to (B * heads, N, C / heads)."""
             return h.reshape(batch, pixels, heads, -1).swapaxes(1, 2).reshape(batch * heads, pixels, -1)
 
         def join(h: jax.Array) -> jax.Array:
-            """(B * heads, N, C / heads) to (B, N, C)."""
-            return h.reshape(batch, heads, pixels, -1).swapaxes(1, 2).reshape(batch, pixels, channels)
+            """(B * heads, N, C / heads) to (B, H, W, C)."""
+            return h.reshape(batch, heads, pixels, -1).swapaxes(1, 2).reshape(batch, height, width, channels)
 
-        h = GroupNorm(self.groups, epsilon=like.epsilon, name="norm")(x).reshape(batch, pixels, channels)
-        q, v = (split(dense(h, channels, like, self.dtype, name)) for name in "qv")
+        h = GroupNorm(self.groups, epsilon=like.epsilon, name="norm")(x)
+        q, v = (split(dense(channels, channels, like, self.dtype, name)(h)) for name in "qv")
         k = split(KeyDense(self.dtype, like, name="k")(h))
         logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
         weights = nn.softmax(logits).astype(self.dtype)
         h = join(jnp.einsum("bqk,bkc->bqc", weights, v))
-        return x + dense(h, channels, like, self.dtype, "proj_out", last=True).reshape(x.shape)
+        proj_out = dense(channels, channels, like, self.dtype, "proj_out", last=True)
+        return measure(x.x + proj_out(h), lambda: x.corner[:, :1, :1] + proj_out(h[:, :1, :1]))
 
 
 class Downsample(nn.Module):
@@ -233,10 +213,11 @@ class Downsample(nn.Module):
     conventions: Conventions = DDPM
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Measured) -> Measured:
         """(B, H, W, C) to (B, H / 2, W / 2, C)."""
-        like = self.conventions
-        return conv3x3(x, x.shape[-1], like, self.dtype, "conv", strides=2, padding=like.down_padding)
+        like, channels = self.conventions, x.x.shape[-1]
+        conv = conv3x3(channels, channels, like, self.dtype, "conv", strides=2, padding=like.down_padding)
+        return measure(conv(x.x), lambda: conv(x.x[:, :4, :4])[:, :1, :1])
 
 
 class Upsample(nn.Module):
@@ -246,6 +227,7 @@ class Upsample(nn.Module):
     conventions: Conventions = DDPM
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Measured) -> Measured:
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
-        return ConvOfDoubled(self.dtype, self.conventions, name="conv")(x)
+        conv = ConvOfDoubled(self.dtype, self.conventions, name="conv")
+        return measure(conv(x.x), lambda: conv(x.corner)[:, :1, :1])

@@ -1,12 +1,17 @@
 """Images of half or twice the size: means of 2 x 2 pixels, pixels that become 2 x 2, and a convolution of these."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from ddx.models.conventions import Conventions
+
+_MANY = 2048  # pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes
+_ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
 
 
 def doubled(x: jax.Array) -> jax.Array:
@@ -23,11 +28,10 @@ def halved(x: jax.Array) -> jax.Array:
 
 
 class ConvOfDoubled(nn.Module):
-    """A 3 x 3 convolution of the doubled image; on CPU without doubling it, in 16 products an input pixel, not 36.
+    """A 3 x 3 convolution of the doubled image, where it pays without doubling it: 16 products a pixel, not 36.
 
     Under the kernel of any output pixel lie only 2 x 2 different input pixels, in one of four patterns by the parity of
-    row and column, so four 2 x 2 kernels, sums of the one, do. A TPU, whose matrix unit has time to spare, loses more
-    by interleaving the four images than it gains.
+    row and column, so four 2 x 2 kernels, sums of the one, do.
     """
 
     dtype: Any
@@ -40,25 +44,34 @@ class ConvOfDoubled(nn.Module):
         initial = self.conventions.initial(9 * channels)
         kernel = self.param("kernel", initial["kernel_init"], (3, 3, channels, channels), jnp.float32)
         bias = self.param("bias", initial["bias_init"], (channels,), jnp.float32)
-        out = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_by_parity, default=_by_doubling)
-        return out + bias.astype(self.dtype)
+        tpu = _in_place if x.shape[0] * x.shape[1] * x.shape[2] >= _MANY else _by_doubling
+        out: jax.Array = jax.lax.platform_dependent(
+            x.astype(self.dtype), kernel, bias.astype(self.dtype), cpu=_by_parity, tpu=tpu, default=_by_doubling
+        )
+        return out
 
 
-def _by_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _conv(doubled(x), kernel, "SAME")
+def _by_doubling(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    return _conv(doubled(x), kernel, "SAME") + bias
 
 
-def _by_parity(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_parity(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
+    output = _outputs(x, kernel)
+    rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels) + bias
+
+
+def _outputs(x: jax.Array, kernel: jax.Array) -> Callable[[int, int], jax.Array]:
+    """The output pixels (2 i + row, 2 j + column), (B, H, W, C), as a function of row and column."""
+    _, height, width, _ = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
 
     def output(row: int, column: int) -> jax.Array:
-        """The output pixels (2 i + row, 2 j + column)."""
         window = padded[:, row : row + height + 1, column : column + width + 1]
         return _conv(window, _add_taps(_add_taps(kernel, 0, row), 1, column), "VALID")
 
-    rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
+    return output
 
 
 def _add_taps(kernel: jax.Array, axis: int, parity: int) -> jax.Array:
@@ -67,6 +80,41 @@ def _add_taps(kernel: jax.Array, axis: int, parity: int) -> jax.Array:
     return jnp.concatenate([first, middle + last] if parity == 0 else [first + middle, last], axis)
 
 
-def _conv(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
+@jax.custom_jvp
+def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """The four images, each written by its convolution to its place among the others.
+
+    A TPU's compiler does so only where rows and columns are the major axes of all of them. Derivatives are those of the
+    same convolution as one, which their convolutions gain by.
+    """
+    batch, height, width, channels = x.shape
+    output = _outputs(x, kernel)
+    out = jax.lax.empty((batch, height, 2, width, 2, channels), x.dtype)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        found = (output(row, column) + bias)[:, :, None, :, None]
+        out = jax.lax.dynamic_update_slice(with_layout_constraint(out, _ROWS_MAJOR), found, (0, 0, row, 0, column, 0))
+    out = with_layout_constraint(out, _ROWS_MAJOR)
+    return out.reshape(batch, 2 * height, 2 * width, channels)
+
+
+_in_place.defjvp(lambda primals, tangents: (_in_place(*primals), jax.jvp(_as_one, primals, tangents)[1]))
+
+
+def _as_one(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """A convolution of the image with zeros between its pixels, by the four kernels interleaved."""
+    return _conv(x, _interleaved(kernel), [(2, 2), (2, 2)], lhs_dilation=(2, 2)) + bias
+
+
+def _interleaved(kernel: jax.Array) -> jax.Array:
+    """The four 2 x 2 kernels as one of 4 x 4, where the taps of each are two apart: on an axis (0, 0 + 1, 1 + 2, 2)."""
+    for axis in (0, 1):
+        before, after = ([(int(a == axis) * side, int(a == axis) * (1 - side)) for a in range(4)] for side in (1, 0))
+        kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
+    return kernel
+
+
+def _conv(x: jax.Array, kernel: jax.Array, padding: Any, **dilation: Any) -> jax.Array:
     numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=numbers)
+    return jax.lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=numbers, **dilation
+    )

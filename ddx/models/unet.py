@@ -12,9 +12,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddx.models.blocks import AttentionBlock, Downsample, GroupNorm, ResnetBlock, Upsample, conv3x3, dense, enlarge
+from ddx.models.blocks import AttentionBlock, Downsample, ResnetBlock, Upsample, conv3x3, dense, enlarge
 from ddx.models.conventions import FAMILIES
 from ddx.models.embeddings import time_embedding
+from ddx.models.norm import GroupNorm, Measured, joined, measure
 
 HEADS = ("simple", "complex")
 
@@ -145,26 +146,27 @@ class UNet(nn.Module):
         attention = nn.remat(AttentionBlock) if self.remat else AttentionBlock
         last = len(self.multipliers) - 1
 
-        def residual(h: jax.Array, name: str, multiplier: int, resample: str = "") -> jax.Array:
+        def residual(h: Measured, name: str, multiplier: int, resample: str = "") -> Measured:
             settings = (self.channels * multiplier, self.groups, self.dropout, self.dtype, self.scale_shift, like)
             return block(*settings, resample, name=name)(h, temb, dropout_keys)
 
-        def attend(h: jax.Array, name: str) -> jax.Array:
-            return attention(self.groups, self.dtype, self.heads(h.shape[-1]), like, name=name)(h)
+        def attend(h: Measured, name: str) -> Measured:
+            return attention(self.groups, self.dtype, self.heads(h.x.shape[-1]), like, name=name)(h)
 
-        def attend_here(h: jax.Array, name: str) -> jax.Array:
-            return attend(h, name) if h.shape[1] in self.attention_resolutions else h
+        def attend_here(h: Measured, name: str) -> Measured:
+            return attend(h, name) if h.x.shape[1] in self.attention_resolutions else h
 
         temb = time_embedding(t, self.channels, like.cosine_first)
-        temb = dense(temb, 4 * self.channels, like, self.dtype, "temb_dense0")
-        temb = dense(nn.swish(temb), 4 * self.channels, like, self.dtype, "temb_dense1")
+        temb = dense(self.channels, 4 * self.channels, like, self.dtype, "temb_dense0")(temb)
+        temb = dense(4 * self.channels, 4 * self.channels, like, self.dtype, "temb_dense1")(nn.swish(temb))
         if label is not None:
             init = nn.initializers.normal(1.0)
             temb += nn.Embed(self.num_classes, temb.shape[-1], self.dtype, embedding_init=init, name="label")(label)
 
         if low_res is not None:
             x = jnp.concatenate([x, enlarge(low_res, *x.shape[1:3])], axis=-1)
-        h = conv3x3(x, self.channels, like, self.dtype, "conv_in")
+        conv_in = conv3x3(x.shape[-1], self.channels, like, self.dtype, "conv_in")
+        h = measure(conv_in(x), lambda: conv_in(x[:, :2, :2])[:, :1, :1])
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.num_blocks):
@@ -185,7 +187,7 @@ class UNet(nn.Module):
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
             for i in range(self.num_blocks + 1):
-                h = residual(jnp.concatenate([h, skips.pop()], axis=-1), f"up_{level}_block_{i}", multiplier)
+                h = residual(joined(h, skips.pop()), f"up_{level}_block_{i}", multiplier)
                 h = attend_here(h, f"up_{level}_attn_{i}")
             if level != 0:
                 name = f"up_{level}_upsample"
@@ -194,9 +196,10 @@ class UNet(nn.Module):
                 else:
                     h = Upsample(self.dtype, like, name=name)(h)
 
-        def output(h: jax.Array, norm: str, conv: str) -> jax.Array:
-            h = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name=norm)(h))
-            return conv3x3(h, self.out_channels, like, self.dtype, conv, last=True).astype(jnp.float32)
+        def output(h: Measured, norm: str, conv: str) -> jax.Array:
+            y = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name=norm)(h))
+            last_conv = conv3x3(y.shape[-1], self.out_channels, like, self.dtype, conv, last=True)
+            return last_conv(y).astype(jnp.float32)
 
         out = output(h, "norm_out", "conv_out")
         if not self.head:

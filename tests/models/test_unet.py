@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.models import PRESETS, UNet, create, num_params, of_head, unet
+from ddx.models import PRESETS, UNet, create, norm, num_params, of_head, unet
 from ddx.models.embeddings import time_embedding
 from ddx.runtime.parallel import run_once
 from tests import golden
@@ -181,6 +181,34 @@ def test_inputs_of_another_shape_are_refused(x, t):
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="choose one of: digits, ddpm_cifar10"):
         ddx.models.create("ddpm_cifar")
+
+
+@pytest.mark.parametrize("family", ["ddpm", "iddpm"])
+@pytest.mark.parametrize("resample_blocks", [False, True])
+def test_first_pixels_are_known_before_the_images_are(family, resample_blocks, monkeypatch):
+    pairs = []
+    monkeypatch.setattr(norm, "_LARGE", 1)
+    monkeypatch.setattr(norm, "_near", lambda of_x, computed: pairs.append((of_x, computed)) or computed)
+    model = SMALLEST.clone(
+        multipliers=(1, 2), family=family, resample_blocks=resample_blocks, attention_resolutions=(4,)
+    )
+    model = model.clone(scale_shift=resample_blocks, head="complex")
+    x, t = 3 + jax.random.normal(jax.random.key(0), (2, 8, 8, 3)), jnp.asarray([3, 999])
+    params = jax.eval_shape(lambda: model.init(jax.random.key(1), x, t))
+    params = jax.tree.map(lambda p: 0.3 * jax.random.normal(jax.random.key(2), p.shape), params)
+    pairs.clear()
+
+    def run(params):
+        return model.apply(params, x, t), list(pairs)
+
+    with jax.default_matmul_precision("highest"):
+        out, found = jax.jit(run)(params)
+        monkeypatch.setattr(norm, "_near", lambda of_x, computed: of_x)
+        expected = jax.jit(model.apply)(params, x, t)
+    assert len(found) > 20
+    for of_x, computed in found:
+        np.testing.assert_allclose(computed, of_x, atol=2e-5 * float(jnp.abs(of_x).max()))
+    np.testing.assert_allclose(out, expected, atol=1e-4 * float(jnp.abs(expected).max()))
 
 
 PLAIN, TOLD = (0, 0, ""), (5, 4, "complex")

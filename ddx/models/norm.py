@@ -1,0 +1,97 @@
+"""Group normalisation of images whose channels were measured where they were made.
+
+A TPU's compiler sums over the pixels of a convolution's result within the convolution, which costs nothing, if what is
+summed takes no number from the result itself. So images travel through a network with the moments of their channels,
+and a normalisation reads them once, to normalise them.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Pixels of an image. Smaller images are read again sooner than a small convolution says what their first pixel will be.
+_LARGE = 256
+
+
+class Measured(NamedTuple):
+    """Images, and what a normalisation takes of them.
+
+    Attributes:
+      x: (B, H, W, C).
+      corner: (B, 2, 2, C), their first pixels.
+      mean: (B, C) float32, over the pixels of each channel.
+      variance: (B, C) float32.
+    """
+
+    x: jax.Array
+    corner: jax.Array
+    mean: jax.Array
+    variance: jax.Array
+
+    def at_corner(self) -> "Measured":
+        """The first pixels in the place of the images, to compute the first pixel of what the images become."""
+        return jax.lax.stop_gradient(self._replace(x=self.corner))
+
+
+def measure(x: jax.Array, first: Callable[[], jax.Array] | None = None) -> Measured:
+    """Images with their moments.
+
+    The moments are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
+    themselves would cancel where a mean is large against its spread.
+
+    Args:
+      x: (B, H, W, C).
+      first: computes their first pixels, (B, 1, 1, C), from what x was computed from. On a TPU they stand in for those
+        of large images, which are known only when all of x is.
+    """
+    of_x = x[:, :1, :1].astype(jnp.float32)
+    near = _near(of_x, first().astype(jnp.float32)) if first and x.shape[1] * x.shape[2] >= _LARGE else of_x
+    near = jax.lax.stop_gradient(near)  # any number near the mean: nothing depends on which
+    apart = x.astype(jnp.float32) - near
+    mean, square = apart.mean((1, 2)), jnp.square(apart).mean((1, 2))
+    return Measured(x, x[:, :2, :2], mean + near[:, 0, 0], square - jnp.square(mean))
+
+
+def _near(of_x: jax.Array, computed: jax.Array) -> jax.Array:
+    near: jax.Array = jax.lax.platform_dependent(of_x, computed, tpu=lambda _, b: b, default=lambda a, _: a)
+    return near
+
+
+def joined(*parts: Measured) -> Measured:
+    """Images with the channels of all parts, none of which is measured again."""
+    return Measured(*(jnp.concatenate(each, axis=-1) for each in zip(*parts, strict=True)))
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation, in float32.
+
+    The statistics of a group follow from those of its channels (Chan, Golub & LeVeque 1983), so the channels, which lie
+    along a TPU's lanes, are not taken apart.
+    """
+
+    groups: int
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, measured: Measured) -> jax.Array:
+        """(B, H, W, C) with their moments to the same shape."""
+        x, _, mean, variance = measured
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+
+        size = channels // self.groups
+        same = np.kron(np.eye(self.groups, dtype=np.float32), np.full((size, size), 1 / size, np.float32))
+
+        def over_group(of_channel: jax.Array) -> jax.Array:
+            """The mean over the channels of each group, for each of its channels, (B, C)."""
+            return jnp.matmul(of_channel, same, precision=jax.lax.Precision.HIGHEST)
+
+        of_group = over_group(mean)
+        variance = over_group(variance + jnp.square(mean - of_group))
+        rate = jax.lax.rsqrt(variance + self.epsilon) * scale
+        return (x.astype(jnp.float32) - of_group[:, None, None]) * rate[:, None, None] + bias

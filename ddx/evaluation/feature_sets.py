@@ -23,9 +23,11 @@ def chosen_network(how: Mapping[str, Any], shape: tuple[int, int, int], metrics:
     """The network of settings, or the one that suits the metrics and images of a shape.
 
     Raises:
-      ConfigError: a metric belongs to another network.
+      ConfigError: a metric belongs to another network, or none takes such images.
     """
     name = how["features"]
+    if shape[-1] not in (1, 3):
+        raise ConfigError(f"images of {shape[-1]} channels: networks of features take 1 or 3. Use --metrics=bpd")
     if "fid" in metrics:
         if name not in (None, "inception"):
             raise ConfigError(f"fid is a distance of Inception's features, not of {name}'s. Use --metrics=fd")

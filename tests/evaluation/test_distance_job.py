@@ -223,6 +223,12 @@ def test_without_a_run_everything_has_to_be_given(tmp_path):
         evaluate(None, ("fd",), samples=tmp_path / "x.npy", reference=tmp_path, out=tmp_path / "out", num_samples=5)
 
 
+def test_images_of_four_channels_are_refused_before_anything_is_drawn(tmp_path):
+    np.save(tmp_path / "four.npy", np.zeros((20, 8, 8, 4), np.uint8))
+    with pytest.raises(ConfigError, match="images of 4 channels: networks of features take 1 or 3"):
+        evaluate(None, ("fd",), samples=tmp_path / "four.npy", reference=tmp_path, out=tmp_path / "out")
+
+
 def test_training_scores_the_same_way(run):
     source = trained.load(run)
     score = evaluators.score("fd", source, "test", 20, 0)

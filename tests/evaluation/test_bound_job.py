@@ -190,7 +190,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
-        ({"metrics": ("fod",)}, ConfigError, "metrics: 'fod' is unknown. Choose of: bpd, rate_distortion"),
+        ({"metrics": ("fod",)}, ConfigError, "metrics: 'fod' is unknown. Did you mean fd"),
         ({"metrics": ()}, ConfigError, "metrics: 'none' is unknown"),
         ({"variance": "learned"}, ConfigError, "was not learned by the network. Choose one of: small, large, range"),
         ({"cdf": "erf"}, ConfigError, "cdf='erf' must be one of: exact, tanh, softmax"),
@@ -198,7 +198,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
         ({"batch_size": -1}, ConfigError, "batch_size=-1 must be at least 1"),
         ({"num_steps": 5}, ConfigError, "trajectory"),
         ({"num_steps": -1}, ConfigError, "num_steps=-1 must be at least 0"),
-        ({"num_steps": (2, 4)}, ConfigError, "num_steps: several are for --metrics=comparison. Give one"),
+        ({"num_steps": (2, 4)}, ConfigError, "num_steps: several are for --metrics=comparison or quality. Give one"),
         ({"num_steps": 2.0}, ConfigError, "num_steps=2.0 must be an int"),
         ({"clip": "no"}, ConfigError, "clip='no' must be True or False"),
         ({"eta": float("nan")}, ConfigError, "eta=nan must be above 0 and at most 100"),

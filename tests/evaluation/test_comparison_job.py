@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddx.evaluation import bound, compare, comparison_job, evaluate
+from ddx.evaluation import bound, compare, evaluate, statistics_job
 from ddx.evaluation.work import Work
 from ddx.runs import trained
 from ddx.runtime.errors import ConfigError
@@ -135,7 +135,7 @@ def test_a_run_may_remove_the_checkpoint_that_is_compared(whole, tmp_path, monke
     shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("statistics"))
     source = trained.load(tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints")
-    monkeypatch.setattr(comparison_job, "STATISTICS_EXAMPLES", 4)
+    monkeypatch.setattr(statistics_job, "STATISTICS_EXAMPLES", 4)
     work = Work("comparison", tmp_path / "run", source, {"data_dir": None})
-    assert comparison_job._basis(work, True) == "dct"
+    assert statistics_job.measured_basis(work, True) == "dct"
     assert measured.exist(source, tmp_path / "run", "dct", True)

@@ -44,7 +44,8 @@ class ConvOfDoubled(nn.Module):
         initial = self.conventions.initial(9 * channels)
         kernel = self.param("kernel", initial["kernel_init"], (3, 3, channels, channels), jnp.float32)
         bias = self.param("bias", initial["bias_init"], (channels,), jnp.float32)
-        tpu = _in_place if x.shape[0] * x.shape[1] * x.shape[2] >= _MANY else _by_doubling
+        is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
+        tpu = _in_place if is_known and x.shape[0] * x.shape[1] * x.shape[2] >= _MANY else _by_doubling
         out: jax.Array = jax.lax.platform_dependent(
             x.astype(self.dtype), kernel, bias.astype(self.dtype), cpu=_by_parity, tpu=tpu, default=_by_doubling
         )

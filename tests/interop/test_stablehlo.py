@@ -115,7 +115,8 @@ def test_the_network_and_its_levels_are_enough_for_a_sampler_of_ones_own(exporte
 SYSTEMS = {
     "of classes, from small images, with a learned variance": IMPROVED | {"model__low_res": 4},
     "from images": HEAT,
-    "frequencies": BLURRING,
+    "frequencies, in two levels with attention": BLURRING
+    | {"model__multipliers": (1, 2), "model__attention_resolutions": (4,)},
 }
 
 

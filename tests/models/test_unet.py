@@ -3,6 +3,7 @@
 import re
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -209,6 +210,15 @@ def test_first_pixels_are_known_before_the_images_are(family, resample_blocks, m
     for of_x, computed in found:
         np.testing.assert_allclose(computed, of_x, atol=2e-5 * float(jnp.abs(of_x).max()))
     np.testing.assert_allclose(out, expected, atol=1e-4 * float(jnp.abs(expected).max()))
+
+
+def test_a_network_is_exported_for_any_batch_to_every_platform():
+    model = SMALLEST.clone(multipliers=(1, 1))
+    batch = jax.export.symbolic_shape("b")
+    x, t = jax.ShapeDtypeStruct((*batch, 64, 64, 3), jnp.float32), jax.ShapeDtypeStruct(batch, jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), *model.inputs((64, 64, 3))))
+    found = jax.export.export(jax.jit(model.apply), platforms=("cpu", "cuda", "tpu"))(params, x, t)
+    assert found.out_avals[0].shape[1:] == (64, 64, 3)
 
 
 PLAIN, TOLD = (0, 0, ""), (5, 4, "complex")

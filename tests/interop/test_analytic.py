@@ -14,6 +14,7 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
+from ddx.config.values import validate
 from ddx.diffusion.bound.analytic import analytic as analytic_variance
 from ddx.diffusion.reverse.rows import downward
 from ddx.diffusion.reverse.walk import advance, start
@@ -197,7 +198,8 @@ def test_a_published_network_is_known_by_its_shapes(monkeypatch, name, head):
         assert (found.config.process.schedule, found.config.model.head) == ("cosine", head)
         return
     found = analytic.find(Path("net.pth"), told)
-    data, process = found.config.data, found.config.process
+    data, process, how = found.config.data, found.config.process, validate(found.config).sample
+    assert how.clip and how.trajectory == "even"
     assert (data.name, process.schedule, process.num_steps, process.rescale_time) == expected
     assert (found.config.model.head, process.first_time) == (head, 0)
     assert found.config.loss.variance == ("npr" if head else "range" if name == "imagenet64" else "small")

@@ -107,6 +107,7 @@ def test_statistics_say_whose_they_are_and_serve_no_variance_that_they_do_not_te
     record, found = json.loads((folder / "statistics.json").read_text()), load_statistics(folder)
     run = trained.load(tmp_path / "run")
     assert record["weights"] == run.seal and record["protocol"]["from"] == str(path)
+    assert record["process"]["schedule"] == "linear" and record["process"]["num_steps"] == len(found.logsnr)
     np.testing.assert_allclose(found.ms_eps, MS_EPS[1:])
     origin = measured.origin(run, tmp_path / "run", "analytic_gamma", True)["statistics"]
     assert origin["sha256"] == record["result"]["sha256"]

@@ -46,6 +46,8 @@ def find(source: Path, hints: Hints) -> Found:
                 f"{path} is a network of Analytic-DPM's own, which are told times from 1. Pass"
                 f" --config={_CIFAR10[0]}, or --config.process.first_time=1"
             )
+    if hints.config is None:  # its code draws all its networks in one way, whatever those did that trained them
+        found.config.sample.clip, found.config.sample.trajectory = True, "even"
     return found
 
 

@@ -107,7 +107,8 @@ def convert(
         checkpoints_of.save(found.step, {"ema": params}, meta)
         if known is not None and measured is not None:
             whose = {"workdir": str(out), "step": found.step, "weights": checkpoints_of.seal(found.step)}
-            ms_eps.write(folder, known, whose, measured)
+            what = {"process": made.process.to_dict(), "prediction": made.loss.prediction}
+            ms_eps.write(folder, known, whose | what, measured)
         save_config(folder, made, [])
     return _result(out, found, sum(leaf.size for leaf in jax.tree.leaves(params)), measured)
 

@@ -69,7 +69,7 @@ def write(run: Path, statistics: Statistics, record: dict[str, object], path: Pa
     Args:
       run: the folder.
       statistics: what `of_file` returned.
-      record: whose statistics they are: the run's workdir, step and weights.
+      record: whose statistics they are: the run's workdir, step and weights, its process and prediction.
       path: the file.
     """
     folder = run / "statistics" / f"step{record['step']}_converted"

@@ -172,6 +172,10 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"process__kind": "ihdm", "process__sigma": 0.0}, "above 0 and at most 100"),
         ({"loss__prediction": "residual"}, "nothing blurs; use 'eps' or 'v'"),
         ({"loss__last_level": False}, "is IHDM's released code"),
+        (
+            {"process__kind": "ihdm", "loss__prediction": "residual", "process__first_time": 1},
+            "process.first_time=1 is of process.kind='ddpm', not 'ihdm', which has its own; leave it 0",
+        ),
         ({"loss__reduction": "sum", "loss__objective": "kl"}, "belongs to loss.objective='simple'"),
         ({"data__low": 1}, "-1 or 0"),
         ({"sample__sampler": "heat"}, "needs process.kind='ihdm'"),

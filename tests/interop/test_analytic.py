@@ -14,6 +14,7 @@ import pytest
 
 import ddx
 from ddx.config import files as config_files
+from ddx.config.values import validate
 from ddx.diffusion.bound.analytic import analytic as analytic_variance
 from ddx.diffusion.reverse.rows import downward
 from ddx.diffusion.reverse.walk import advance, start
@@ -106,6 +107,7 @@ def test_statistics_say_whose_they_are_and_serve_no_variance_that_they_do_not_te
     record, found = json.loads((folder / "statistics.json").read_text()), load_statistics(folder)
     run = trained.load(tmp_path / "run")
     assert record["weights"] == run.seal and record["protocol"]["from"] == str(path)
+    assert record["process"]["schedule"] == "linear" and record["process"]["num_steps"] == len(found.logsnr)
     np.testing.assert_allclose(found.ms_eps, MS_EPS[1:])
     origin = measured.origin(run, tmp_path / "run", "analytic_gamma", True)["statistics"]
     assert origin["sha256"] == record["result"]["sha256"]
@@ -197,7 +199,8 @@ def test_a_published_network_is_known_by_its_shapes(monkeypatch, name, head):
         assert (found.config.process.schedule, found.config.model.head) == ("cosine", head)
         return
     found = analytic.find(Path("net.pth"), told)
-    data, process = found.config.data, found.config.process
+    data, process, how = found.config.data, found.config.process, validate(found.config).sample
+    assert how.clip and how.trajectory == "even"
     assert (data.name, process.schedule, process.num_steps, process.rescale_time) == expected
     assert (found.config.model.head, process.first_time) == (head, 0)
     assert found.config.loss.variance == ("npr" if head else "range" if name == "imagenet64" else "small")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ddx.config.evaluation import DRAWING, checked_settings, folder_name
 from ddx.config.evaluators import EVALUATORS
+from ddx.data import Dataset
 from ddx.evaluation import reference_job
 from ddx.evaluation.feature_sets import Extraction, FeatureSet, chosen_network, extractor, open_images
 from ddx.evaluation.frechet import Gaussian, frechet_distance, gaussian, moments
@@ -36,6 +37,7 @@ from ddx.sampling.samples import Drawing, prepare
 from ddx.sampling.settings import describe, to_tell
 
 _SHOWN = 64
+_AT_ONCE = 256  # given images
 _ALSO = EVALUATORS["fd"].also
 
 
@@ -80,61 +82,42 @@ def score_samples(workdir: str | Path | None = None, **settings: Any) -> Result:
     """
     asked = tuple(name for name in _ALSO if settings.pop(name, False))
     how = checked_settings("fd", settings)
+    _check_not_drawn(how)
     for name, value in reference_job.settings_of(how["reference"]).items():
         how[name] = how[name] or value
-    _check_not_drawn(how)
-    work = _begin(workdir, how)
-    channels = 0 if work is None else work.source.system.image_shape[-1]
-    images = None
-    if how["samples"] is not None:
-        images = open_images(how["samples"], "samples", channels if channels in (1, 3) else 0)
-    if images is not None:
-        shape = images.image_shape
+    if workdir is None:
+        return _score_given(how, asked)
+    work = begin("fd", workdir, {name: value for name, value in how.items() if value is not None})
+    shape = work.source.system.image_shape
+    if how["samples"] is None:
+        network, drawing = _network(how, shape, asked), _prepare(work)
+        reference = reference_of(work, network)
+        count = how["num_samples"] or min(reference.num_examples or KEPT, KEPT)
+        subject, what = drawn(work, drawing, count), describe(drawing.config, drawing.variance)
     else:
-        assert work is not None
-        shape = work.source.system.image_shape
-    network = extractor(how, chosen_network(how, shape, asked))
-    check_metrics(network.network, asked)
-    drawing = None if images is not None or work is None else _prepare(work)
-    out = how["out"]
-    if how["reference"] is not None:
-        beside = out if out is not None else work.workdir if work is not None else how["reference"]
-        reference = reference_job.given(
-            how["reference"], network, beside / reference_job.FOLDER / how["reference"].stem
-        )
-    else:
-        assert work is not None
-        reference = split_reference(work, network)
-    if images is not None:
-        batch = how["batch_size"] or 256
-        subject = _given(how["samples"].name, images, batch)
-    else:
-        assert work is not None and drawing is not None
-        subject = drawn(work, drawing, how["num_samples"] or min(reference.num_examples or KEPT, KEPT))
-    check_numbers(subject.num_images, reference, asked)
-    record = {
-        **subject.record,
-        "network": network.network.name,
-        "protocol": network.protocol,
-        "feature_weights": network.digest,
-        "reference": reference.told,
-        "seed": how["seed"],
-    }
-    if out is None:
-        assert work is not None
-        out = work.workdir / "scored" / _folder(work, how, subject, network, reference, drawing)
-    return _carry_out(out, record, subject, network, reference, asked, how["seed"])
+        images = open_images(how["samples"], "samples", shape[-1] if shape[-1] in (1, 3) else 0)
+        network = _network(how, images.image_shape, asked)
+        reference = reference_of(work, network)
+        subject, what = _given(how, images), how["samples"].stem
+    out = how["out"] or work.workdir / "scored" / _folder(work, subject, network, reference, what)
+    return _score(out, subject, network, reference, asked, how["seed"])
 
 
-def _begin(workdir: str | Path | None, how: dict[str, Any]) -> Work | None:
-    """The run, if one is needed."""
-    if workdir is not None:
-        given = {name: value for name, value in how.items() if value is not None}
-        return begin("fd", workdir, given)
+def _score_given(how: dict[str, Any], asked: tuple[str, ...]) -> Result:
+    """Scores of images without a run."""
     needs = [name for name in ("samples", "reference", "out") if how[name] is None]
     if needs:
         raise ConfigError(f"--workdir is missing. Name the folder of a run, or give --{', --'.join(needs)} too")
-    return None
+    images = open_images(how["samples"], "samples")
+    network = _network(how, images.image_shape, asked)
+    reference = _given_reference(how, network, how["out"])
+    return _score(how["out"], _given(how, images), network, reference, asked, how["seed"])
+
+
+def _network(how: dict[str, Any], shape: tuple[int, int, int], asked: tuple[str, ...]) -> Extractor:
+    network = extractor(how, chosen_network(how, shape, asked))
+    check_metrics(network.network, asked)
+    return network
 
 
 def _check_not_drawn(how: dict[str, Any]) -> None:
@@ -144,12 +127,19 @@ def _check_not_drawn(how: dict[str, Any]) -> None:
         raise ConfigError(f"{wrong[0]} is of samples that are drawn, and --samples names some. Leave out --{wrong[0]}")
 
 
-def split_reference(work: Work, network: Extractor) -> Reference:
-    """The reference of a split of the run's data set; says so if it was extracted just now."""
+def reference_of(work: Work, network: Extractor) -> Reference:
+    """The reference that a job's settings name, or of a split of the run's data set, extracted if it is not there."""
+    if work.settings["reference"] is not None:
+        return _given_reference(work.settings, network, work.settings["out"] or work.workdir)
     found = reference_job.of_split(work.source, work.workdir, work.settings, network)
     if "already there" not in found.message:
         print(found, flush=True)
     return reference_job.read(found.out, network)
+
+
+def _given_reference(how: dict[str, Any], network: Extractor, beside: Path) -> Reference:
+    path = how["reference"]
+    return reference_job.given(path, network, beside / reference_job.FOLDER / path.stem)
 
 
 def _prepare(work: Work, **changed: Any) -> Drawing:
@@ -182,8 +172,9 @@ def drawn(work: Work, drawing: Drawing, count: int) -> Subject:
     return Subject(record, count, size, f"samples of step {source.step}, {steps}", batches)
 
 
-def _given(name: str, data: Any, size: int) -> Subject:
+def _given(how: dict[str, Any], data: Dataset) -> Subject:
     """Images that somebody else made."""
+    name, size = how["samples"].name, how["batch_size"] or _AT_ONCE
     count = data.num_examples
     if count < 2:
         raise ConfigError(f"--samples={name} holds {count} image, which has no covariance. Give more")
@@ -201,16 +192,9 @@ def _given(name: str, data: Any, size: int) -> Subject:
     return Subject(record, count, min(size, count), f"images of {name}", batches)
 
 
-def _folder(
-    work: Work,
-    how: dict[str, Any],
-    subject: Subject,
-    network: Extractor,
-    reference: Reference,
-    drawing: Drawing | None,
-) -> str:
-    """The name of the folder in a run, of the settings."""
-    source = work.source
+def _folder(work: Work, subject: Subject, network: Extractor, reference: Reference, what: str) -> str:
+    """The name of the folder in a run, of the settings and of what is scored."""
+    source, how = work.source, work.settings
     used = {
         "features": network.network.name,
         "protocol": network.protocol,
@@ -219,20 +203,23 @@ def _folder(
         "split": how["split"] or source.system.config.data.split,
         "max_examples": reference.num_examples,
     }
-    name = folder_name("fd", source.step, how | used)
-    name += f"_{describe(drawing.config, drawing.variance)}" if drawing else f"_{how['samples'].stem}"
+    name = f"{folder_name('fd', source.step, how | used)}_{what}"
     return name if how["reference"] is None else f"{name}_to_{how['reference'].stem}"
 
 
-def _carry_out(
-    out: Path,
-    record: dict[str, Any],
-    subject: Subject,
-    network: Extractor,
-    reference: Reference,
-    asked: tuple[str, ...],
-    seed: int,
+def _score(
+    out: Path, subject: Subject, network: Extractor, reference: Reference, asked: tuple[str, ...], seed: int
 ) -> Result:
+    check_numbers(subject.num_images, reference, asked)
+    record = {
+        **subject.record,
+        "network": network.network.name,
+        "protocol": network.protocol,
+        "feature_weights": network.digest,
+        "reference": reference.told,
+        "seed": seed,
+    }
+
     def parts(size: int, done: frozenset[int]) -> Parts:
         extraction = Extraction(network)
         for start, images in subject.batches(size, done):

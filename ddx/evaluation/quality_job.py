@@ -16,10 +16,9 @@ import numpy as np
 
 from ddx.config.evaluation import folder_name
 from ddx.diffusion.catalogue import ANALYTIC_VARIANCES, PUBLISHED_VARIANCES, SOLVERS
-from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.discrepancy import kid
-from ddx.evaluation.distance_job import split_reference
+from ddx.evaluation.distance_job import reference_of
 from ddx.evaluation.feature_sets import Extraction, chosen_network, extractor
 from ddx.evaluation.reference_job import Reference
 from ddx.evaluation.scores import FEWEST, distance_to
@@ -79,11 +78,7 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     if any(point.walk in (*ANALYTIC_VARIANCES, *PUBLISHED_VARIANCES) for point in points):
         measured_basis(work, clip)
     drawings = {point: _prepare(work, point, clip) for point in points}  # what is not possible is refused first
-    if how["reference"] is None:
-        reference = split_reference(work, network)
-    else:
-        beside = (how["out"] or work.workdir) / reference_job.FOLDER / how["reference"].stem
-        reference = reference_job.given(how["reference"], network, beside)
+    reference = reference_of(work, network)
     count = how["num_samples"] or min(reference.num_examples or MOST_SAMPLES, MOST_SAMPLES)
     examples = _examples(work)
     statistics = {

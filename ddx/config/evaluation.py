@@ -187,7 +187,11 @@ EVALUATION: dict[str, Setting] = {
         tag=lambda s: "_" + s.walks.replace(",", "-")[:60],
     ),
     "batch_size": Setting(
-        None, "examples at once", **within(1, MOST_EXAMPLES), kind=int, unset="the run's sample.batch_size"
+        None,
+        "examples at once",
+        **within(1, MOST_EXAMPLES),
+        kind=int,
+        unset="the run's sample.batch_size; of a reference 32 a device, of given images 256",
     ),
     "step": Setting(
         None,

@@ -1,4 +1,8 @@
-"""Scores of trained networks: the bound on bits per dimension, rate and distortion."""
+"""Scores of trained networks.
+
+The bound on bits per dimension, rate and distortion (`bound_job`, `comparison_job`, `statistics_job`); and distances of
+samples to the data, FID among them (`distance_job`, `reference_job`, `quality_job`).
+"""
 
 from ddx.evaluation.comparison_job import compare
 from ddx.evaluation.evaluators import evaluate

@@ -2,8 +2,8 @@
 
     MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y)          (Gretton et al. 2012)
 
-Its unbiased estimate leaves out the pairs of a feature with itself. It has no bias that grows as samples get fewer, as
-the Fréchet distance has.
+The estimate of KID leaves out the pairs of a feature with itself. So it has no bias, where the Fréchet distance has one
+that grows as samples get fewer.
 """
 
 import math
@@ -18,7 +18,7 @@ class Kid(NamedTuple):
     Attributes:
       distance: the mean over subsets.
       standard_error: of the distance between all samples, from how subsets differ (delete-d jackknife, Shao and Wu
-        1989), so an upper bound where the two laws agree.
+        1989); where both sets are drawn from one law it is too large.
       size: of a subset.
       subsets: their number.
     """
@@ -35,7 +35,8 @@ _SUBSETS, _SUBSET_SIZE = 100, 1000
 def kid(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> Kid:
     """The kernel distance (Bińkowski et al. 2018): MMD^2, unbiased, with k(x, y) = (x . y / D + 1)^3.
 
-    It is the mean over 100 random pairs of subsets of 1,000 samples, or half of them where there are fewer than 2,000.
+    It is the mean over 100 random pairs of subsets, of 1,000 features each, or of half of the smaller set if that has
+    fewer than 2,000.
 
     Args:
       samples: (N, D).

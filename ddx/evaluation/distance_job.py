@@ -15,7 +15,7 @@ from ddx.config.evaluators import EVALUATORS
 from ddx.data import Dataset
 from ddx.evaluation import reference_job
 from ddx.evaluation.feature_sets import Extraction, FeatureSet, chosen_network, extractor, open_images
-from ddx.evaluation.frechet import Gaussian, frechet_distance, gaussian, moments
+from ddx.evaluation.frechet import fitted, frechet_distance
 from ddx.evaluation.reference_job import KEPT, Reference
 from ddx.evaluation.scores import FEW, check_metrics, check_numbers, scores, told
 from ddx.evaluation.work import Parts, Work, begin, carry_out, open_split
@@ -74,8 +74,8 @@ def score_samples(workdir: str | Path | None = None, **settings: Any) -> Result:
 
     Returns:
       What was written. Its values are {"label": name of the distance, "fd": the distance} and, as asked for,
-      "kid", "kid_standard_error"; "is", "is_10", "is_10_std"; "precision", "recall", "density", "coverage";
-      "fd_infinity", "fd_infinity_standard_error".
+      "kid", "kid_standard_error", "kid_subsets", "kid_subset_size"; "is", "is_10", "is_10_std"; "precision", "recall",
+      "density", "coverage"; "fd_infinity", "fd_infinity_standard_error".
 
     Raises:
       DdxError: as `ddx.evaluation.evaluate` says.
@@ -142,10 +142,10 @@ def _given_reference(how: dict[str, Any], network: Extractor, beside: Path) -> R
     return reference_job.given(path, network, beside / reference_job.FOLDER / path.stem)
 
 
-def _prepare(work: Work, **changed: Any) -> Drawing:
+def _prepare(work: Work) -> Drawing:
     """How samples are drawn, with all settings checked."""
     names = (*DRAWING, "batch_size", "weights")
-    settings = {name: work.settings[name] for name in names if work.settings.get(name) is not None} | changed
+    settings = {name: work.settings[name] for name in names if work.settings.get(name) is not None}
     data_dir = work.settings["data_dir"] if work.source.system.starts_from_images else None
     return prepare(work.source, work.workdir, work.settings["seed"], None, None, None, data_dir, settings)
 
@@ -271,14 +271,13 @@ def distance(source: Trained, split: str, examples: int, seed: int) -> Callable[
     network = extractor(how, chosen_network(how, source.system.image_shape))
     extraction = Extraction(network)
     ((_, found),) = extraction.of_dataset(part.data, part.indices, len(part.indices), frozenset())
-    of_data = moments(found.features)
-    reference: Gaussian = gaussian(of_data.mean, of_data.covariance)
+    reference = fitted(found.features)
     system, images = source.system, training_images(source)
     generator = Generator(system, make_sampler(system.config, system), told=to_tell(system, None), images=images)
     name = network.network.label.lower().replace("-", "_")
 
     def score(params: Any) -> dict[str, float]:
-        samples = moments(extraction(generator(params, seed, examples)).features)
-        return {name: frechet_distance(gaussian(samples.mean, samples.covariance), reference)}
+        samples = extraction(generator(params, seed, examples)).features
+        return {name: frechet_distance(fitted(samples), reference)}
 
     return score

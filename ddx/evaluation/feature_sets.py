@@ -73,9 +73,10 @@ class FeatureSet(NamedTuple):
     logits: np.ndarray
 
 
-def at_once() -> int:
-    """How many images are on the devices at once."""
-    return _AT_ONCE * len(devices.own())
+def at_once(batch_size: int | None = None) -> int:
+    """How many images are on the devices at once: so many or a few more, the same on each; None for as many as fit."""
+    here = len(devices.own())
+    return -(-(batch_size or _AT_ONCE * here) // here) * here
 
 
 def program(apply: Callable[..., Any]) -> parallel.OnDevices:
@@ -86,8 +87,9 @@ def program(apply: Callable[..., Any]) -> parallel.OnDevices:
 class Extraction:
     """A network of features on all devices of this host; compiled once for images of one shape."""
 
-    def __init__(self, extractor: Extractor) -> None:
-        """Bring the weights to the devices."""
+    def __init__(self, extractor: Extractor, batch_size: int | None = None) -> None:
+        """Bring the weights to the devices, which then take `at_once(batch_size)` images."""
+        self._size = at_once(batch_size)
         self._params = parallel.replicate(extractor.params)
         self._call = program(extractor.apply)
 
@@ -97,7 +99,7 @@ class Extraction:
         Raises:
           NonFiniteError: one is not finite.
         """
-        size, found = at_once(), []
+        size, found = self._size, []
         for start in range(0, len(images), size):
             here = images[start : start + size]
             said = self._call(self._params, parallel.split_batch(np.resize(here, (size, *here.shape[1:]))))
@@ -118,8 +120,8 @@ class Extraction:
         with Progress("features", len(examples), before, unit="image") as progress:
             for start in left:
                 part, found = examples[start : start + size], []
-                for first in range(0, len(part), at_once()):
-                    here = part[first : first + at_once()]
+                for first in range(0, len(part), self._size):
+                    here = part[first : first + self._size]
                     found.append(self(data.read(here)["image"]))
                     progress.advance(len(here))
                     progress.tick()

@@ -49,9 +49,9 @@ def merged(one: Moments, other: Moments) -> Moments:
     return Moments(n + m, one.mean + shift * (m / (n + m)), one.scatter + other.scatter + between)
 
 
-def streamed(batches: Iterable[np.ndarray]) -> Moments:
-    """The moments of features that come in batches, (n, D) each, of which only one is in memory."""
-    return functools.reduce(merged, map(moments, batches))
+def joined(parts: Iterable[Moments]) -> Moments:
+    """The moments of many sets together, of which only one need be in memory."""
+    return functools.reduce(merged, parts)
 
 
 class Gaussian(NamedTuple):
@@ -77,6 +77,12 @@ def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
     kept = values > values[-1] * len(values) * np.finfo(np.float64).eps
     factor = (vectors[:, kept] * np.sqrt(values[kept])).T
     return Gaussian(np.asarray(mean, np.float64), factor, float(np.trace(covariance)))
+
+
+def fitted(features: np.ndarray) -> Gaussian:
+    """The Gaussian with the moments of features, (N, D)."""
+    of_features = moments(features)
+    return gaussian(of_features.mean, of_features.covariance)
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
@@ -110,8 +116,8 @@ def extrapolated(features: np.ndarray, reference: Gaussian, seed: int = 0) -> Ex
     """
     rng = np.random.default_rng(seed)
     sizes = np.unique(np.linspace(max(len(features) // 10, 2), len(features), _SIZES).round().astype(int))
-    parts = (moments(features[rng.permutation(len(features))[:size]]) for size in sizes)
-    distances = np.array([frechet_distance(gaussian(m.mean, m.covariance), reference) for m in parts])
+    parts = (features[rng.permutation(len(features))[:size]] for size in sizes)
+    distances = np.array([frechet_distance(fitted(part), reference) for part in parts])
     line = np.stack([np.ones(len(sizes)), 1 / sizes], axis=1)
     coefficients, *_ = np.linalg.lstsq(line, distances, rcond=None)
     variance = np.sum((distances - line @ coefficients) ** 2) / max(len(sizes) - 2, 1)

@@ -13,6 +13,9 @@ def inception_score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
     Args:
       logits: (N, classes).
       splits: their number; the samples beyond a multiple of it join the last one.
+
+    Returns:
+      The mean and the standard deviation.
     """
     shifted = np.asarray(logits, np.float64)
     shifted = shifted - shifted.max(1, keepdims=True)

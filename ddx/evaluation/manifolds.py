@@ -13,7 +13,7 @@ _ROWS = 1000
 
 
 class Manifolds(NamedTuple):
-    """Shares of samples and of the reference, (0, 1).
+    """Shares of samples and of the reference, in [0, 1] but for the density.
 
     Attributes:
       precision: of the samples that lie in the manifold of the reference (Kynkäänniemi et al. 2019), k = 3.

@@ -3,7 +3,7 @@
 quality.json       the protocol and, when it is finished, the table
 quality.md, .csv   the table, for people and for programs
 quality.png        the same as a picture
-quality.npz        "fd", "kid", "bits_per_dim": one number a row of the table
+quality.npz        "fd", "kid", "kid_standard_error", "bits_per_dim", "bits_standard_error": a number for each row
 """
 
 import csv
@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.evaluation import folder_name
-from ddx.diffusion.catalogue import ANALYTIC_VARIANCES, PUBLISHED_VARIANCES, SOLVERS
+from ddx.diffusion.catalogue import SOLVERS
+from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.discrepancy import kid
 from ddx.evaluation.distance_job import reference_of
@@ -30,7 +31,7 @@ from ddx.runs import trained
 from ddx.runs.data import fingerprint_of
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
-from ddx.runtime.errors import ConfigError
+from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import sha256, write_arrays, write_text
 from ddx.sampling import measured
@@ -72,10 +73,12 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     if config.loss.prediction == "residual":
         raise ConfigError("quality is of walks with fewer steps, and IHDM's goes through all levels. Use --metrics=fd")
     steps = _numbers(how["num_steps"], config.process.num_steps)
+    for name, value in reference_job.settings_of(how["reference"]).items():
+        how[name] = how[name] or value
     network = extractor(how, chosen_network(how, source.system.image_shape))
     points = [Point(walk, k) for walk in dict.fromkeys(how["walks"].split(",")) for k in steps]
     clip = bound_settings(config, {"clip": how["clip"], "variance": "small"})["clip"]
-    if any(point.walk in (*ANALYTIC_VARIANCES, *PUBLISHED_VARIANCES) for point in points):
+    if any(point.walk.startswith("analytic") for point in points):
         measured_basis(work, clip)
     drawings = {point: _prepare(work, point, clip) for point in points}  # what is not possible is refused first
     reference = reference_of(work, network)
@@ -142,9 +145,12 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 
 
 def _examples(work: Work) -> Examples:
-    """What the bound is of: a part of the test split, or of the split of a run that has no other."""
+    """What the bound is of: a part of the test split, or of the training split of a run whose data have no other."""
     given = {"data_dir": work.settings["data_dir"], "max_examples": BOUND_EXAMPLES, "seed": 0, "split": None}
-    return open_split(work.source, given)
+    try:
+        return open_split(work.source, given)
+    except (ConfigError, DataError):
+        return open_split(work.source, given, default=work.source.system.config.data.split)
 
 
 def _prepare(work: Work, point: Point, clip: bool) -> Drawing:

@@ -6,14 +6,14 @@ reference.npz    "mean", "covariance": of all features, float64; "features": (n,
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddx.data.npy import SUFFIXES
 from ddx.evaluation.feature_sets import Extraction, at_once, chosen_network, extractor, open_images
-from ddx.evaluation.frechet import Gaussian, Moments, gaussian, merged, moments
+from ddx.evaluation.frechet import Gaussian, Moments, gaussian, joined, moments
 from ddx.evaluation.work import Examples, Parts, begin, carry_out, open_split
 from ddx.features import Extractor
 from ddx.runs.data import fingerprint_of
@@ -66,11 +66,17 @@ def make_reference(workdir: str | Path, **settings: Any) -> Result:
     work = begin("reference", workdir, settings)
     network = chosen_network(work.settings, work.source.system.image_shape)
     found = extractor(work.settings, network)
-    return of_split(work.source, work.workdir, work.settings, found, work.settings["out"])
+    how = work.settings
+    return of_split(work.source, work.workdir, how, found, how["out"], how["batch_size"])
 
 
 def of_split(
-    source: Trained, workdir: Path, how: Mapping[str, Any], network: Extractor, out: Path | None = None
+    source: Trained,
+    workdir: Path,
+    how: Mapping[str, Any],
+    network: Extractor,
+    out: Path | None = None,
+    batch_size: int | None = None,
 ) -> Result:
     """`make_reference` with a network of features that is loaded, and into a folder of the run if no other is given."""
     examples = open_split(source, how, default=source.system.config.data.split)
@@ -78,11 +84,11 @@ def of_split(
     if len(examples.indices) < examples.data.num_examples:
         name += f"_seed{how['seed']}"
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
-    return extract(out or workdir / FOLDER / name, examples, network)
+    return extract(out or workdir / FOLDER / name, examples, network, batch_size)
 
 
-def extract(out: Path, examples: Examples, network: Extractor) -> Result:
-    """Write the features of some examples into a folder."""
+def extract(out: Path, examples: Examples, network: Extractor, batch_size: int | None = None) -> Result:
+    """Write the features of some examples into a folder, `batch_size` at once."""
     data, count = examples.data, len(examples.indices)
     if count < 2:
         raise ConfigError(f"{count} example of {data.name} {examples.split} has no covariance. Use more --max_examples")
@@ -98,7 +104,7 @@ def extract(out: Path, examples: Examples, network: Extractor) -> Result:
     }
 
     def parts(size: int, done: frozenset[int]) -> Parts:
-        for start, found in Extraction(network).of_dataset(data, examples.indices, size, done):
+        for start, found in Extraction(network, batch_size).of_dataset(data, examples.indices, size, done):
             kept = found.features[-start % stride :: stride]
             yield start, {**moments(found.features)._asdict(), "features": kept}
 
@@ -107,7 +113,7 @@ def extract(out: Path, examples: Examples, network: Extractor) -> Result:
         out,
         record,
         count,
-        math.ceil(count / _PARTS / at_once()) * at_once(),
+        math.ceil(count / _PARTS / at_once(batch_size)) * at_once(batch_size),
         files=("reference.json", "reference.npz"),
         parts=parts,
         finish=lambda job: _finish(out / "reference.npz", job),
@@ -120,13 +126,14 @@ def _of(network: Extractor) -> str:
 
 
 def _finish(path: Path, job: Job) -> dict[str, Any]:
-    total: Moments | None = None
-    features = []
-    for part in job.parts():
-        features.append(part.pop("features"))
-        here = Moments(int(part["num_examples"]), part["mean"], part["scatter"])
-        total = here if total is None else merged(total, here)
-    assert total is not None
+    features: list[np.ndarray] = []
+
+    def each() -> Iterator[Moments]:
+        for part in job.parts():
+            features.append(part["features"])
+            yield Moments(int(part["num_examples"]), part["mean"], part["scatter"])
+
+    total = joined(each())
     kept = np.concatenate(features)
     write_arrays(
         path,

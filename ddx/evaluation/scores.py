@@ -6,7 +6,7 @@ import numpy as np
 
 from ddx.evaluation.discrepancy import cmmd, kid
 from ddx.evaluation.feature_sets import FeatureSet
-from ddx.evaluation.frechet import extrapolated, frechet_distance, gaussian, moments
+from ddx.evaluation.frechet import extrapolated, fitted, frechet_distance
 from ddx.evaluation.inception_score import inception_score
 from ddx.evaluation.manifolds import manifolds
 from ddx.evaluation.reference_job import Reference
@@ -21,17 +21,13 @@ def check_metrics(network: FeatureNetwork, asked: tuple[str, ...]) -> None:
     """Refuse, with a ConfigError, metrics that a network of features does not have."""
     if "is" in asked and not network.num_logits:
         able = ", ".join(name for name, other in NETWORKS.items() if other.num_logits)
-        raise ConfigError(f"is needs a network that tells classes, and {network.name} tells none. Choose of: {able}")
+        raise ConfigError(f"metric is: {network.name} tells no classes. Use --features of: {able}")
     if "fd_infinity" in asked and network.label == "CMMD":
-        raise ConfigError("fd_infinity mends a bias that CMMD does not have. Leave it out")
+        raise ConfigError("fd_infinity extrapolates a Fréchet distance, and CMMD is none. Leave it out")
 
 
-FEWEST = {
-    "kid": 4,
-    "pr": 7,
-    "is": 10,
-    "fd_infinity": 30,
-}  # samples, and for the first two examples, that a metric needs
+# Images that a metric needs: samples, and of kid and pr examples of the reference too.
+FEWEST = {"kid": 4, "pr": 7, "is": 10, "fd_infinity": 30}
 
 
 def check_numbers(count: int, reference: Reference, asked: tuple[str, ...]) -> None:
@@ -88,5 +84,4 @@ def distance_to(features: np.ndarray, reference: Reference, network: FeatureNetw
     """The distance that a network's label names."""
     if network.label == "CMMD" and reference.features is not None:
         return cmmd(features, reference.features)
-    of_samples = moments(features)
-    return frechet_distance(gaussian(of_samples.mean, of_samples.covariance), reference.gaussian)
+    return frechet_distance(fitted(features), reference.gaussian)

@@ -9,7 +9,7 @@ import scipy.stats
 
 from ddx.evaluation import discrepancy
 from ddx.evaluation.discrepancy import cmmd, kid
-from ddx.evaluation.frechet import extrapolated, frechet_distance, gaussian, merged, moments, streamed
+from ddx.evaluation.frechet import extrapolated, frechet_distance, gaussian, joined, merged, moments
 from ddx.evaluation.inception_score import inception_score
 from ddx.evaluation.manifolds import manifolds
 
@@ -58,7 +58,7 @@ def test_moments_do_not_depend_on_how_features_come():
     whole = moments(x)
     np.testing.assert_allclose(whole.covariance, np.cov(x.astype(np.float64), rowvar=False), rtol=1e-9, atol=1e-12)
     for size in (1, 7, 250, 501):
-        parts = streamed(x[i : i + size] for i in range(0, len(x), size))
+        parts = joined(moments(x[i : i + size]) for i in range(0, len(x), size))
         assert parts.num_examples == 501
         np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-14)
         np.testing.assert_allclose(parts.scatter, whole.scatter, rtol=1e-9, atol=1e-9)

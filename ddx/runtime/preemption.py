@@ -82,7 +82,13 @@ def one_line(text: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """While the block runs, SIGINT raises KeyboardInterrupt and nothing else, whatever is made of it on its way."""
+    """While the block runs, SIGINT raises KeyboardInterrupt and nothing else, whatever is made of it on its way.
+
+    A process that ignores SIGINT, as shells start those in the background, goes on doing so.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        yield
+        return
     with _raised(signal.SIGINT, KeyboardInterrupt) as met:
         try:
             yield

@@ -10,6 +10,17 @@ import pytest
 from ddx.runtime.preemption import Preemption, interruptible, one_line
 
 
+@pytest.fixture(autouse=True)
+def as_in_the_foreground():
+    """Signals as a shell gives them to a process in the foreground."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def test_a_second_signal_stops_at_once():
     with Preemption() as preemption:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -71,6 +82,13 @@ def test_a_signal_that_arrives_as_another_error_is_still_a_signal(capsys):
         os.kill(os.getpid(), signal.SIGINT)
         signalled(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+def test_a_process_that_ignores_ctrl_c_goes_on_doing_so():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("block", [lambda: one_line("stopped"), interruptible])

@@ -561,7 +561,7 @@ HEAT = {
 def _evaluate(rng):
     good = GOOD["evaluate"]
     for metrics in (
-        "fid",
+        "fed",
         "bpd,fid",
         "bpd,",
         ",",

@@ -17,8 +17,8 @@ class Kid(NamedTuple):
 
     Attributes:
       distance: the mean over subsets.
-      standard_error: of the distance between all samples, from how subsets differ (delete-d jackknife, Shao and Wu
-        1989); where both sets are drawn from one law it is too large.
+      standard_error: from how subsets differ: of the distance between all samples (delete-d jackknife, Shao and Wu
+        1989), and of the mean over so many subsets; where both sets are drawn from one law it is too large.
       size: of a subset.
       subsets: their number.
     """
@@ -54,7 +54,7 @@ def kid(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> Kid:
     for _ in range(_SUBSETS):
         x, y = (part[rng.permutation(len(part))[:size]].astype(np.float64) for part in (samples, reference))
         found.append(_unbiased(_cubic(x, x), _cubic(y, y), _cubic(x, y)))
-    error = float(np.std(found, ddof=1)) * math.sqrt(size / (fewest - size))
+    error = float(np.std(found, ddof=1)) * math.sqrt(size / (fewest - size) + 1 / _SUBSETS)
     return Kid(float(np.mean(found)), error, size, _SUBSETS)
 
 

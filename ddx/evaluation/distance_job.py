@@ -14,10 +14,10 @@ from ddx.config.evaluation import DRAWING, checked_settings, folder_name
 from ddx.config.evaluators import EVALUATORS
 from ddx.data import Dataset
 from ddx.evaluation import reference_job
-from ddx.evaluation.feature_sets import Extraction, FeatureSet, chosen_network, extractor, open_images
+from ddx.evaluation.feature_sets import Extraction, FeatureSet, at_once, chosen_network, extractor, open_images
 from ddx.evaluation.frechet import fitted, frechet_distance
 from ddx.evaluation.reference_job import KEPT, Reference
-from ddx.evaluation.scores import FEW, check_metrics, check_numbers, scores, told
+from ddx.evaluation.scores import are_few, check_metrics, check_numbers, scores, told
 from ddx.evaluation.work import Parts, Work, begin, carry_out, open_split
 from ddx.features import Extractor
 from ddx.runs import trained
@@ -98,7 +98,8 @@ def score_samples(workdir: str | Path | None = None, **settings: Any) -> Result:
         images = open_images(how["samples"], "samples", shape[-1] if shape[-1] in (1, 3) else 0)
         network = _network(how, images.image_shape, asked)
         reference = reference_of(work, network)
-        subject, what = _given(how, images), how["samples"].stem
+        subject = _given(how, images)
+        what = f"{how['samples'].stem}_{subject.record['samples'][-8:]}"
     out = how["out"] or work.workdir / "scored" / _folder(work, subject, network, reference, what)
     return _score(out, subject, network, reference, asked, how["seed"])
 
@@ -121,10 +122,13 @@ def _network(how: dict[str, Any], shape: tuple[int, int, int], asked: tuple[str,
 
 
 def _check_not_drawn(how: dict[str, Any]) -> None:
-    """Refuse settings of drawing for images that are given."""
+    """Refuse settings of drawing for images that are given, and of the run's data for a reference that is."""
     wrong = [name for name in ("num_samples", *DRAWING) if how[name] is not None]
     if how["samples"] is not None and wrong:
         raise ConfigError(f"{wrong[0]} is of samples that are drawn, and --samples names some. Leave out --{wrong[0]}")
+    wrong = [name for name in ("split", "max_examples") if how[name] is not None]
+    if how["reference"] is not None and wrong:
+        raise ConfigError(f"{wrong[0]} is of the run's data, and --reference names others. Leave out --{wrong[0]}")
 
 
 def reference_of(work: Work, network: Extractor) -> Reference:
@@ -138,8 +142,7 @@ def reference_of(work: Work, network: Extractor) -> Reference:
 
 
 def _given_reference(how: dict[str, Any], network: Extractor, beside: Path) -> Reference:
-    path = how["reference"]
-    return reference_job.given(path, network, beside / reference_job.FOLDER / path.stem)
+    return reference_job.given(how["reference"], network, beside / reference_job.FOLDER)
 
 
 def _prepare(work: Work) -> Drawing:
@@ -203,14 +206,15 @@ def _folder(work: Work, subject: Subject, network: Extractor, reference: Referen
         "split": how["split"] or source.system.config.data.split,
         "max_examples": reference.num_examples,
     }
-    name = f"{folder_name('fd', source.step, how | used)}_{what}"
-    return name if how["reference"] is None else f"{name}_to_{how['reference'].stem}"
+    if how["reference"] is not None:
+        used["split"] = f"to-{how['reference'].stem}"
+    return f"{folder_name('fd', source.step, how | used)}_{what}"
 
 
 def _score(
     out: Path, subject: Subject, network: Extractor, reference: Reference, asked: tuple[str, ...], seed: int
 ) -> Result:
-    check_numbers(subject.num_images, reference, asked)
+    check_numbers(subject.num_images, reference, network.network, asked)
     record = {
         **subject.record,
         "network": network.network.name,
@@ -221,7 +225,7 @@ def _score(
     }
 
     def parts(size: int, done: frozenset[int]) -> Parts:
-        extraction = Extraction(network)
+        extraction = Extraction(network, min(size, at_once()))
         for start, images in subject.batches(size, done):
             yield start, {**extraction(images)._asdict(), "shown": images[: max(_SHOWN - start, 0)]}
 
@@ -241,7 +245,9 @@ def _score(
         found = FeatureSet(arrays["features"], arrays["logits"])
         values = scores(found, reference, network.network, tuple(missing), seed)
         metrics = [*result.get("metrics", ()), *missing]
-        whole = result | {"label": network.network.label, "few_samples": subject.num_images < FEW} | values
+        whole = (
+            result | {"label": network.network.label, "few_samples": are_few(subject.num_images, reference)} | values
+        )
         whole["metrics"] = metrics
         job.finish(result=whole)
         return whole
@@ -257,7 +263,7 @@ def _score(
         finish=finish,
         more=more,
         tell=lambda result: told(result, f"{subject.num_images} {subject.name}", reference, network),
-        fixed=True,
+        fixed="samples" not in subject.record,
     )
 
 
@@ -268,6 +274,8 @@ def distance(source: Trained, split: str, examples: int, seed: int) -> Callable[
     """
     how = checked_settings("fd", {"split": split, "max_examples": examples, "seed": seed})
     part = open_split(source, how)
+    if min(examples, len(part.indices)) < 2:
+        raise ConfigError(f"fd of {min(examples, len(part.indices))} example: set train.evaluate_examples to 2 or more")
     network = extractor(how, chosen_network(how, source.system.image_shape))
     extraction = Extraction(network)
     ((_, found),) = extraction.of_dataset(part.data, part.indices, len(part.indices), frozenset())

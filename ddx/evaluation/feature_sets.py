@@ -27,7 +27,9 @@ def chosen_network(how: Mapping[str, Any], shape: tuple[int, int, int], metrics:
     """
     name = how["features"]
     if shape[-1] not in (1, 3):
-        raise ConfigError(f"images of {shape[-1]} channels: networks of features take 1 or 3. Use --metrics=bpd")
+        raise ConfigError(
+            f"images of {shape[-1]} channels: networks of features take 1 or 3, in (N, H, W, C). Give such"
+        )
     if "fid" in metrics:
         if name not in (None, "inception"):
             raise ConfigError(f"fid is a distance of Inception's features, not of {name}'s. Use --metrics=fd")

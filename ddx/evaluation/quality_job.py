@@ -16,13 +16,14 @@ import numpy as np
 
 from ddx.config.evaluation import folder_name
 from ddx.diffusion.catalogue import SOLVERS
+from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.discrepancy import kid
 from ddx.evaluation.distance_job import reference_of
-from ddx.evaluation.feature_sets import Extraction, chosen_network, extractor
+from ddx.evaluation.feature_sets import Extraction, at_once, chosen_network, extractor
 from ddx.evaluation.reference_job import Reference
-from ddx.evaluation.scores import FEWEST, distance_to
+from ddx.evaluation.scores import FEWER, FEWEST, are_few, check_numbers, distance_to
 from ddx.evaluation.settings import bound_protocol, bound_settings
 from ddx.evaluation.statistics_job import measured_basis
 from ddx.evaluation.work import Examples, Parts, Work, begin, carry_out, open_split
@@ -31,7 +32,7 @@ from ddx.runs import trained
 from ddx.runs.data import fingerprint_of
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
-from ddx.runtime.errors import ConfigError, DataError
+from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import sha256, write_arrays, write_text
 from ddx.sampling import measured
@@ -83,17 +84,20 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     drawings = {point: _prepare(work, point, clip) for point in points}  # what is not possible is refused first
     reference = reference_of(work, network)
     count = how["num_samples"] or min(reference.num_examples or MOST_SAMPLES, MOST_SAMPLES)
-    examples = _examples(work)
+    check_numbers(count, reference, network.network)
+    bounded = any(point.walk not in SOLVERS for point in points)
+    examples = _examples(work) if bounded else None
     statistics = {
         point.walk: measured.origin(source, workdir, point.walk, clip) for point in points if point.walk not in SOLVERS
     }
     record = {
         **trained.identity(source, workdir),
-        "images": fingerprint_of(examples.data, examples.indices),
-        "walks": statistics | {point.walk: {} for point in points if point.walk in SOLVERS},
+        "images": fingerprint_of(examples.data, examples.indices) if examples else "",
+        "statistics": statistics,
         "protocol": {
-            "num_steps": list(steps),
-            "trajectory": config.sample.trajectory,
+            "points": [f"{point.walk} {point.num_steps}" for point in points],  # parts are numbered in this order
+            "bound_of": f"{len(examples.indices)} examples of {examples.split}" if examples else "",
+            "trajectory": _trajectory(config),
             "num_samples": count,
             "clip": clip,
             "cdf": how["cdf"],
@@ -113,15 +117,19 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     out = how["out"] or workdir / "quality" / folder_name("quality", source.step, how | {"num_steps": steps} | used)
 
     def parts(size: int, done: frozenset[int]) -> Parts:
-        extraction = Extraction(network)
+        extraction = Extraction(network, min(how["batch_size"] or config.sample.batch_size, at_once()))
         for i, point in enumerate(points):
             if i not in done:
                 print(f"{point.walk}, {point.num_steps} steps ({i + 1} of {len(points)})", flush=True)
                 yield i, _point(work, point, drawings[point], extraction, network, reference, count, examples, clip)
 
+    few = are_few(count, reference)
+
     def tell(result: dict[str, Any]) -> str:
         label = network.network.label
-        return f"{markdown(result['table'], label)}\n{label} of {count} samples each to {reference.name}"
+        said = f"{label} of {count} samples each to {reference.name}{f' ({FEWER})' if few else ''}"
+        bits = f", bits/dim of {len(examples.indices)} examples of {examples.split}" if examples else ""
+        return f"{markdown(result['table'], label)}\n{said}{bits}"
 
     return carry_out(
         "quality",
@@ -131,7 +139,7 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
         1,
         files=_WRITTEN,
         parts=parts,
-        finish=lambda job: _finish(out, job, points, drawings, network.network.label),
+        finish=lambda job: _finish(out, job, points, drawings, network.network.label, few),
         tell=tell,
         fixed=True,
     )
@@ -145,12 +153,16 @@ def _numbers(num_steps: tuple[int, ...] | None, T: int) -> tuple[int, ...]:
 
 
 def _examples(work: Work) -> Examples:
-    """What the bound is of: a part of the test split, or of the training split of a run whose data have no other."""
-    given = {"data_dir": work.settings["data_dir"], "max_examples": BOUND_EXAMPLES, "seed": 0, "split": None}
-    try:
-        return open_split(work.source, given)
-    except (ConfigError, DataError):
-        return open_split(work.source, given, default=work.source.system.config.data.split)
+    """What the bound is of: a part of the split that is asked for, otherwise of the test split."""
+    how = work.settings
+    given = {"data_dir": how["data_dir"], "max_examples": BOUND_EXAMPLES, "seed": 0, "split": how["split"]}
+    return open_split(work.source, given)
+
+
+def _trajectory(config: Any) -> str:
+    """The run's own spacing of times, or, where that has a number of steps of its own, "uniform"."""
+    own = str(config.sample.trajectory)
+    return "uniform" if own == "full" or counts_itself(own) else own
 
 
 def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
@@ -160,6 +172,7 @@ def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
     if point.walk in SOLVERS:
         walk = {"sampler": "ddim", "solver": point.walk, "eta": 0.0}
     given = {"num_steps": point.num_steps, "clip": clip, "keep_eps": False, "weights": work.source.weights}
+    given["trajectory"] = _trajectory(work.source.system.config)
     given["batch_size"] = how["batch_size"] or own.batch_size
     return prepare(work.source, work.workdir, how["seed"], None, None, None, None, given | walk)
 
@@ -172,7 +185,7 @@ def _point(
     network: Extractor,
     reference: Reference,
     count: int,
-    examples: Examples,
+    examples: Examples | None,
     clip: bool,
 ) -> dict[str, Any]:
     """The numbers of a point."""
@@ -183,7 +196,7 @@ def _point(
     if reference.features is not None and min(count, len(reference.features)) >= FEWEST["kid"]:
         kernel = kid(features, reference.features, seed)
         found |= {"kid": kernel.distance, "kid_standard_error": kernel.standard_error}
-    if point.walk not in SOLVERS:
+    if examples is not None and point.walk not in SOLVERS:
         found |= _bits(work, point, drawing, examples, clip)
     return {name: np.float64(found.get(name, np.nan)) for name in _COLUMNS}
 
@@ -206,7 +219,9 @@ def _bits(work: Work, point: Point, drawing: Drawing, examples: Examples, clip: 
     return {"bits_per_dim": float(total.mean()), "bits_standard_error": error}
 
 
-def _finish(out: Path, job: Job, points: list[Point], drawings: Mapping[Point, Drawing], label: str) -> dict[str, Any]:
+def _finish(
+    out: Path, job: Job, points: list[Point], drawings: Mapping[Point, Drawing], label: str, few: bool
+) -> dict[str, Any]:
     """Put the points together."""
     from ddx.evaluation.plots import quality_png  # matplotlib takes a second to import
 
@@ -216,7 +231,8 @@ def _finish(out: Path, job: Job, points: list[Point], drawings: Mapping[Point, D
         sampler = drawings[point].sampler
         evaluations = sampler.solver.evaluations * (len(sampler.times) - 2) + 1
         numbers = {name: float(x[i]) if np.isfinite(x[i]) else None for name, x in columns.items()}
-        table.append(point._asdict() | {"evaluations": evaluations} | numbers)
+        marks = {"distance": label, "few_samples": few}
+        table.append(point._asdict() | {"evaluations": evaluations} | numbers | marks)
     write_arrays(out / "quality.npz", columns)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
@@ -225,7 +241,7 @@ def _finish(out: Path, job: Job, points: list[Point], drawings: Mapping[Point, D
     write_text(out / "quality.csv", text.getvalue())
     write_text(out / "quality.md", markdown(table, label) + "\n")
     quality_png(out / "quality.png", table, label)
-    result = {"label": label, "table": table, "sha256": sha256(out / "quality.npz")}
+    result = {"label": label, "few_samples": few, "table": table, "sha256": sha256(out / "quality.npz")}
     job.finish(result=result)
     return result
 

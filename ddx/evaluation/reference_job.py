@@ -80,7 +80,7 @@ def of_split(
 ) -> Result:
     """`make_reference` with a network of features that is loaded, and into a folder of the run if no other is given."""
     examples = open_split(source, how, default=source.system.config.data.split)
-    name = f"{network.network.name}_{network.protocol}_{examples.split}_n{len(examples.indices)}"
+    name = f"{_name(network)}_{examples.split}_n{len(examples.indices)}"
     if len(examples.indices) < examples.data.num_examples:
         name += f"_seed{how['seed']}"
     name = "".join(c if c.isalnum() or c in "._-" else "-" for c in name)
@@ -119,6 +119,11 @@ def extract(out: Path, examples: Examples, network: Extractor, batch_size: int |
         finish=lambda job: _finish(out / "reference.npz", job),
         tell=lambda result: f"features of {count} examples of {data.name} {examples.split}, {_of(network)}",
     )
+
+
+def _name(network: Extractor) -> str:
+    """A network with its protocol and weights in the name of a folder."""
+    return f"{network.network.name}_{network.protocol}_{network.digest[:8]}"
 
 
 def _of(network: Extractor) -> str:
@@ -188,10 +193,10 @@ def read(path: Path, network: Extractor) -> Reference:
     return Reference(of_all, features, count, told, f"{count} examples of {name}")
 
 
-def given(path: Path, network: Extractor, out: Path) -> Reference:
+def given(path: Path, network: Extractor, folder: Path) -> Reference:
     """What a user names: a folder of `make_reference`, an .npz file of mu and sigma, or images.
 
-    Features of images are written into the folder `out`.
+    Features of images are written into a folder of their own in `folder`.
 
     Raises:
       ConfigError: it was made otherwise than the samples' features will be.
@@ -204,7 +209,9 @@ def given(path: Path, network: Extractor, out: Path) -> Reference:
     if path.suffix not in SUFFIXES and not storage.is_dir(path):
         raise DataError(f"--reference={path} is no folder and no NumPy file. Name a folder of --metrics=reference")
     data = open_images(path, "reference")
-    extract(out, Examples(path.name, data, np.arange(data.num_examples)), network)
+    examples = Examples(path.name, data, np.arange(data.num_examples))
+    out = folder / f"{path.stem}_{fingerprint_of(data, examples.indices)[-8:]}_{_name(network)}"
+    extract(out, examples, network)
     return read(out, network)
 
 

@@ -14,7 +14,13 @@ from ddx.features import Extractor
 from ddx.features.networks import NETWORKS, FeatureNetwork
 from ddx.runtime.errors import ConfigError
 
-FEW = 10_000  # fewer samples than this do not compare with published numbers
+FEW = 10_000
+FEWER = f"of fewer than {FEW:,} images, so it compares with no published number"
+
+
+def are_few(count: int, reference: Reference) -> bool:
+    """Whether so many samples, or the examples of the reference, are too few for a number to compare."""
+    return min(count, reference.num_examples or count) < FEW
 
 
 def check_metrics(network: FeatureNetwork, asked: tuple[str, ...]) -> None:
@@ -30,8 +36,10 @@ def check_metrics(network: FeatureNetwork, asked: tuple[str, ...]) -> None:
 FEWEST = {"kid": 4, "pr": 7, "is": 10, "fd_infinity": 30}
 
 
-def check_numbers(count: int, reference: Reference, asked: tuple[str, ...]) -> None:
+def check_numbers(count: int, reference: Reference, network: FeatureNetwork, asked: tuple[str, ...] = ()) -> None:
     """Refuse, with a ConfigError, metrics that need more of so many samples, or of the reference."""
+    if reference.features is None and network.label == "CMMD":
+        raise ConfigError("CMMD needs features, and the reference has mu and sigma alone. Name images with --reference")
     for name in asked:
         of_features = name in ("kid", "pr")
         if of_features and reference.features is None:
@@ -50,10 +58,13 @@ def told(result: dict[str, Any], of: str, reference: Reference, network: Extract
     if "kid" in result:
         said.append(f"KID {result['kid']:.4g} +- {result['kid_standard_error']:.2g}")
     if "is" in result:
-        said.append(f"IS {result['is']:.4g} ({result['is_10']:.4g} +- {result['is_10_std']:.2g} of ten splits)")
+        of_network = "" if network.network.name == "inception" else f" of {network.network.name}"
+        said.append(
+            f"IS{of_network} {result['is']:.4g} ({result['is_10']:.4g} +- {result['is_10_std']:.2g} of ten splits)"
+        )
     if "precision" in result:
         said.append(", ".join(f"{name} {result[name]:.3f}" for name in ("precision", "recall", "density", "coverage")))
-    few = f"; fewer than {FEW:,}, so it compares with no published number" if result["few_samples"] else ""
+    few = f"; {FEWER}" if result["few_samples"] else ""
     return f"{', '.join(said)} of {of} to {reference.name} ({network.network.name}, {network.protocol}{few})"
 
 
@@ -82,6 +93,7 @@ def scores(
 
 def distance_to(features: np.ndarray, reference: Reference, network: FeatureNetwork) -> float:
     """The distance that a network's label names."""
-    if network.label == "CMMD" and reference.features is not None:
+    if network.label == "CMMD":
+        assert reference.features is not None  # `check_numbers` has refused it
         return cmmd(features, reference.features)
     return frechet_distance(fitted(features), reference.gaussian)

@@ -11,14 +11,18 @@ import scipy.linalg
 import ddx
 from ddx.evaluation import distance_job, evaluate, evaluators
 from ddx.evaluation.discrepancy import kid
+from ddx.evaluation.frechet import fitted
 from ddx.evaluation.inception_score import inception_score
 from ddx.evaluation.manifolds import manifolds
+from ddx.evaluation.reference_job import Reference
+from ddx.evaluation.scores import check_numbers
 from ddx.features import NETWORKS, Extractor
 from ddx.runs import trained
 from ddx.runs.data import open_examples
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.sampling.generator import Generator
 
+CLIP = NETWORKS["clip"]
 MATRIX = np.random.default_rng(0).standard_normal((64, 12)).astype(np.float32)
 TWELVE = {"num_samples": 12, "max_examples": 30, "seed": 3}
 ALL = ("fd", "is", "kid", "pr")
@@ -171,6 +175,23 @@ def test_mu_and_sigma_of_others_are_a_reference_whose_protocol_is_not_known(run,
         evaluate(run, ("fd",), reference=tmp_path / "wrong.npz", num_samples=12)
 
 
+def test_mu_and_sigma_are_no_reference_of_a_discrepancy(tmp_path):
+    none = Reference(fitted(np.eye(5)), None, 0, {}, "")
+    with pytest.raises(ConfigError, match="CMMD needs features"):
+        check_numbers(100, none, CLIP)
+
+
+def test_a_reference_that_is_given_has_no_split(run, scored):
+    (reference,) = (run / "references").iterdir()
+    with pytest.raises(ConfigError, match="split is of the run's data, and --reference names others"):
+        evaluate(run, ("fd",), reference=reference, split="test", num_samples=12)
+
+
+def test_one_example_is_no_distance(run):
+    with pytest.raises(ConfigError, match=r"set train\.evaluate_examples to 2 or more"):
+        evaluators.score("fd", trained.load(run), "test", 1, 0)
+
+
 def test_protocols_are_not_mixed(run, scored, tmp_path):
     (reference,) = (run / "references").iterdir()
     with pytest.raises(ConfigError, match="was made with protocol tf1, not torch, and the two do not compare"):
@@ -250,5 +271,7 @@ def test_the_curve_of_quality_is_made_of_the_other_jobs_numbers(run):
     assert {path.name for path in found.out.iterdir()} >= {"quality.png", "quality.csv", "quality.md", "quality.npz"}
     assert (found.out / "quality.csv").read_text().splitlines()[0].startswith("walk,num_steps,evaluations,fd,kid")
     assert "already there" in evaluate(run, ("quality",), walks="heun,large", num_steps=4, **few).message
+    with pytest.raises(ConfigError, match="holds another job"):  # points in another order are other parts
+        evaluate(run, ("quality",), walks="large,heun", num_steps=4, out=found.out, **few)
     with pytest.raises(ConfigError, match="num_steps=21 must lie in"):
         evaluate(run, ("quality",), num_steps=(2, 21), **few)

@@ -245,9 +245,7 @@ def _score(
         found = FeatureSet(arrays["features"], arrays["logits"])
         values = scores(found, reference, network.network, tuple(missing), seed)
         metrics = [*result.get("metrics", ()), *missing]
-        whole = (
-            result | {"label": network.network.label, "few_samples": are_few(subject.num_images, reference)} | values
-        )
+        whole = result | {"label": network.label, "few_samples": are_few(subject.num_images, reference)} | values
         whole["metrics"] = metrics
         job.finish(result=whole)
         return whole

@@ -60,7 +60,13 @@ def open_images(path: Path, setting: str, channels: int = 0) -> Dataset:
     kind = "array" if path.suffix in SUFFIXES else "folder"
     if kind == "folder" and not storage.is_dir(path):
         raise DataError(f"--{setting}={path} is no folder, no .npy and no .npz file. Name images")
-    return ddx.data.load(kind, split="all", directory=str(path), channels=channels if kind == "folder" else 0)
+    try:
+        return ddx.data.load(kind, split="all", directory=str(path), channels=channels if kind == "folder" else 0)
+    except DataError as error:
+        said, advice, _ = str(error).partition(". Set data.")
+        if not advice:  # what helps a run does not help here
+            raise
+        raise DataError(f"{said}. Name a folder of images of one size with --{setting}") from None
 
 
 class FeatureSet(NamedTuple):

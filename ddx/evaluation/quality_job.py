@@ -23,7 +23,7 @@ from ddx.evaluation.discrepancy import kid
 from ddx.evaluation.distance_job import reference_of
 from ddx.evaluation.feature_sets import Extraction, at_once, chosen_network, extractor
 from ddx.evaluation.reference_job import Reference
-from ddx.evaluation.scores import FEWER, FEWEST, are_few, check_numbers, distance_to
+from ddx.evaluation.scores import FEW, FEWER, FEWEST, are_few, check_numbers, distance_to
 from ddx.evaluation.settings import bound_protocol, bound_settings
 from ddx.evaluation.statistics_job import measured_basis
 from ddx.evaluation.work import Examples, Parts, Work, begin, carry_out, open_split
@@ -126,7 +126,7 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     few = are_few(count, reference)
 
     def tell(result: dict[str, Any]) -> str:
-        label = network.network.label
+        label = network.label
         said = f"{label} of {count} samples each to {reference.name}{f' ({FEWER})' if few else ''}"
         bits = f", bits/dim of {len(examples.indices)} examples of {examples.split}" if examples else ""
         return f"{markdown(result['table'], label)}\n{said}{bits}"
@@ -139,7 +139,7 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
         1,
         files=_WRITTEN,
         parts=parts,
-        finish=lambda job: _finish(out, job, points, drawings, network.network.label, few),
+        finish=lambda job: _finish(out, job, points, drawings, network.label, few),
         tell=tell,
         fixed=True,
     )
@@ -240,7 +240,7 @@ def _finish(
     writer.writerows(table)
     write_text(out / "quality.csv", text.getvalue())
     write_text(out / "quality.md", markdown(table, label) + "\n")
-    quality_png(out / "quality.png", table, label)
+    quality_png(out / "quality.png", table, f"{label} of fewer than {FEW:,} images" if few else label)
     result = {"label": label, "few_samples": few, "table": table, "sha256": sha256(out / "quality.npz")}
     job.finish(result=result)
     return result

@@ -6,7 +6,7 @@ import jax
 
 from ddx.features.extractor import named, plug_of
 from ddx.features.plug import Source, fill
-from ddx.features.weights import NETWORK, cached, remedy, sha256
+from ddx.features.weights import NETWORK, SOURCE, cached, remedy, sha256
 from ddx.runs.job import Result
 from ddx.runtime import folders
 from ddx.runtime.errors import CheckpointError, ConfigError
@@ -54,7 +54,7 @@ def convert(name: str, source: str | Path, out: str | Path | None = None, *, unv
     num_params = sum(leaf.size for leaf in jax.tree.leaves(fill(plug, found)))
     folders.make_directory(to.parent, "--out")
     arrays = {key: tensors[key].read() for key in sorted(found.taken)}
-    write(to, arrays, {"format": "pt", NETWORK: name, "sha256_of_source": digest})
+    write(to, arrays, {"format": "pt", NETWORK: name, SOURCE: digest})
     values = {"num_params": num_params, "sha256": sha256(to)}
     message = (
         f"wrote {to}: the weights of {name} ({network.label}), {num_params:,} parameters, SHA-256 {values['sha256']}"

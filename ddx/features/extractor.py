@@ -29,6 +29,7 @@ class Extractor(NamedTuple):
         `inception` also "logits_unbiased", without their bias. Images are uint8 (B, H, W, C) of any size, with 1 or 3
         channels. It is pure, one function for each network and protocol, and compiled by whoever calls it: on a TPU or
         a GPU it computes in full float32 as on a CPU.
+      is_published: whether the weights are the ones that ship, or the published ones, where their checksum is known.
     """
 
     network: FeatureNetwork
@@ -36,6 +37,12 @@ class Extractor(NamedTuple):
     digest: str
     params: Any
     apply: Apply
+    is_published: bool = True
+
+    @property
+    def label(self) -> str:
+        """The name of the distance; weights that are not the published ones do not go by it alone."""
+        return self.network.label if self.is_published else f"{self.network.label} (other weights)"
 
 
 def load(name: str, protocol: str | None = None, weights: str | Path | None = None) -> Extractor:
@@ -59,7 +66,8 @@ def load(name: str, protocol: str | None = None, weights: str | Path | None = No
     path, digest = weights_lib.find(network, weights)
     plug = plug_of(name)
     params = fill(plug, Source(weights_lib.read(path, network), path))
-    return Extractor(network, protocol, digest, params, apply_of(name, protocol))
+    published = weights_lib.are_published(path, digest, network)
+    return Extractor(network, protocol, digest, params, apply_of(name, protocol), published)
 
 
 def described(name: str, protocol: str | None = None) -> tuple[Apply, Any]:

@@ -17,6 +17,9 @@ from ddx.runtime.tensors import read as read_tensors
 NETWORK = "feature_network"
 """The key of a file's metadata that says whose weights it has."""
 
+SOURCE = "sha256_of_source"
+"""And the one that says what they were converted from."""
+
 _SHIPPED = pathlib.Path(__file__).with_name("shipped")
 
 
@@ -40,6 +43,12 @@ def find(network: FeatureNetwork, given: str | Path | None) -> tuple[Path, str]:
     if not storage.is_file(path):
         raise DataError(f"there are no weights of {network.name} in {path}. {_how(network, path, given)}")
     return path, sha256(path)
+
+
+def are_published(path: Path, digest: str, network: FeatureNetwork) -> bool:
+    """Whether a file has the weights that ship or were published, so far as their checksum is known."""
+    source = metadata(path).get(SOURCE, "") if path.suffix == SAFETENSORS else ""
+    return any(checksum.startswith(network.sha256) for checksum in (digest, source))
 
 
 def _how(network: FeatureNetwork, path: Path, given: str | Path | None) -> str:

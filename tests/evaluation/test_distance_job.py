@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from PIL import Image
 
 import ddx
 from ddx.evaluation import distance_job, evaluate, evaluators
@@ -242,6 +243,14 @@ def test_without_a_run_everything_has_to_be_given(tmp_path):
         evaluate(None, ("fd",), samples=tmp_path / "x.npy")
     with pytest.raises(ConfigError, match="num_samples is of samples that are drawn, and --samples names some"):
         evaluate(None, ("fd",), samples=tmp_path / "x.npy", reference=tmp_path, out=tmp_path / "out", num_samples=5)
+
+
+def test_pictures_of_different_sizes_are_told_with_advice_for_them(tmp_path):
+    for side in (8, 9):
+        Image.fromarray(np.zeros((side, side), np.uint8)).save(tmp_path / f"{side}.png")
+    with pytest.raises(DataError, match="Name a folder of images of one size with --samples") as error:
+        evaluate(None, ("fd",), samples=tmp_path, reference=tmp_path, out=tmp_path / "out")
+    assert "data." not in str(error.value)
 
 
 def test_images_of_four_channels_are_refused_before_anything_is_drawn(tmp_path):

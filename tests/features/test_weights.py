@@ -70,6 +70,7 @@ def test_weights_are_converted_and_loaded_from_the_cache(of, small, home, tmp_pa
     done = features.convert(of, tmp_path / "model.safetensors")
     assert done.out / done.files[0] == home / f"{of}.safetensors"
     loaded = features.load(of)
+    assert loaded.label == loaded.network.label  # of these no checksum is known
     assert loaded.digest == done.values["sha256"] and loaded.digest in str(done)
     found = jax.jit(loaded.apply)(loaded.params, weights.images())["features"]
     assert found.shape == (2, weights.PROJECTED if of == "clip" else weights.WIDTH)
@@ -88,7 +89,8 @@ def test_other_weights_of_a_known_file_are_refused_unless_the_user_says_so(small
         features.convert("inception", path)
     assert not home.exists()
     done = features.convert("inception", path, unverified=True)
-    assert features.load("inception", weights=home / "inception.safetensors").digest == done.values["sha256"]
+    loaded = features.load("inception", weights=home / "inception.safetensors")
+    assert loaded.digest == done.values["sha256"] and loaded.label == "FID (other weights)"
     with pytest.raises(
         CheckpointError, match=r"was not written by ddx .* Run python -m launch.convert --from=inception"
     ):

@@ -24,7 +24,7 @@ if _IS_FIRST and _IS_FAST and importlib.metadata.version("jaxlib").startswith("0
     # Half of what is left: XLA's older emitters of fused operations have less to translate. An XLA that does not know
     # the flag ends the process.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
-_OPTIMISED = {"test_golden.py", "test_golden_improved.py", "test_sampling_speed.py"}
+_OPTIMISED = {"test_golden.py", "test_golden_improved.py", "test_sampling_speed.py", "test_cifar10_distance.py"}
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest  # noqa: E402

@@ -8,8 +8,8 @@
 | 256_uncond | 256 x 256, without classes, linear | 1,980,000 at 256 | 1e-4 | 552,814,086 | |
 | upsampler | 64 -> 256, linear | 500,000 at 256 (not verified) | 1e-4 | 311,795,910 | |
 
-Improved DDPM's network with more heads, attention at 32, 16 and 8, and residual blocks that halve and double. LSUN's
-networks are that of 256_uncond with dropout 0.1.
+Improved DDPM's network with more heads, attention at 32, 16 and 8, and residual blocks that halve and double. For
+LSUN the paper takes the network of 256_uncond with dropout 0.1.
 
     python -m launch.train  --config=configs/adm_imagenet.py:64 --workdir=runs/adm64 --config.data.dir=TFDS_DATA_DIR
     python -m launch.sample --workdir=runs/adm64 --num_samples=50000 --preset=iddpm --num_steps=250

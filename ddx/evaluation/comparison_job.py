@@ -6,8 +6,6 @@ comparison.png        the same as a picture
 comparison.npz        "total": (N, rows) bits/dim of each example; "example": its index
 """
 
-import csv
-import io
 import math
 from typing import Any, NamedTuple
 
@@ -20,7 +18,7 @@ from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.evaluation.bound import Bound, compared
 from ddx.evaluation.settings import bound_settings
 from ddx.evaluation.statistics_job import measured_basis
-from ddx.evaluation.work import Parts, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.evaluation.work import Parts, batch_size, begin, carry_out, open_split, output_folder, record_of, write_csv
 from ddx.runs import trained
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
@@ -156,11 +154,7 @@ def _finish(out: Path, job: Job, examples: np.ndarray, cells: list[Cell]) -> dic
         for cell, mean, se in zip(cells, total.mean(0), error, strict=True)
     ]
     write_arrays(out / "comparison.npz", {"example": examples, "total": total})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(out / "comparison.csv", text.getvalue())
+    write_csv(out / "comparison.csv", table)
     write_text(out / "comparison.md", markdown(table) + "\n")
     comparison_png(out / "comparison.png", table)
     result = {"table": table, "sha256": sha256(out / "comparison.npz")}

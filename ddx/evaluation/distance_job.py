@@ -83,8 +83,7 @@ def score_samples(workdir: str | Path | None = None, **settings: Any) -> Result:
     asked = tuple(name for name in _ALSO if settings.pop(name, False))
     how = checked_settings("fd", settings)
     _check_not_drawn(how)
-    for name, value in reference_job.settings_of(how["reference"]).items():
-        how[name] = how[name] or value
+    how = reference_job.completed(how)
     if workdir is None:
         return _score_given(how, asked)
     work = begin("fd", workdir, {name: value for name, value in how.items() if value is not None})

@@ -6,8 +6,6 @@ quality.png        the same as a picture
 quality.npz        "fd", "kid", "kid_standard_error", "bits_per_dim", "bits_standard_error": a number for each row
 """
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +24,7 @@ from ddx.evaluation.reference_job import Reference
 from ddx.evaluation.scores import FEW, FEWER, FEWEST, are_few, check_numbers, distance_to
 from ddx.evaluation.settings import bound_protocol, bound_settings
 from ddx.evaluation.statistics_job import measured_basis
-from ddx.evaluation.work import Examples, Parts, Work, begin, carry_out, open_split
+from ddx.evaluation.work import Examples, Parts, Work, batch_size, begin, carry_out, open_split, write_csv
 from ddx.features import Extractor
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of
@@ -70,12 +68,11 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
       DdxError: as `ddx.evaluation.evaluate` says; an IHDM network has one way to draw.
     """
     work = begin("quality", workdir, settings)
+    work = work._replace(settings=reference_job.completed(work.settings))
     source, workdir, how, config = work.source, work.workdir, work.settings, work.source.system.config
     if config.loss.prediction == "residual":
         raise ConfigError("quality is of walks with fewer steps, and IHDM's goes through all levels. Use --metrics=fd")
     steps = _numbers(how["num_steps"], config.process.num_steps)
-    for name, value in reference_job.settings_of(how["reference"]).items():
-        how[name] = how[name] or value
     network = extractor(how, chosen_network(how, source.system.image_shape))
     points = [Point(walk, k) for walk in dict.fromkeys(how["walks"].split(",")) for k in steps]
     clip = bound_settings(config, {"clip": how["clip"], "variance": "small"})["clip"]
@@ -212,7 +209,7 @@ def _bits(work: Work, point: Point, drawing: Drawing, examples: Examples, clip: 
     how = bound_settings(source.system.config, asked | {"trajectory": trajectory})
     system, chosen = measured.variance(source, work.workdir, point.walk, clip)
     bound = Bound(bound_protocol(system, how, chosen or point.walk, None))
-    size = min(work.settings["batch_size"] or source.system.config.sample.batch_size, len(examples.indices))
+    size = batch_size(work, examples)
     parts = bound.parts(source.params, examples.data, examples.indices, work.settings["seed"], size, frozenset())
     total = np.concatenate([part.total for _, part in parts])
     error = float(total.std(ddof=1) / math.sqrt(len(total))) if len(total) > 1 else math.nan
@@ -234,11 +231,7 @@ def _finish(
         marks = {"distance": label, "few_samples": few}
         table.append(point._asdict() | {"evaluations": evaluations} | numbers | marks)
     write_arrays(out / "quality.npz", columns)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table)
-    write_text(out / "quality.csv", text.getvalue())
+    write_csv(out / "quality.csv", table)
     write_text(out / "quality.md", markdown(table, label) + "\n")
     quality_png(out / "quality.png", table, f"{label} of fewer than {FEW:,} images" if few else label)
     result = {"label": label, "few_samples": few, "table": table, "sha256": sha256(out / "quality.npz")}

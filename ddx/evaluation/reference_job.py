@@ -154,10 +154,12 @@ def _finish(path: Path, job: Job) -> dict[str, Any]:
     return result
 
 
-def settings_of(path: Path | None) -> dict[str, Any]:
-    """The network and the protocol that a folder of `make_reference` was made with; empty for anything else."""
+def completed(how: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the network and the protocol that their reference was made with, where they name no others."""
+    path = how["reference"]
     record = read_record(path / "reference.json") if path is not None and storage.is_dir(path) else {}
-    return {"features": record.get("network"), "protocol": record.get("protocol")} if record else {}
+    made = {"features": record.get("network"), "protocol": record.get("protocol")}
+    return how | {name: how[name] or value for name, value in made.items()}
 
 
 def read(path: Path, network: Extractor) -> Reference:

@@ -1,5 +1,7 @@
 """What the jobs of evaluators share: how they begin, what their records say, and the way from parts to a result."""
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -87,6 +89,15 @@ def record_of(work: Work, examples: Examples, protocol: Mapping[str, Any], **mor
 def batch_size(work: Work, examples: Examples) -> int:
     """Examples at once."""
     return min(work.settings["batch_size"] or work.source.system.config.sample.batch_size, len(examples.indices))
+
+
+def write_csv(path: Path, table: list[dict[str, Any]]) -> None:
+    """Write rows that have the same columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    storage.write_text(path, text.getvalue())
 
 
 def carry_out(

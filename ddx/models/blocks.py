@@ -1,7 +1,7 @@
 """The blocks of the U-Nets of DDPM and Improved DDPM: residual, attention, down, up, and the layers they consist of.
 
 All work on NHWC. Blocks take and return images with the moments of their channels (`ddx.models.norm`). `dtype` is the
-type of convolutions and matrix products; parameters, normalisation and softmax are float32. `conventions` are those of
+type of convolutions and matrix products; parameters, normalisation and softmax are float32. `conventions` come from
 one of the original codes.
 """
 

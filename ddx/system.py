@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
-from ddx.config.rules import check_sizes
+from ddx.config.model_rules import check_sizes
 from ddx.config.values import flatten, validate
 from ddx.data.augment import shrink, to_float
 from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES

@@ -2,7 +2,7 @@
 
 The rows make the keys `sample.*` of a config, the flags of `launch.sample`, what `ddx.sampling` accepts, and the names
 of its folders. A new setting is a row here and its use in `make_sampler` of
-`ddx/sampling/sampler.py`; what does not go together is in `ddx/config/rules.py`.
+`ddx/sampling/sampler.py`; what does not go together is in `ddx/config/sampling_rules.py`.
 """
 
 from typing import Any

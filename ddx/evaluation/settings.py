@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ddx.config.evaluation import EVALUATION
-from ddx.config.rules import tells_x_0
+from ddx.config.sampling_rules import tells_x_0
 from ddx.config.values import flatten
 from ddx.data import Dataset
 from ddx.diffusion.catalogue import (

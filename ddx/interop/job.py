@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from ddx.config.interop import ATTENTION_ORDERS, SOURCES
 from ddx.config.keys import UNKNOWN
-from ddx.config.rules import check_image_size
+from ddx.config.model_rules import check_image_size
 from ddx.config.sampling import WEIGHTS
 from ddx.config.values import check_keys, default_config, validate
 from ddx.diffusion.catalogue import HEAD_VARIANCES

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 import ddx.data
 from ddx.config.keys import GIVEN, UNKNOWN
-from ddx.config.rules import check_image_size
+from ddx.config.model_rules import check_image_size
 from ddx.config.values import validate
 from ddx.data import Dataset, batch_indices
 from ddx.runs.same_data import check_same_classes, check_same_data

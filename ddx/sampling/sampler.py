@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from ddx.config.rules import tells_x_0
 from ddx.config.sampling import keeps_eps
+from ddx.config.sampling_rules import tells_x_0
 from ddx.config.values import flatten
 from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.papers.ihdm import heat_sampler

@@ -1,0 +1,79 @@
+"""Which settings of sampling go together, and with which process and network."""
+
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ddx.diffusion.catalogue import LEARNED_VARIANCES, STOCHASTIC_SOLVERS
+from ddx.diffusion.forward import betas
+from ddx.diffusion.reverse.trajectory import trajectory
+from ddx.runtime.errors import ConfigError
+
+
+def tells_x_0(c: dict[str, Any]) -> bool:
+    """Whether a network tells x_0 at all times: under a blur eps does not."""
+    blurs = c["process.kind"] == "blurring" and c["process.sigma_blur_max"] > 0
+    return not (blurs and c["loss.prediction"] == "eps")
+
+
+def check_sampling(c: dict[str, Any]) -> None:
+    """Refuse values of sample.* that cannot go together, or not with the process and the network."""
+    s = {key.removeprefix("sample."): value for key, value in c.items() if key.startswith("sample.")}
+    if s["num_steps"] > c["process.num_steps"]:
+        raise ConfigError(
+            f"sample.num_steps={s['num_steps']} exceeds process.num_steps={c['process.num_steps']};"
+            " there are no more times: use at most so many"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
+        try:
+            times = trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
+        except ValueError as error:
+            raise ConfigError(f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps: {error}") from None
+    if s["sampler"] == "heat":
+        _check_heat(s, c)
+    elif s["sampler"] == "ddim" and s["eta"] > 1 and c["process.kind"] == "ddpm":
+        _check_eta(s["eta"], betas.betas(c["process.schedule"], c["process.num_steps"]), times)
+    noisy = s["sampler"] == "ancestral" or s["eta"] > 0
+    if s["solver"] not in STOCHASTIC_SOLVERS and noisy:
+        raise ConfigError(
+            f"sample.solver={s['solver']!r} solves an equation without noise; set sample.sampler='ddim' and"
+            " sample.eta=0, or use dpmpp_2m"
+        )
+    if s["variance"] in LEARNED_VARIANCES and s["variance"] != c["loss.variance"]:
+        raise ConfigError(
+            f"sample.variance={s['variance']!r} needs a network trained with loss.variance={s['variance']!r},"
+            f" not {c['loss.variance']!r}"
+        )
+    if s["solver"] != "euler" and s["sampler"] == "ancestral" and s["variance"] != "small":
+        raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
+
+
+def _check_eta(eta: float, found: np.ndarray, times: tuple[int, ...]) -> None:
+    """Refuse an eta whose steps would add more noise than there is, as `ddx.step_coefficients` does."""
+    alpha_bar = np.cumprod(1.0 - found)[np.asarray(times[:-1], int) - 1]  # at the times that are visited, but for 0
+    snr = alpha_bar / (1.0 - alpha_bar)
+    lost = float(np.max(1.0 - snr[:-1] / snr[1:], initial=0.0))
+    if eta**2 * lost > 1 + 1e-9:
+        raise ConfigError(
+            f"sample.eta={eta:g} adds more noise than there is; use at most"
+            f" {math.floor(lost**-0.5 * 1e4) / 1e4:g} for these steps"
+        )
+
+
+def _check_heat(s: dict[str, Any], c: dict[str, Any]) -> None:
+    if c["process.kind"] != "ihdm" or c["loss.prediction"] != "residual":
+        raise ConfigError(
+            "sample.sampler='heat' needs process.kind='ihdm' and loss.prediction='residual', not"
+            f" {c['process.kind']!r} and {c['loss.prediction']!r}; use ddim or ancestral"
+        )
+    if s["num_steps"] not in (0, c["process.num_steps"]) or s["trajectory"] not in ("full", "uniform"):
+        raise ConfigError("sample.sampler='heat' goes through all levels; set sample.num_steps=0, trajectory='full'")
+    if s["end"]:
+        raise ConfigError("sample.sampler='heat' goes down to the data; set sample.end=0")
+    if s["solver"] != "euler" or s["clip"]:
+        raise ConfigError(
+            "sample.sampler='heat' has no solver and clips nothing; set sample.solver='euler', clip=False"
+        )

@@ -53,6 +53,7 @@ _HOME = {
     "interpolate_diffused": "ddx.diffusion.reverse.interpolate",
     "coarse_to_fine": "ddx.diffusion.reverse.interpolate",
     "share_latent": "ddx.diffusion.reverse.interpolate",
+    "inpaint": "ddx.diffusion.reverse.inpaint",
     "simple_loss": "ddx.diffusion.objective.losses",
     "kl_loss": "ddx.diffusion.objective.losses",
     "hybrid_loss": "ddx.diffusion.objective.losses",
@@ -141,6 +142,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.reverse.encode import encode as encode
     from ddx.diffusion.reverse.film import progressive as progressive
     from ddx.diffusion.reverse.flow import probability_flow as probability_flow
+    from ddx.diffusion.reverse.inpaint import inpaint as inpaint
     from ddx.diffusion.reverse.interpolate import coarse_to_fine as coarse_to_fine
     from ddx.diffusion.reverse.interpolate import interpolate as interpolate
     from ddx.diffusion.reverse.interpolate import interpolate_diffused as interpolate_diffused

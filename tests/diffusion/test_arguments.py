@@ -45,6 +45,8 @@ CALLS = {
     "target noise": lambda x: prediction.target(DDPM, "v", NOISE, 3, x),
     "sample x_T": lambda x: ddx.sample(DENOISE, KEY, x, TIMES),
     "sample noise": lambda x: ddx.sample(DENOISE, None, NOISE, TIMES, 1.0, noise=jnp.stack([x, x])),
+    "inpaint x_T": lambda x: ddx.inpaint(DENOISE, KEY, x, NOISE, NOISE > 0, TIMES, jump_length=1),
+    "inpaint known": lambda x: ddx.inpaint(DENOISE, KEY, NOISE, x, NOISE > 0, TIMES, jump_length=1),
     "progressive": lambda x: ddx.progressive(DENOISE, KEY, x, (10,), TIMES),
     "encode": lambda x: ddx.encode(DENOISE, x, (10, 5, 0)),
     "slerp": lambda x: ddx.slerp(x, NOISE, (0.5,)),

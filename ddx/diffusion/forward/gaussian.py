@@ -37,7 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion.arrays import Coefficient, Coordinates, Images, Numbers, Shape, Times, check_floats
-from ddx.diffusion.forward.process import Level, Process
+from ddx.diffusion.forward.basis import Basis
+from ddx.diffusion.forward.process import Change, Level, Process
 from ddx.diffusion.forward.schedules import Marginal
 from ddx.diffusion.times import is_host
 
@@ -177,8 +178,13 @@ def q_sample(process: Process, x_0: Images, t: Times, noise: Images) -> Images:
     """
     check_floats(x_0=x_0, noise=noise)
     m = process.marginal(t, x_0.shape[-3:-1])
-    mean = process.basis.synthesis(m.alpha * process.basis.analysis(x_0))
-    return (mean + m.sigma * noise).astype(x_0.dtype)  # sigma is a scalar: its noise is white in every basis
+    return noised(process.basis, m, x_0, noise).astype(x_0.dtype)
+
+
+def noised(basis: Basis, m: Marginal | Level, x_0: Images, noise: Images) -> Images:
+    """Return alpha u_0 + sigma eps in pixels, at a given level."""
+    mean = basis.synthesis(m.alpha * basis.analysis(x_0))
+    return mean + m.sigma * noise  # sigma is a scalar: its noise is white in every basis
 
 
 def q_transition(process: Process, x_s: Images, s: Times, t: Times) -> tuple[Images, Coefficient]:
@@ -199,15 +205,19 @@ def q_transition(process: Process, x_s: Images, s: Times, t: Times) -> tuple[Ima
     """
     check_floats(x_s=x_s)
     shape = x_s.shape[-3:-1]
-    xp: Any = np if is_host(s, t) else jnp
-    change = process.change(s, t, shape)
-    ratio = xp.exp(change.log_alpha)
+    ratio, variance = transition(process.marginal(t, shape).sigma, process.change(s, t, shape))
     if is_host(s, t) and np.any(np.greater_equal(s, t)):
         raise ValueError(f"a transition goes from s to a later t > s; got s={s}, t={t}")
     if not is_host(s, t):
         ratio = jnp.where(_like_images(jnp.asarray(s) < jnp.asarray(t)), ratio, jnp.nan)
-    variance = process.marginal(t, shape).sigma ** 2 * -xp.expm1(change.logsnr) + 0.0 * ratio
-    return process.basis.synthesis(ratio * process.basis.analysis(x_s)).astype(x_s.dtype), variance
+    x_t = process.basis.synthesis(ratio * process.basis.analysis(x_s)).astype(x_s.dtype)
+    return x_t, variance + 0.0 * ratio
+
+
+def transition(sigma_t: Coefficient, change: Change) -> tuple[Coefficient, Coefficient]:
+    """alpha_t / alpha_s and the variance of equation (1), for the change from s to t; 1 and 0 where nothing changes."""
+    xp: Any = jnp if isinstance(change.logsnr, jax.Array) else np
+    return xp.exp(change.log_alpha), sigma_t**2 * -xp.expm1(change.logsnr)
 
 
 def q_posterior(

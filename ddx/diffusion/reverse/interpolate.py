@@ -12,6 +12,7 @@ from ddx.diffusion.forward.gaussian import host_eta, q_sample
 from ddx.diffusion.random import batch_keys, fold_in, white_noise
 from ddx.diffusion.reverse.protocol import Solver
 from ddx.diffusion.reverse.rows import downward, visited
+from ddx.diffusion.reverse.sdedit import times_from
 from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.diffusion.reverse.walk import advance, noise_from, sample, start
@@ -140,7 +141,7 @@ def interpolate_diffused(
     mixed = jnp.einsum("w,b...->wb...", 1 - w, x_a) + jnp.einsum("w,b...->wb...", w, x_b)
     if t == 0:
         return mixed.astype(like)
-    times = (t, *(s for s in visited(process, times) if s < t))
+    times = times_from(visited(process, times), t)
     x_t = mixed.reshape(-1, *x_a.shape[1:])
     copies = (len(w), 1, 1, 1)
     walk_noise = None if noise is None else jnp.stack([jnp.tile(z, copies) for z in noise[2]])

@@ -21,6 +21,7 @@ from ddx.runs.job import Result
 from ddx.runtime import devices, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
+from ddx.sampling.edits import make_edit
 from ddx.sampling.generator import Generator
 from ddx.sampling.samples import prepare
 from ddx.sampling.settings import Labels, check_count, class_numbers, to_tell
@@ -40,7 +41,7 @@ class Run:
         """A run in a folder, with a network from it."""
         self.workdir, self._source = workdir, source
         self.step, self.system, self.params = source.step, source.system, source.params
-        self._generators: dict[str, Generator] = {}
+        self._generators: dict[str, tuple[Generator, int]] = {}  # and how many it draws unless told
 
     @property
     def config(self) -> ConfigDict:
@@ -75,25 +76,37 @@ class Run:
     @devices.job("sampling", devices.FEWER_AT_ONCE)
     def sample(
         self,
-        num_samples: int = 64,
+        num_samples: int | None = None,
         *,
         seed: int = 0,
         preset: str | None = None,
         labels: Labels | None = None,
         low_res: str | Path | None = None,
         data_dir: str | Path | None = None,
+        known: str | Path | None = None,
+        mask: str | Path | None = None,
+        jump_length: int | None = None,
+        num_resamples: int | None = None,
+        start: str | Path | None = None,
+        strength: float | None = None,
         **settings: Any,
     ) -> np.ndarray:
         """Draw images and write nothing: the images of `launch.sample` with the same settings.
 
         Args:
-          num_samples: N.
+          num_samples: N; None for 64, or one for each image of `known` or `start`.
           seed: names the noise. Image i depends only on (seed, i).
           preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
           labels: classes of the images, by number or name, of a network that knows classes, and from the first again;
             None for all in turn.
           low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
           data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
+          known: images of which a part is kept, as in `ddx.sampling.sample`; so are the next five.
+          mask: white where `known` is kept.
+          jump_length: steps that a jump goes back up.
+          num_resamples: how often each stretch of so many steps is walked.
+          start: images to start from in place of noise.
+          strength: the part of T to noise them to.
           **settings: settings of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver or variance.
             What is not given is the run's own. Weights are chosen by `load`.
 
@@ -105,16 +118,19 @@ class Run:
           DataError: images that are needed cannot be read.
           AcceleratorError, OutOfMemoryError: no device can be used, or its memory is too small.
         """
-        check_count(num_samples)
+        edit = make_edit(known, mask, jump_length, num_resamples, start, strength)
+        if num_samples is not None:
+            check_count(num_samples)
         if settings.pop("weights", self._source.weights) != self._source.weights:
             raise ConfigError("weights are chosen when a run is loaded. Use ddx.load(..., weights=...)")
         numbers = class_numbers(self._source, labels)
         small, data = optional_path(low_res, "low_res"), optional_path(data_dir, "data_dir")
-        key = json.dumps([preset, numbers, str(small), str(data), sorted(settings.items())], default=str)
+        key = json.dumps([preset, numbers, str(small), str(data), edit, sorted(settings.items())], default=str)
         if key not in self._generators:
-            drawing = prepare(self._source, self.workdir, seed, preset, numbers, small, data, settings)
-            self._generators[key] = drawing.generator()
-        return self._generators[key](self.params, seed, num_samples)
+            drawing = prepare(self._source, self.workdir, seed, preset, numbers, small, data, settings, edit)
+            self._generators[key] = drawing.generator(), 64 if drawing.given is None else len(drawing.given.images)
+        generator, count = self._generators[key]
+        return generator(self.params, seed, num_samples or count)
 
     def evaluate(self, metrics: tuple[str, ...] = ("bpd",), **settings: Any) -> Result:
         """Score the network as `ddx.evaluation.evaluate` does, with the same arguments."""

@@ -4,6 +4,8 @@ python -m launch.sample --workdir=runs/digits --num_samples=64 --sampler=ddim --
 [--out=DIR] [--gif]
 python -m launch.sample --workdir=runs/digits --interpolate [--images=IMAGES]
 python -m launch.sample --workdir=runs/digits --reconstruct=IMAGES
+python -m launch.sample --workdir=runs/digits --known=IMAGES --mask=PNG
+python -m launch.sample --workdir=runs/digits --start=IMAGES --strength=0.5
 
 Everything else comes from the folder of the run. Sample i depends only on (seed, i). A job that was interrupted
 resumes when the same command is run again.
@@ -18,11 +20,21 @@ from ddx.cli import command
 from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS
 from ddx.runtime.errors import ConfigError
 
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "Samples to draw (64); rows of --interpolate (8).")
+NUM_SAMPLES = flags.DEFINE_integer(
+    "num_samples", None, "Samples to draw (64; one for each given image); rows of --interpolate (8)."
+)
 SETTINGS = command.define_settings(SAMPLING)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
 LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or cat,dog, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
+KNOWN = flags.DEFINE_string("known", None, "Images of which a part is kept and the rest drawn: a file or a folder.")
+MASK = flags.DEFINE_string("mask", None, "Mask of --known: white where it is kept, black elsewhere.")
+JUMP_LENGTH = flags.DEFINE_integer("jump_length", None, "Steps that a jump goes back up, with --known (10).")
+NUM_RESAMPLES = flags.DEFINE_integer(
+    "num_resamples", None, "Walks of each stretch of so many steps, with --known (10)."
+)
+START = flags.DEFINE_string("start", None, "Images to start from in place of noise: a file or a folder.")
+STRENGTH = flags.DEFINE_float("strength", None, "Part of T to noise --start to, above 0 and at most 1.")
 DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of ihdm's training set, if not where the run found it.")
 SEED = flags.DEFINE_integer("seed", 0, "Name of the noise.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to draw from; by default the newest.")
@@ -33,6 +45,7 @@ INTERPOLATE = flags.DEFINE_bool("interpolate", False, "Interpolation between lat
 IMAGES = flags.DEFINE_string("images", None, "Images to interpolate between: a folder, a .npy or an .npz file.")
 RECONSTRUCT = flags.DEFINE_string("reconstruct", None, "Images to encode and decode: a file or a folder.")
 OUT = flags.DEFINE_string("out", None, "Folder to write to; by default one in the workdir.")
+EDITS = (KNOWN, MASK, JUMP_LENGTH, NUM_RESAMPLES, START, STRENGTH)
 
 
 def main() -> int:
@@ -51,6 +64,7 @@ def main() -> int:
         "labels": _labels(),
         "out": OUT.value,
     }
+    edits: dict[str, Any] = {flag.name: flag.value for flag in EDITS}
     if RECONSTRUCT.value:
         job = functools.partial(reconstruct, workdir, RECONSTRUCT.value, **settings)
         message = hosts.agreed(lambda: str(job()))
@@ -61,14 +75,14 @@ def main() -> int:
             lambda: str(interpolate(workdir, rows, images=IMAGES.value, seed=SEED.value, **settings))
         )
     else:
-        count = 64 if NUM_SAMPLES.value is None else NUM_SAMPLES.value
         message = sample(
             workdir,
-            count,
+            NUM_SAMPLES.value,
             seed=SEED.value,
             gif=GIF.value,
             png=PNG.value,
             low_res=LOW_RES.value,
+            **edits,
             data_dir=DATA_DIR.value,
             **settings,
         )
@@ -95,6 +109,9 @@ def _check_together() -> None:
         raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
     if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")
+    given = [f"--{flag.name}" for flag in EDITS if flag.present]
+    if given and (INTERPOLATE.value or RECONSTRUCT.value):
+        raise ConfigError(f"{given[0]} is of samples. Leave out --interpolate and --reconstruct")
     if (GIF.value or PNG.value) and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--gif and --png are of samples. Leave out --interpolate and --reconstruct")
 

@@ -90,8 +90,8 @@ def sampler(system: System, how: Sampler) -> Program:
         x_T = made.prior(keys, told.pop("image")) if "image" in told else made.noise(keys)
         if "low_res" in told:
             told["low_res"] = system.to_float(told["low_res"])
-        state = made.walk(_nested(weights), how.plan, entries, keys, told, made.begin(x_T))
-        return to_uint8(made.end(state), system.process.low, jnp)
+        state = made.walk(_nested(weights), how.plan, entries, keys, told, (), made.begin(x_T))
+        return to_uint8(made.end((), state), system.process.low, jnp)
 
     about = _told(system)
     if system.low_res_shape is not None:

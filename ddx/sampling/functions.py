@@ -6,9 +6,13 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from ddx.diffusion.papers import ihdm
+from ddx.diffusion.reverse.inpaint import draws_from, replacing
 from ddx.diffusion.reverse.protocol import Solver
 from ddx.diffusion.reverse.rows import Plan
+from ddx.diffusion.reverse.sdedit import noised_image
 from ddx.diffusion.reverse.walk import State, advance, initial_noise, no_noise, noise_from, start
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
@@ -27,18 +31,18 @@ class Functions(NamedTuple):
 
     Attributes:
       noise: noise(keys) -> x_T.
-      prior: prior(keys, images) -> x_T of a system that starts from uint8 images.
+      prior: prior(keys, images) -> x_t at the walk's first time, of uint8 images to start from.
       begin: begin(x_T) -> the state of the walk.
-      walk: walk(params, rows, entries, keys, told, state) -> the state after these rows of the plan; `keys` may be
-        `Between`.
-      end: end(state) -> x_0.
+      walk: walk(params, rows, entries, keys, told, known, state) -> the state after these rows of the plan; `keys` may
+        be `Between`, and `known` is () or, for a plan with jumps, uint8 images and a mask of what is known of them.
+      end: end(known, state) -> x_0.
     """
 
     noise: Callable[[Any], Any]
     prior: Callable[[Any, Any], Any]
     begin: Callable[[Any], State]
     walk: Callable[..., State]
-    end: Callable[[State], Any]
+    end: Callable[[Any, State], Any]
 
 
 def functions(system: System, sampler: Sampler, solver: Solver) -> Functions:
@@ -49,18 +53,29 @@ def functions(system: System, sampler: Sampler, solver: Solver) -> Functions:
         return initial_noise(system.process, keys, system.image_shape)
 
     def prior(keys: Any, images: Any) -> Any:
-        return ihdm.heat_prior(system.process, keys, system.to_float(images), sampler.prior_noise)
+        x_0, t = system.to_float(images), sampler.times[0]
+        if system.starts_from_images:
+            return ihdm.heat_prior(system.process, keys, x_0, sampler.prior_noise, t)
+        return noised_image(system.process, keys, x_0, t)
 
     def begin(x_T: Any) -> State:
         return start(solver, basis.analysis(x_T))
 
-    def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, state: State) -> State:
+    def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, known: Any, state: State) -> State:
         denoise = system.denoiser(params, sampler.clip, told)
         draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
-        return advance(denoise, state, rows, entries, solver, draw)
+        if not known:
+            return advance(denoise, state, rows, entries, solver, draw)
+        images, mask = known
+        keeping = replacing(solver, system.to_float(images), mask)
+        return advance(denoise, state, rows, entries, keeping, draws_from(keys, state.u_t, draw))
 
-    def end(state: State) -> Any:
-        return basis.synthesis(state.u_t)
+    def end(known: Any, state: State) -> Any:
+        x_0 = basis.synthesis(state.u_t)
+        if not known:
+            return x_0
+        images, mask = known
+        return jnp.where(mask, system.to_float(images), x_0)
 
     return Functions(noise, prior, begin, walk, end)
 

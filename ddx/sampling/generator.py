@@ -18,12 +18,13 @@ from ddx.diffusion.reverse.walk import State
 from ddx.runtime import devices, parallel
 from ddx.runtime.pictures import to_uint8
 from ddx.runtime.progress import Progress
+from ddx.sampling.edits import Given
 from ddx.sampling.functions import Between, functions
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
 
-OfExamples = tuple[Any, Any]
-"""Of the examples of a batch: their keys, or `Between`, and what the network is told of them."""
+OfExamples = tuple[Any, Any, Any]
+"""Of the examples of a batch: their keys, or `Between`; what the network is told of them; what is known of them."""
 
 
 class Batch(NamedTuple):
@@ -44,10 +45,12 @@ class Generator:
         frames: Trajectory = (),
         told: dict[str, Any] | None = None,
         images: Dataset | None = None,
+        given: Given | None = None,
     ) -> None:
         """`system` is from `ddx.system`, `sampler` from `ddx.sampling.sampler`.
 
-        `images` is the training set, which a system that starts from images needs.
+        `images` is the training set, which a system that starts from images needs, unless such images are `given`.
+        Where `given` are known parts, the plan of the sampler is one with jumps.
         `frames` are the times to film, if any. Of image i the network is told the i-th rows of `told`, or, beyond them,
         from the first again; of its class, if that is not there, 0, 1, ... in turn.
         """
@@ -58,6 +61,8 @@ class Generator:
         self._sampler = sampler
         solver = filmed(sampler.solver, frames) if frames else sampler.solver
         self._images = images if system.starts_from_images else None
+        self._known = given if given is not None and given.mask is not None else None
+        self._starts = given if self._known is None else None
         self._low = system.process.low
         basis = system.process.basis
         # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
@@ -67,18 +72,18 @@ class Generator:
 
         made = functions(system, sampler, solver)
 
-        def end(state: State) -> Any:
+        def end(known: Any, state: State) -> Any:
             if not frames:
-                return made.end(state), None
+                return made.end(known, state), None
             film = state.memory[1]
-            return made.end(state), Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
+            return made.end(known, state), Film(basis.synthesis(film.x_t), basis.synthesis(kept * film.x_0))
 
         self._noise = parallel.over_batch(made.noise, shared=0, split=1)
         self._chosen = parallel.over_batch(lambda keys: ihdm.prior_images(keys, self._num_images()), shared=0, split=1)
         self._prior = parallel.over_batch(made.prior, shared=0, split=2)
         self._begin = parallel.over_batch(made.begin, shared=0, split=1)
-        self._walk = parallel.over_batch(made.walk, shared=3, split=3)
-        self._end = parallel.over_batch(end, shared=0, split=1)
+        self._walk = parallel.over_batch(made.walk, shared=3, split=4)
+        self._end = parallel.over_batch(end, shared=0, split=2)
 
     def __call__(self, params: Any, seed: int, num_images: int) -> np.ndarray:
         """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8. Image i depends only on (seed, i)."""
@@ -91,16 +96,17 @@ class Generator:
 
     def batches(self, params: Any, seed: int, num_images: int, done: frozenset[int] = frozenset()) -> Iterator[Batch]:
         """The same, batch by batch as they are done; batches whose first image is in `done` are left out."""
-        size, rows = self.batch_size(num_images), len(self._sampler.times) - 1
+        size, rows = self.batch_size(num_images), num_rows(self._sampler.plan)
         starts = range(0, num_images, size)
         left = [start for start in starts if start not in done]
         params = parallel.replicate(params)
         with Progress("sampling", len(starts) * rows, (len(starts) - len(left)) * rows) as progress:
             for start in left:
-                of_examples = self._of_examples(seed, np.arange(start, start + size))
-                state = self._begin(self._initial(of_examples[0]))
+                examples = np.arange(start, start + size)
+                of_examples = self._of_examples(seed, examples)
+                state = self._begin(self._initial(of_examples[0], examples))
                 state = self._take(params, state, of_examples, self._sampler.plan, progress)
-                x_0, film = self._end(state)
+                x_0, film = self._end(of_examples[2], state)
                 count = min(size, num_images - start)
                 if film is not None:
                     film = Film(*(to_uint8(_join_film(x)[:, :count], self._low) for x in film))
@@ -110,7 +116,8 @@ class Generator:
         """The x_T that images 0 .. num_images - 1 of a seed start from, (N, H, W, C)."""
         size = self.batch_size(num_images)
         starts = range(0, num_images, size)
-        parts = [self._initial(self._of_examples(seed, np.arange(start, start + size))[0]) for start in starts]
+        batches = [np.arange(start, start + size) for start in starts]
+        parts = [self._initial(self._of_examples(seed, examples)[0], examples) for examples in batches]
         return np.concatenate([parallel.join_batch(part) for part in parts])[:num_images]
 
     def decode(
@@ -135,8 +142,8 @@ class Generator:
         """
 
         def of(rows: np.ndarray) -> OfExamples:
-            (keys, told), (others, _) = (self._of_examples(seed, pairs[rows, end]) for end in (0, 1))
-            return Between(keys, others, parallel.split_batch(weights[rows].astype(np.float32))), told
+            (keys, *rest), (others, *_) = (self._of_examples(seed, pairs[rows, end]) for end in (0, 1))
+            return Between(keys, others, parallel.split_batch(weights[rows].astype(np.float32))), *rest
 
         return self._through(params, x_t, self._sampler.plan, "decoding", of)
 
@@ -156,12 +163,15 @@ class Generator:
             for start in starts:
                 chosen = np.arange(start, start + size) % len(x)  # the last batch is filled up from the first images
                 state = self._begin(parallel.split_batch(x[chosen].astype(np.float32)))
-                state = self._take(params, state, of(chosen), rows, progress)
-                done.append(parallel.join_batch(self._end(state)[0]))
+                of_examples = of(chosen)
+                state = self._take(params, state, of_examples, rows, progress)
+                done.append(parallel.join_batch(self._end(of_examples[2], state)[0]))
         return np.concatenate(done)[: len(x)]
 
-    def _initial(self, keys: Any) -> Any:
-        """The x_T of examples with these keys."""
+    def _initial(self, keys: Any, examples: np.ndarray) -> Any:
+        """The x_T of examples, with these keys."""
+        if self._starts is not None:
+            return self._prior(keys, parallel.split_batch(self._starts.of(examples)[0]))
         if self._images is None:
             return self._noise(keys)
         chosen = parallel.join_batch(self._chosen(keys))
@@ -172,9 +182,10 @@ class Generator:
         return self._images.num_examples
 
     def _of_examples(self, seed: int, examples: np.ndarray) -> OfExamples:
-        """The keys of images of a seed, and what the network is told of them."""
+        """The keys of images of a seed, what the network is told of them and what is known of them."""
         keys = example_keys(seed_key(seed), jnp.asarray(examples))
-        return parallel.split_batch((keys, {name: rows[examples % len(rows)] for name, rows in self._told.items()}))
+        told = {name: rows[examples % len(rows)] for name, rows in self._told.items()}
+        return parallel.split_batch((keys, told, self._known.of(examples) if self._known is not None else ()))
 
     def lower(self, params: Any) -> Any:
         """The walk through a piece of the plan, lowered for the devices and a whole batch; parameters may be shapes."""

@@ -2,14 +2,13 @@
 
 samples.json     the job, see `ddx.runs.job`; "sha256" of samples.npz when it is finished
 samples.npz      "samples": (N, H, W, C) uint8
-grid.png         the first images
+grid.png         the first images; beside what they are drawn from, if that is given
 png/             each image in a file of its own, if asked for
 film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
 import functools
 import hashlib
-import math
 import zipfile
 from typing import Any, NamedTuple
 
@@ -19,17 +18,17 @@ from ml_collections import ConfigDict
 from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
+from ddx.diffusion.reverse.rows import num_rows
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
-from ddx.runtime import devices, folders, hosts, storage
-from ddx.runtime.errors import ConfigError
-from ddx.runtime.folders import make_directory, remove_temporaries
+from ddx.runtime import devices, hosts, storage
 from ddx.runtime.paths import Path, optional_path, user_path
-from ddx.runtime.pictures import film_frames, film_strip, grid, save_gif, save_png
+from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.storage import replacing, sha256
-from ddx.sampling import measured
+from ddx.sampling import edits, measured
 from ddx.sampling.generator import Generator
+from ddx.sampling.pictures import FILM, check_png, film, frames, write_pngs
 from ddx.sampling.sampler import Sampler, make_sampler
 from ddx.sampling.settings import (
     Labels,
@@ -44,18 +43,22 @@ from ddx.sampling.settings import (
 from ddx.system import System
 
 GRID_IMAGES = 100  # at most so many in the picture; all are in samples.npz
-FILM = ("film.gif", "film.png")
-FILM_IMAGES, FILM_FRAMES = 16, 40
 
 
 @devices.job("sampling", devices.FEWER_AT_ONCE)
 def sample(
     workdir: str | Path,
-    num_samples: int = 64,
+    num_samples: int | None = None,
     *,
     preset: str | None = None,
     labels: Labels | None = None,
     low_res: str | Path | None = None,
+    known: str | Path | None = None,
+    mask: str | Path | None = None,
+    jump_length: int | None = None,
+    num_resamples: int | None = None,
+    start: str | Path | None = None,
+    strength: float | None = None,
     seed: int = 0,
     step: int | None = None,
     gif: bool = False,
@@ -71,12 +74,19 @@ def sample(
 
     Args:
       workdir: folder of a training run; process, network and weights come from there.
-      num_samples: N.
+      num_samples: N; None for 64, or one for each image of `known` or `start`.
       preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, by number or name, of a network that knows classes, and from the first again; None
         for all in turn.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
+      known: images of which a part is kept (`ddx.inpaint`), and from the first again: a picture, a folder, a .npy or an
+        .npz file. Pictures are cropped and resized as the run's own were.
+      mask: white where `known` is kept and black elsewhere, of the network's size: one, or one for each image.
+      jump_length: with `known`, steps that a jump goes back up; None for 10.
+      num_resamples: with `known`, how often each stretch of so many steps is walked; None for 10, and 1 for no jumps.
+      start: images to start from in place of noise, given as `known` is (SDEdit; under ihdm they are blurred).
+      strength: with `start`, the part of T to noise them to: near 0 they stay as they are, at 1 little is left of them.
       seed: names the noise.
       step: of the checkpoint; None for the newest, or for the step of the job to resume in `out`.
       gif: also write the way from noise to the first images as film.gif and film.png.
@@ -94,20 +104,24 @@ def sample(
     Raises:
       ConfigError: a setting is invalid, or `out` holds another job.
       CheckpointError: the folder has no run, or no usable checkpoint.
-      DataError: the images to enlarge cannot be read.
+      DataError: images that are given cannot be read or used.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     low_res = optional_path(low_res, "--low_res")
     data_dir = optional_path(data_dir, "--data_dir")
-    check_count(num_samples)
+    edit = edits.make_edit(known, mask, jump_length, num_resamples, start, strength)
+    if num_samples is not None:
+        check_count(num_samples)
     check_numbers(settings)
     check = functools.partial(check_settings, seed=seed, preset=preset, settings=settings)
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"), check)
     if png:
-        _check_png(source.system)
+        check_png(source.system)
     numbers = class_numbers(source, labels)
-    drawing = prepare(source, workdir, seed, preset, numbers, low_res, data_dir, settings)
+    drawing = prepare(source, workdir, seed, preset, numbers, low_res, data_dir, settings, edit)
+    given, edited = drawing.given, edits.record(edit, drawing.given)
+    num_samples = num_samples or (64 if given is None else len(given.images))
     config, images, generator, how = drawing.config, drawing.images, drawing.generator(), drawing.sampler
     record: dict[str, Any] = {
         **trained.identity(source, workdir),
@@ -116,6 +130,7 @@ def sample(
         "labels": list(numbers or ()),
         "at_once": generator.batch_size(num_samples),
         "sample": config.sample.to_dict() | {"variance": drawing.variance},
+        **edited.told,
         **measured.origin(source, workdir, drawing.variance, config.sample.clip),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{describe(config, drawing.variance)}"
@@ -123,6 +138,7 @@ def sample(
     if low_res is not None:
         record["low_res"] = hashlib.sha256(drawing.told["low_res"].tobytes()).hexdigest()
         name += f"_of_{low_res.stem}_{record['low_res'][:8]}"
+    name += edited.name
     if images is not None:
         record["starts_from"] = f"{images.num_examples} images of {images.name} {source.system.config.data.split}"
         record["starts_from_checksum"] = fingerprint_of(images, np.arange(images.num_examples))
@@ -137,17 +153,17 @@ def sample(
         def complete() -> bool:
             """Whether anything was missing."""
             if not finished:
-                _finish(out, job, (num_samples, *source.system.image_shape))
+                _finish(out, job, (num_samples, *source.system.image_shape), given)
             job.remove_parts()
             filmed = not gif or all(storage.is_file(out / name) for name in FILM)
             if not filmed:
-                _film(drawing.generator(_frames(how.times)), source.params, record, out)
-            new = _write_pngs(out, num_samples) if png else 0
+                film(drawing.generator(frames(how.times)), source.params, record, out)
+            new = write_pngs(out, num_samples) if png else 0
             return not (finished and filmed and not new)
 
         said = "wrote" if hosts.agreed(complete) else "already there:"
     files = ("samples.npz", "grid.png", *(FILM if gif else ()), *(["png"] if png else []))
-    line = f"{said} {num_samples} samples of step {source.step}, {len(how.times) - 1} steps each"
+    line = f"{said} {num_samples} samples of step {source.step}{edited.said}, {num_rows(how.plan)} steps each"
     return Result(f"{line}: {out}/{', '.join(files)}", out, files)
 
 
@@ -159,11 +175,12 @@ class Drawing(NamedTuple):
     sampler: Sampler
     variance: str  # its name
     told: dict[str, np.ndarray]
-    images: Dataset | None  # that samples start from
+    images: Dataset | None  # of the training set, that samples start from
+    given: edits.Given | None  # by the user
 
     def generator(self, frames: Trajectory = ()) -> Generator:
         """What draws, and films the times `frames`; it compiles when it is first used."""
-        return Generator(self.system, self.sampler, frames, self.told, self.images)
+        return Generator(self.system, self.sampler, frames, self.told, self.images, self.given)
 
 
 def prepare(
@@ -175,6 +192,7 @@ def prepare(
     low_res: Path | None,
     data_dir: Path | None,
     settings: dict[str, Any],
+    edit: edits.Edit = edits.NONE,
 ) -> Drawing:
     """How to draw from a network with settings, as `sample` describes them.
 
@@ -182,15 +200,24 @@ def prepare(
       ConfigError: a setting is invalid, or not for this network.
       DataError: images that are needed cannot be read.
     """
-    settled = settle(source, workdir, seed, preset, settings)
-    return Drawing(*settled, to_tell(source.system, labels, low_res), training_images(source, data_dir))
+    config, system, how, variance = settle(source, workdir, seed, preset, settings, edit.strength or 1.0)
+    how, given = edits.edited(how, system, edit), edits.read(edit, system)
+    images = training_images(source, data_dir) if edit.start is None else None
+    return Drawing(config, system, how, variance, to_tell(source.system, labels, low_res), images, given)
 
 
 Settled = tuple[ConfigDict, System, Sampler, str]
 """The config, system, sampler and variance of a `Drawing`, for which no images are needed."""
 
 
-def settle(source: trained.Trained, workdir: Path, seed: int, preset: str | None, settings: dict[str, Any]) -> Settled:
+def settle(
+    source: trained.Trained,
+    workdir: Path,
+    seed: int,
+    preset: str | None,
+    settings: dict[str, Any],
+    strength: float = 1.0,
+) -> Settled:
     """What settings decide of a `Drawing`.
 
     Raises:
@@ -204,7 +231,7 @@ def settle(source: trained.Trained, workdir: Path, seed: int, preset: str | None
     config = sampling_config(source.system.config, seed, preset, **settings)
     variance = str(variance or config.sample.variance)
     system, chosen = measured.variance(source, workdir, variance, config.sample.clip)
-    how = make_sampler(config, system, chosen)
+    how = make_sampler(config, system, chosen, strength)
     if chosen is not None:
         how = measured.as_published(how, chosen, variance, system.process.low)
     return config, system, how, variance
@@ -218,9 +245,10 @@ def _optimal(source: trained.Trained, workdir: Path, settings: dict[str, Any]) -
     return str(measured.trajectory(source, workdir, "optimal", s["num_steps"] or None, variance, s["clip"]))
 
 
-def _finish(out: Path, job: Job, shape: tuple[int, ...]) -> None:
+def _finish(out: Path, job: Job, shape: tuple[int, ...], given: edits.Given | None) -> None:
     """Put the batches together. Only one is in memory at a time."""
-    shown: list[np.ndarray] = []
+    wanted = np.arange(min(shape[0], GRID_IMAGES)) if given is None else edits.shown(given, shape[0])
+    shown: dict[int, np.ndarray] = {}
     with replacing(out / "samples.npz") as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             # A fixed date: the same samples are the same file.
@@ -228,62 +256,15 @@ def _finish(out: Path, job: Job, shape: tuple[int, ...]) -> None:
             with archive.open(entry, "w", force_zip64=True) as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_2_0(file, header)
-                for part in job.parts():
+                for first, part in zip(job.starts, job.parts(), strict=True):
                     file.write(part["samples"].tobytes())
-                    if sum(map(len, shown)) < GRID_IMAGES:
-                        shown.append(part["samples"])
-    save_png(out / "grid.png", grid(np.concatenate(shown)[:GRID_IMAGES]))
+                    here = wanted[(wanted >= first) & (wanted < first + len(part["samples"]))]
+                    shown |= {i: part["samples"][i - first] for i in here.tolist()}
+    images = np.stack([shown[i] for i in wanted.ravel().tolist()]).reshape(*wanted.shape, *shape[1:])
+    save_png(out / "grid.png", grid(images) if given is None else edits.beside(given, images))
     job.finish(sha256=sha256(out / "samples.npz"))
 
 
 def _is_finished(out: Path, before: dict[str, Any]) -> bool:
     files = out / "samples.npz", out / "grid.png"
     return "sha256" in before and all(storage.is_file(path) for path in files) and sha256(files[0]) == before["sha256"]
-
-
-def _check_png(system: System) -> None:
-    """Refuse, before anything is drawn, files that would not hold the images."""
-    channels = system.image_shape[-1]
-    if channels not in (1, 3):
-        raise ConfigError(
-            f"png: a PNG holds 1 or 3 channels, and these have {channels}. Leave out --png; samples.npz holds them"
-        )
-
-
-def _write_pngs(out: Path, count: int) -> int:
-    """Write each sample that has no file yet, one in memory at a time; how many were written."""
-    folder = out / "png"
-    make_directory(folder, "--out")
-    remove_temporaries(folder)
-    paths = [folder / f"{i:0{max(6, len(str(count - 1)))}d}.png" for i in range(count)]
-    there = set(folders.names(folder))
-    missing = {path for path in paths if path.name not in there}
-    if missing:
-        with (
-            storage.opened(out / "samples.npz") as whole,
-            zipfile.ZipFile(whole) as archive,
-            archive.open("samples.npy") as file,
-        ):
-            np.lib.format.read_magic(file)
-            shape = np.lib.format.read_array_header_2_0(file)[0][1:]
-            for path in paths:
-                image = np.frombuffer(file.read(math.prod(shape)), np.uint8).reshape(shape)
-                if path in missing:
-                    save_png(path, image)
-    return len(missing)
-
-
-def _film(generator: Generator, params: Any, record: dict[str, Any], out: Path) -> None:
-    """Draw the first images once more, and the way to them."""
-    batch = next(generator.batches(params, record["seed"], min(FILM_IMAGES, record["at_once"], record["num_samples"])))
-    assert batch.film is not None
-    x_t, x_0 = (np.asarray(x) for x in batch.film)
-    save_png(out / "film.png", film_strip(x_t, x_0, batch.images))
-    save_gif(out / "film.gif", film_frames(x_t, x_0, batch.images))
-
-
-def _frames(times: Trajectory) -> Trajectory:
-    """Times to film: all that are visited, or FILM_FRAMES of them evenly."""
-    count = min(FILM_FRAMES, len(times) - 1)
-    chosen = np.unique(np.linspace(0, len(times) - 2, count).round().astype(int))
-    return tuple(times[i] for i in chosen)

@@ -45,7 +45,7 @@ def mistakes_of(command, module):
 
 GOOD = {"train": ("--config=digits", "--workdir=new"), "sample": (f"--workdir={RUN}",)}
 GOOD |= {"evaluate": (f"--workdir={RUN}",), "forward": ("--out=new.png",)}
-_PATHS = ("workdir", "out", "images", "reconstruct", "low_res", "data_dir")
+_PATHS = ("workdir", "out", "images", "reconstruct", "low_res", "data_dir", "known", "mask", "start")
 
 
 def _flags(command, own, rng):
@@ -541,6 +541,21 @@ SAMPLES = {
     ("--reconstruct=x", "--clip"): "--clip",
     ("--reconstruct=x", "--gif"): "--gif",
     ("--reconstruct=x", "--eta=1"): "eta",
+    ("--known=x",): "--mask",
+    ("--mask=x",): "--known",
+    ("--known=x", "--mask=x", "--start=x", "--strength=1"): "--start",
+    ("--known=x", "--mask=x", "--interpolate"): "--known",
+    ("--known=x", "--mask=x", "--solver=dpmpp_2m"): "dpmpp_2m",
+    ("--known=x", "--mask=x", "--num_steps=5", "--jump_length=5"): "jump_length=5",
+    ("--known=x", "--mask=x", "--jump_length=0"): "jump_length",
+    ("--known=x", "--mask=x", "--num_resamples=-1"): "num_resamples",
+    ("--jump_length=2",): "jump_length",
+    ("--num_resamples=2",): "num_resamples",
+    ("--start=x",): "--strength",
+    ("--strength=0.5",): "--start",
+    ("--start=x", "--strength=0"): "strength",
+    ("--start=x", "--strength=1.01"): "strength",
+    ("--start=x", "--strength=0.5", "--reconstruct=x"): "--start",
     ("--eta=50",): "eta",
     ("--step=12", f"--out={RUN}/checkpoints/12"): "checkpoints",
 }
@@ -553,6 +568,7 @@ HEAT = {
     ("--variance=small",): "variance",
     ("--delta=-1",): "delta",
     ("--interpolate", "--images=/nowhere"): "images",
+    ("--known=/nowhere", "--mask=/nowhere"): "known",
     ("--reconstruct=/nowhere",): "reconstruct",
     ("--data_dir=/nowhere", "--variance=analytic"): "analytic",
 }

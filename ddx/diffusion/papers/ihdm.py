@@ -156,7 +156,7 @@ def prior_images(keys: Key, num_images: int) -> jax.Array:
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, num_images))(fold_in(keys, _IMAGE))
 
 
-def heat_prior(process: Process, keys: Key, images: Images, delta: float) -> Images:
+def heat_prior(process: Process, keys: Key, images: Images, delta: float, t: Times | None = None) -> Images:
     """x_T, equation (2): images (B, H, W, C) of the training set, blurred, with noise.
 
     Args:
@@ -164,15 +164,17 @@ def heat_prior(process: Process, keys: Key, images: Images, delta: float) -> Ima
       keys: (B,), one per sample; or one key for samples 0 .. B - 1.
       images: images `prior_images(keys, M)` of the training set, in the range of the data.
       delta: standard deviation of the noise; 0 for none, as in the released training and sampling code.
+      t: the time to blur to, for a walk that starts at less blur than T, from any images.
 
     Returns:
       (B, H, W, C) like images.
 
     Raises:
-      ValueError: images are not floating-point numbers, or there is not one key per sample.
+      ValueError: images are not floating-point numbers, there is not one key per sample, or t is not a time of the
+        process.
     """
     keys = batch_keys(keys, images.shape[0])
-    return blur(process, images, process.num_steps) + delta * initial_noise(
+    return blur(process, images, process.num_steps if t is None else t) + delta * initial_noise(
         process, keys, images.shape[1:], images.dtype
     )
 

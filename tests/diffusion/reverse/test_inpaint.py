@@ -7,8 +7,9 @@ import pytest
 
 import ddx
 from ddx.diffusion.random import batch_keys
-from ddx.diffusion.reverse.inpaint import draws_from, with_jumps
+from ddx.diffusion.reverse.inpaint import Draws, draws_from, replacing, with_jumps
 from ddx.diffusion.reverse.rows import num_rows
+from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.walk import noise_from
 from tests import oracle
 
@@ -102,6 +103,19 @@ def test_where_all_is_known_or_nothing(process, eta):
     part = inside(np.broadcast_to(TOP, (3, *SHAPE)), known)
     np.testing.assert_array_equal(part, inside(np.broadcast_to(TOP, (3, *SHAPE)), jnp.where(TOP, known, jnp.nan)))
     np.testing.assert_array_equal(part[:, 0], known[:, 0])
+
+
+@pytest.mark.parametrize("process", [ddx.ddpm(100), ddx.in_dct_basis(ddx.ddpm(100))], ids=["pixel", "dct"])
+def test_known_pixels_are_of_the_level_that_a_step_arrives_at(process):
+    with jax.enable_x64(True):
+        denoise, (x_t, known), noise = ddx.denoiser(process, some_network), arrays(), np.ones((3, *SHAPE))
+        rows = with_jumps(process, ddx.plan(process, ddx.trajectory(100, 5), 1.0), 2, 2)
+        keeping = replacing(euler(), known, TOP)
+        for i, s in enumerate(rows.target.t.tolist()):
+            step = jax.tree.map(lambda x, i=i: x[i], rows).expand()
+            u_s, _, _ = keeping.step(denoise, process.basis.analysis(x_t), (), step, Draws(0.0, noise, 0.0))
+            expected = ddx.q_sample(process, known, s, noise)
+            np.testing.assert_allclose(process.basis.synthesis(u_s)[:, 0], expected[:, 0], rtol=1e-10)
 
 
 def test_the_basis_changes_nothing_but_the_coordinates_of_the_noise():

@@ -4,15 +4,17 @@ import hashlib
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from ddx.data import given_images
 from ddx.data.decode import to_array
 from ddx.diffusion.reverse.inpaint import check_can_inpaint, with_jumps
+from ddx.diffusion.reverse.solvers import make_solver
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.runtime.paths import Path, optional_path
 from ddx.runtime.pictures import grid
 from ddx.sampling.sampler import Sampler
-from ddx.system import System
+from ddx.system import System, make_process
 
 UNKNOWN = 128  # the grey of pixels that are not known, in pictures
 JUMP_LENGTH, NUM_RESAMPLES = 10, 10  # the paper's
@@ -83,6 +85,16 @@ def make_edit(
 _MOST = 10_000  # jumps, or rows in one: enough for every schedule
 
 
+def check(edit: Edit, config: ConfigDict) -> None:
+    """Refuse, with a ConfigError, a process or a solver of which no part can be known; it needs no network."""
+    if edit.known is None:
+        return
+    try:
+        check_can_inpaint(make_process(config), make_solver(config.sample.solver))
+    except ValueError as error:
+        raise ConfigError(f"known: {error}") from None
+
+
 def read(edit: Edit, system: System) -> Given | None:
     """The images of an edit, made as the run's own were, and its masks; None if there are none.
 
@@ -122,12 +134,11 @@ def edited(how: Sampler, system: System, edit: Edit) -> Sampler:
     """A sampler whose plan has the jumps of an edit, if parts are known.
 
     Raises:
-      ConfigError: the process or the solver cannot keep known parts, or the trajectory is too short for a jump.
+      ConfigError: the trajectory is too short for a jump.
     """
     if edit.jump_length is None or edit.num_resamples is None:
         return how
     try:
-        check_can_inpaint(system.process, how.solver)
         return how._replace(plan=with_jumps(system.process, how.plan, edit.jump_length, edit.num_resamples))
     except ValueError as error:
         raise ConfigError(f"known: {error}") from None

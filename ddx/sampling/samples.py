@@ -7,7 +7,6 @@ png/             each image in a file of its own, if asked for
 film.gif, .png   the way to the first of them, if asked for; drawn apart, so that it changes no sample
 """
 
-import functools
 import hashlib
 import zipfile
 from typing import Any, NamedTuple
@@ -114,7 +113,10 @@ def sample(
     if num_samples is not None:
         check_count(num_samples)
     check_numbers(settings)
-    check = functools.partial(check_settings, seed=seed, preset=preset, settings=settings)
+
+    def check(config: ConfigDict) -> None:
+        edits.check(edit, check_settings(config, seed, preset, settings))
+
     source = trained.load_for_job(workdir, step, out, "samples", settings.get("weights"), check)
     if png:
         check_png(source.system)
@@ -201,6 +203,7 @@ def prepare(
       DataError: images that are needed cannot be read.
     """
     config, system, how, variance = settle(source, workdir, seed, preset, settings, edit.strength or 1.0)
+    edits.check(edit, config)
     how, given = edits.edited(how, system, edit), edits.read(edit, system)
     images = training_images(source, data_dir) if edit.start is None else None
     return Drawing(config, system, how, variance, to_tell(source.system, labels, low_res), images, given)

@@ -73,11 +73,14 @@ def check_count(num_samples: int, most: int = MOST_SAMPLES) -> None:
         raise ConfigError(f"num_samples={num_samples} must be at least 1 and at most {most:,}")
 
 
-def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: dict[str, Any]) -> None:
-    """Refuse, as `sampling_config` does, settings of which some are not in a config: optimal variances and times."""
+def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: dict[str, Any]) -> ConfigDict:
+    """Refuse, as `sampling_config` does, settings of which some are not in a config: optimal variances and times.
+
+    The others are in the config that is returned.
+    """
     own = {"variance": OPTIMAL_VARIANCES, "trajectory": ("optimal",)}
     settings = {name: value for name, value in settings.items() if value not in own.get(name, ())}
-    sampling_config(config, seed, preset, **settings)
+    return sampling_config(config, seed, preset, **settings)
 
 
 def check_numbers(settings: dict[str, Any]) -> None:

@@ -496,7 +496,7 @@ def _sample(rng):
     yield Mistake("no run", "sample", ("--workdir=new", "--eta=-1"), ("eta",))
 
 
-OF_THE_NETWORK = ("statistics", "low_res", "npr", "analytic", "--images", "images", "reconstruct")
+OF_THE_NETWORK = ("statistics", "low_res", "npr", "analytic", "--images", "images", "reconstruct", "jump_length=5")
 LONG = ",".join(map(str, range(20, 0, -1)))
 SAMPLES = {
     ("--num_steps=21",): "num_steps=21",

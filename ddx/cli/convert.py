@@ -22,6 +22,7 @@ from ddx.config.interop import ATTENTION_ORDERS, SOURCES, TARGETS
 from ddx.config.sampling import SAMPLING, SAMPLING_PRESETS, WEIGHTS
 from ddx.features import NETWORKS
 from ddx.runtime.errors import ConfigError
+from ddx.runtime.memory import keep_little
 
 CONFIG = command.define_config()
 _FEATURES = [name for name, network in NETWORKS.items() if not network.is_shipped]
@@ -57,6 +58,7 @@ def main() -> int:
     """Convert, say what was written."""
     if FROM.value and TO.value:
         raise ConfigError("--from and --to are two ways. Give one of them")
+    keep_little()
     drawing = {"preset": PRESET, **SETTINGS}
     if TO.value != "stablehlo":
         _refuse([*drawing.values()], "--to=stablehlo")

@@ -18,8 +18,8 @@ from ddx.interop.found import Found, files_of
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.folder import save_config
 from ddx.runs.job import Result
-from ddx.runtime import folders
-from ddx.runtime.errors import ConfigError, did_you_mean
+from ddx.runtime import folders, storage
+from ddx.runtime.errors import CheckpointError, ConfigError, did_you_mean
 from ddx.runtime.paths import Path, user_path
 from ddx.runtime.storage import sha256
 from ddx.system import make_system
@@ -81,6 +81,8 @@ def convert(
             raise ConfigError(f"--{name} belongs to --from={of}, not {kind}. Leave it out")
     source, out = user_path(source, "--source"), user_path(out, "--out")
     measured = None if statistics is None else user_path(statistics, "--statistics")
+    if not storage.exists(source):
+        raise CheckpointError(f"there is no file or folder {source}. Name that of the weights with --source")
     folders.check_new(out, "--out")
     if kind == "analytic-dpm" and measured is None:
         measured = analytic.statistics_in(source)

@@ -31,7 +31,9 @@ def test_a_folder_becomes_a_run(tmp_path):
         ([], 2, "--from is missing. Pass it, as --from=diffusers"),
         (["--from=diffuser", "--source=x", "--out=y"], 2, "--from=diffuser is unknown. Did you mean diffusers?"),
         (["--workdir=x"], 2, "--workdir belongs to --to. Leave it out, and name the folder to make with --out"),
-        (["--from=diffusers", "--source=/nowhere", "--out=/tmp/y"], 3, "/nowhere has no config.json"),
+        (["--from=diffusers", "--source=/nowhere", "--out=/tmp/y"], 3, "there is no file or folder /nowhere. Name"),
+        (["--from=ddim", "--source=/no.pt", "--out=/tmp/y"], 3, "there is no file or folder /no.pt. Name that of the"),
+        (["--from=diffusers", "--source=/", "--out=/tmp/y"], 3, "/ has no config.json"),
         (["--from=ddim", "--source=/nowhere", "--out=s3://x/y"], 2, "--out=s3://x/y is neither a path"),
     ],
 )

@@ -5,9 +5,12 @@ process, which tells the others (`agreed`), and it alone writes, but for the par
 own. On one host all of this is nothing: there the first process is the only one.
 """
 
+import contextlib
 import contextvars
+import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 import urllib.request
@@ -62,6 +65,32 @@ def start() -> None:
     finally:
         for timer in timers:
             timer.cancel()
+    _tell_when_aborted()
+
+
+def _tell_when_aborted() -> None:
+    """Have the last line be one of ours if JAX ends this process because another one was lost.
+
+    JAX's client does that from a thread of its own, with pages and a stack trace, and then calls abort; what it offers
+    for Python to be told instead, missed_heartbeat_callback, throws std::bad_cast in jaxlib 0.10.2. A handler of
+    Python's own `signal` would run in the main thread, which is no more. The process ends as it did, by SIGABRT.
+    """
+    others = f"process {1 - index()}" if count() == 2 else f"one of the other {count() - 1} processes, as it says above"
+    line = (
+        f"error: JAX has ended process {index()}, as it does when another one is lost: {others}. See the end of that"
+        " one's output; then the same command on every host resumes"
+    )
+
+    def told(_: int) -> None:
+        _say(line)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(told)
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # a C library without it
+        ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+        _handlers.append(handler)
+
+
+_handlers: list[Any] = []  # which C holds, and Python must not free
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """Several hosts: whether there are others, how they meet, and that one host alone is asked nothing."""
 
+import signal
 import subprocess
 import sys
 
@@ -84,6 +85,13 @@ from ddx.runtime import hosts
 hosts._PATIENCE, hosts._START_TIMEOUT = 0.5, 2.0
 hosts.start()
 """
+STAYS = """
+import threading
+from ddx.runtime import hosts
+hosts.start()
+print("met", flush=True)
+threading.Event().wait()
+"""
 TOGETHER = """
 import sys
 from ddx.runtime import hosts
@@ -120,3 +128,17 @@ def test_what_the_first_host_decides_all_know():
     found = [eval(out.splitlines()[-1]) for out, _, _ in run(TOGETHER, processes.hosts(2, 2))]
     common = {"who": 0, "what": "x" * 1000}, [[1, 2, 3], "inner"]
     assert found == [[*common, share, "no. Do it otherwise"] for share in ([1, 3], [2])]
+
+
+def test_of_a_lost_process_the_last_line_of_the_other_tells():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", STAYS], env=environment, **pipes)
+        for environment in processes.hosts(2, 1)
+    )
+    with first, second:
+        assert first.stdout.readline() == second.stdout.readline() == "met\n"
+        first.kill()  # the one that the other's client notices at once
+        err = second.communicate(timeout=120)[1].splitlines()
+    assert err[-1].startswith("error: JAX has ended process 1, as it does when another one is lost: process 0. See the")
+    assert second.returncode == -signal.SIGABRT

@@ -1,1 +1,1 @@
-"""What a config costs on a TPU, by the TPU's own compiler, on any Linux machine."""
+"""What a config costs: on a TPU that need not be there, by its compiler, and on the devices of this machine."""

@@ -34,6 +34,49 @@ CHIPS = {
 
 
 WHAT = ("train", "sample", "evaluate", "fid")  # programs
+MEASURED = ("train", "sample")  # those that are run where the devices are
+
+
+class Peak(NamedTuple):
+    """The most that a device multiplies."""
+
+    flops: float  # FLOP/s
+    how: str  # the numbers that its units multiply
+
+
+# By what JAX calls a device. Of float32, XLA multiplies the upper part alone where units for that are there: bfloat16
+# on a TPU, TF32 on an NVIDIA GPU from A100 on. FLOP/s of dense matrices, by NVIDIA's data sheets; V100 and T4 have no
+# bfloat16.
+_TPU_KINDS = {
+    r"TPU v2": "v2",
+    r"TPU v3": "v3",
+    r"TPU v4": "v4",
+    r"TPU v5( lite|e)": "v5e",
+    r"TPU v5p?": "v5p",
+    r"TPU v6( lite|e)": "v6e",
+}
+_GPU_KINDS = {
+    r"V100-SXM": (15.7e12, "float32", None),
+    r"V100": (14.0e12, "float32", None),
+    r"\bT4\b": (8.1e12, "float32", None),
+    r"\bL4\b": (60e12, "TF32", 121e12),
+    r"A100": (156e12, "TF32", 312e12),
+    r"H100 NVL": (417.5e12, "TF32", 835e12),
+    r"H100 PCIe": (378e12, "TF32", 756e12),
+    r"H100|H200": (494.5e12, "TF32", 989e12),
+}
+
+
+def peak(device_kind: str, dtype: str) -> Peak | None:
+    """The most that a device multiplies in float32 or bfloat16, by what JAX calls it; None where that is not known."""
+    for pattern, name in _TPU_KINDS.items():
+        if re.fullmatch(pattern, device_kind):
+            return Peak(CHIPS[name].flops, "bfloat16")
+    for pattern, (of_float32, how, of_bfloat16) in _GPU_KINDS.items():
+        if re.search(pattern, device_kind):
+            found = {"float32": (of_float32, how), "bfloat16": (of_bfloat16, "bfloat16")}.get(dtype, (None, ""))
+            return None if found[0] is None else Peak(found[0], found[1])
+    return None
 
 
 class Machine(NamedTuple):
@@ -62,11 +105,11 @@ def chip_of(topology: str) -> Chip:
     return CHIPS[name]
 
 
-def check_what(what: Sequence[str]) -> None:
-    """Refuse, with a ConfigError, programs that are none of `WHAT`."""
+def check_what(what: Sequence[str], known: Sequence[str] = WHAT) -> None:
+    """Refuse, with a ConfigError, programs that are none of the known ones."""
     for name in what:
-        if name not in WHAT:
-            raise ConfigError(f"--what={name} is unknown. {did_you_mean(name, WHAT)}Choose of: {', '.join(WHAT)}")
+        if name not in known:
+            raise ConfigError(f"--what={name} is unknown. {did_you_mean(name, known)}Choose of: {', '.join(known)}")
 
 
 def machine(topology: str, num_slices: int = 1) -> Machine:

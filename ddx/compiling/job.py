@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ddx.compiling.chips import Machine, check_what, machine
 from ddx.compiling.hlo import KINDS, Operation, has_float64, operations
+from ddx.config.model_rules import check_image_size
 from ddx.config.values import validate
 from ddx.data.expected import expected
 from ddx.runtime import devices
@@ -51,18 +52,16 @@ def compile_config(
     """
     config = validate(config)
     check_what(what)
-    if image_shape is None:
-        image_shape, found = expected(config.data.name, config.data.image_size, config.data.channels)
-        num_classes = found if num_classes is None else num_classes
+    image_shape, num_classes = images_of(config, image_shape, num_classes)
     for_machine = machine(topology, num_slices)
     from ddx.compiling.programs import PROGRAMS
 
     programs = {}
     with devices.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
         for name in what:
-            _check_batch(name, config)
+            check_batch(name, config)
             begun = time.monotonic()
-            lowered = PROGRAMS[name](config, image_shape, num_classes or 1)
+            lowered = PROGRAMS[name](config, image_shape, num_classes)
             programs[name] = _compiled(lowered, name, for_machine) | {"seconds": round(time.monotonic() - begun, 1)}
             progress.advance(1)
             progress.tick()
@@ -77,7 +76,22 @@ def compile_config(
     }
 
 
-def _check_batch(name: str, config: ConfigDict) -> None:
+def images_of(config: ConfigDict, image_shape: Shape | None, num_classes: int | None) -> tuple[Shape, int]:
+    """The shape of the images of a config's data set and its number of classes, as given or as TFDS tells them.
+
+    Raises:
+      ConfigError: nothing tells the shape, or the network cannot take it.
+    """
+    if image_shape is not None:
+        check_image_size(*image_shape[:2], config.model.to_dict(), "images of")
+    else:
+        image_shape, found = expected(config.data.name, config.data.image_size, config.data.channels)
+        num_classes = found if num_classes is None else num_classes
+    return image_shape, num_classes or 1
+
+
+def check_batch(name: str, config: ConfigDict) -> None:
+    """Refuse, with a ConfigError, a batch of a program that the devices cannot share evenly."""
     here = len(devices.own())
     if name == "train":
         devices.check_divisible(config.train.batch_size, config.train.accumulation)

@@ -14,7 +14,7 @@ from ddx.runtime import parallel
 from ddx.runtime.errors import ConfigError
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import make_sampler
-from ddx.system import make_system
+from ddx.system import System, make_system
 from ddx.training.program import make_program
 
 
@@ -23,10 +23,18 @@ def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: in
     return make_program(config, image_shape, num_classes).lower()
 
 
-def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
-    """A piece of the walk of `launch.sample`, by the config's sampler."""
+def generator(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> tuple[System, Generator]:
+    """What `launch.sample` draws with by the config's sampler; a network that enlarges images has black ones."""
     system = make_system(config, image_shape, num_classes)
-    return Generator(system, make_sampler(config, system)).lower(system.shapes())
+    shape = system.low_res_shape
+    told = {"low_res": np.zeros((1, *shape), np.float32)} if shape else None
+    return system, Generator(system, make_sampler(config, system), told=told)
+
+
+def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+    """A piece of the walk of `launch.sample`."""
+    system, found = generator(config, image_shape, num_classes)
+    return found.lower(system.shapes())
 
 
 def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:

@@ -89,6 +89,11 @@ class Generator:
         """Images 0 .. num_images - 1 of a seed, (N, H, W, C) uint8. Image i depends only on (seed, i)."""
         return np.concatenate([batch.images for batch in self.batches(params, seed, num_images)])
 
+    @property
+    def num_steps(self) -> int:
+        """The steps to an image."""
+        return num_rows(self._sampler.plan)
+
     def batch_size(self, num_images: int) -> int:
         """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
         here = len(devices.own())
@@ -189,11 +194,21 @@ class Generator:
 
     def lower(self, params: Any) -> Any:
         """The walk through a piece of the plan, lowered for the devices and a whole batch; parameters may be shapes."""
+        x_T, arguments = self._first_piece()
+        return self._walk.lower(params, *arguments, self._begin.lower(x_T).out_info)
+
+    def first_piece(self, params: Any) -> tuple[int, Callable[[], Any]]:
+        """How many steps a piece of the plan has, and what walks a whole batch through the first, from grey images."""
+        x_T, arguments = self._first_piece()
+        params, state = parallel.replicate(params), self._begin(x_T)
+        return num_rows(arguments[0]), lambda: self._walk(params, *arguments, state)
+
+    def _first_piece(self) -> tuple[Any, tuple[Any, ...]]:
+        """Grey images, and what a walk through the first piece of the plan takes between parameters and state."""
         size = self.batch_size(self._sampler.batch_size)
         x_T = parallel.split_batch(np.zeros((size, *self._shape), np.float32))
-        state = self._begin.lower(x_T).out_info
         rows = piece(self._sampler.plan)
-        return self._walk.lower(params, rows, np.arange(num_rows(rows)), *self._of_examples(0, np.arange(size)), state)
+        return x_T, (rows, np.arange(num_rows(rows)), *self._of_examples(0, np.arange(size)))
 
     def _take(self, params: Any, state: Any, of_examples: OfExamples, rows: Plan, progress: Progress) -> Any:
         for numbers, some in in_pieces(rows, progress):

@@ -17,6 +17,7 @@ _HOME = {
     "iddpm": "ddx.diffusion.papers.iddpm",
     "blurring": "ddx.diffusion.papers.blurring",
     "ihdm": "ddx.diffusion.papers.ihdm",
+    "rectified_flow": "ddx.diffusion.papers.rectified_flow",
     "process_from_betas": "ddx.diffusion.forward.process",
     "in_dct_basis": "ddx.diffusion.forward.process",
     "Process": "ddx.diffusion.forward.process",
@@ -138,6 +139,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.papers.ihdm import interpolate_heat as interpolate_heat
     from ddx.diffusion.papers.ihdm_bound import heat_bits_per_dim as heat_bits_per_dim
     from ddx.diffusion.papers.ihdm_bound import kde_centres as kde_centres
+    from ddx.diffusion.papers.rectified_flow import rectified_flow as rectified_flow
     from ddx.diffusion.reverse.encode import encodable as encodable
     from ddx.diffusion.reverse.encode import encode as encode
     from ddx.diffusion.reverse.film import progressive as progressive

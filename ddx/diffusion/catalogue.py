@@ -70,6 +70,10 @@ def why_not(prediction: str, *, continuous: bool, blurs: bool, forgets: bool) ->
     if needs.blur is False and blurs:
         return "says nothing of x_0 where a frequency does not change; use 'residual' or 'v'"
     if needs.signal and forgets:
-        own = ", 'x0' or, under ihdm's blur, 'residual'" if blurs and not continuous else " or 'x0'"
+        own = " or 'x0'"
+        if blurs and not continuous:
+            own = ", 'x0' or, under ihdm's blur, 'residual'"
+        elif continuous and not blurs:
+            own = ", 'x0' or flow matching's 'velocity'"
         return f"says nothing of x_0 at t = T, where nothing of it is left; use 'v'{own}"
     return ""

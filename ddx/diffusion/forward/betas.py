@@ -15,6 +15,13 @@
 
 beta_1 = 1e-4 and beta_T = 0.02 hold at T = 1000. For other T they are scaled by 1000 / T, which keeps the sum of the
 betas (Improved DDPM's code).
+
+Any of them may be rescaled such that nothing is left of the data at T (Lin et al. 2024, algorithm 1). With x_t the
+square root of alpha_bar_t,
+
+    x'_t = (x_t - x_T) x_1 / (x_1 - x_T)                                                                        (1)
+
+leaves the first level as it is and makes x'_T = 0.
 """
 
 from collections.abc import Callable
@@ -128,18 +135,42 @@ def check_num_steps(num_steps: object) -> int:
     return int(number)
 
 
-def betas(schedule: str, num_steps: int) -> np.ndarray:
+def with_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
+    """Rescale betas such that nothing is left of the data at T, equation (1): the last beta becomes 1.
+
+    Args:
+      betas: (T,), in (0, 1); the last may be 1.
+
+    Returns:
+      (T,) float64, of which the first is as it was.
+
+    Raises:
+      ValueError: these are no betas, or T = 1: one level cannot stay as it is and lose its signal.
+    """
+    betas = np.asarray(betas, np.float64)
+    check_betas(betas)
+    if len(betas) == 1:
+        raise ValueError("a single level cannot be rescaled to zero terminal SNR; use num_steps >= 2")
+    # With the decrease d_t = x_{t-1} - x_t, x_{t-1} - x_T is the sum of all d from t on, without cancellation.
+    root = np.sqrt(1.0 - betas)
+    decrease = np.cumprod([1.0, *root[:-1]]) * betas / (1.0 + root)
+    lost = decrease / np.cumsum(decrease[::-1])[::-1]  # 1 - x'_t / x'_{t-1}
+    return np.concatenate([betas[:1], lost[1:] * (2.0 - lost[1:])])
+
+
+def betas(schedule: str, num_steps: int, zero_terminal_snr: bool = False) -> np.ndarray:
     """The betas of a named schedule.
 
     Args:
       schedule: a name from the module's table.
       num_steps: T.
+      zero_terminal_snr: rescale them such that nothing is left of the data at T (`with_zero_terminal_snr`).
 
     Returns:
       (T,) float64; `betas[t - 1]` is beta_t.
 
     Raises:
-      ValueError: the name is unknown, T < 1, or T is so small that a beta would exceed 1.
+      ValueError: the name is unknown, T < 1, T is so small that a beta would exceed 1, or T = 1 is to be rescaled.
     """
     num_steps = check_num_steps(num_steps)
     if not isinstance(schedule, str) or schedule not in SCHEDULES:
@@ -147,6 +178,7 @@ def betas(schedule: str, num_steps: int) -> np.ndarray:
     values = SCHEDULES[schedule](num_steps)
     try:
         check_betas(values)
+        values = with_zero_terminal_snr(values) if zero_terminal_snr else values
     except ValueError as error:
         raise ValueError(f"schedule={schedule!r} with num_steps={num_steps}: {error}; use more steps") from None
     return values

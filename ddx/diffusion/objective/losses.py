@@ -16,6 +16,7 @@ from ddx.diffusion.estimate.denoiser import ModelFn, known, network_times, read
 from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, split_output, target
 from ddx.diffusion.forward.gaussian import q_sample
 from ddx.diffusion.forward.process import Process
+from ddx.diffusion.objective.weights import LossWeight, of_output
 from ddx.diffusion.reverse.rows import to_previous
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 from ddx.diffusion.times import is_host
@@ -37,9 +38,15 @@ class HeadLoss(NamedTuple):
 
 
 def simple_loss(
-    process: Process, model_fn: ModelFn, x_0: Images, t: Times, noise: Images, prediction: str | WeightsFn = "eps"
+    process: Process,
+    model_fn: ModelFn,
+    x_0: Images,
+    t: Times,
+    noise: Images,
+    prediction: str | WeightsFn = "eps",
+    weight: LossWeight | None = None,
 ) -> PerExample:
-    """L_simple, the unweighted squared error of the network's output (DDPM eq. 14 for "eps").
+    """L_simple, the squared error of the network's output, unweighted by default (DDPM eq. 14 for "eps").
 
     Args:
       process: the process.
@@ -49,17 +56,19 @@ def simple_loss(
       noise: like x_0, standard normal.
       prediction: what the first C channels are: "eps", "x0", "v", "mean", "residual" (IHDM's loss), "velocity", or a
         `WeightsFn`.
+      weight: of the squared error of x_0 as a function of the SNR, such as `ddx.diffusion.objective.weights.min_snr()`;
+        None leaves the squared error of the output as it is.
 
     Returns:
       (B,) mean squared errors. DDIM's and IHDM's code sum over pixels instead: multiply by H * W * C.
 
     Raises:
       ValueError: x_0 or noise are not floating-point numbers or differ in shape, a time is not a noise level, or the
-        prediction is unknown or impossible for this process.
+        prediction is unknown or impossible for this process, or has errors that are none of x_0 and a weight.
     """
     t, x_t = _diffused(process, x_0, t, noise)
     output, _ = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
-    return known(process, t, _squared_error(process, output, x_0, t, noise, prediction))
+    return known(process, t, _squared_error(process, output, x_0, t, noise, prediction, weight))
 
 
 def head_loss(
@@ -70,6 +79,7 @@ def head_loss(
     noise: Images,
     head: str,
     prediction: str | WeightsFn = "eps",
+    weight: LossWeight | None = None,
 ) -> HeadLoss:
     """The losses of SN- and NPR-DPM's heads (Bao et al. 2022b), and L_simple of their network.
 
@@ -84,6 +94,7 @@ def head_loss(
       noise: like x_0, standard normal.
       head: "sn" or "npr".
       prediction: what the first C channels are: a name such as "eps", or a `WeightsFn`.
+      weight: of the network's squared error, as in `simple_loss`; the head's own loss has none.
 
     Returns:
       Both losses, means over coordinates; the paper's code sums over pixels instead: multiply by H * W * C. To train
@@ -103,7 +114,8 @@ def head_loss(
     y = process.basis.analysis(target(process, prediction, x_0, t, noise))
     error = jnp.square(y - process.basis.analysis(output))
     goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
-    losses = mean_over_image(error), mean_over_image(jnp.square(goal - extra))
+    weighted = error if weight is None else of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * error
+    losses = mean_over_image(weighted), mean_over_image(jnp.square(goal - extra))
     return HeadLoss(*(known(process, t, loss) for loss in losses))
 
 
@@ -156,6 +168,7 @@ def hybrid_loss(
     variance: str | VarianceFn = "range",
     vlb_weight: float = 1e-3,
     cdf: str = "exact",
+    weight: LossWeight | None = None,
 ) -> HybridLoss:
     """L_hybrid = L_simple + vlb_weight L_vlb, where L_vlb trains the variance alone (Improved DDPM eq. 16).
 
@@ -173,6 +186,7 @@ def hybrid_loss(
         variance.
       vlb_weight: of L_vlb in bits/dim, which is T times the bound's term at t.
       cdf: of the decoder, "exact", "tanh" or "softmax"; see `ddx.diffusion.bound.decoder`.
+      weight: of L_simple, as in `simple_loss`.
 
     Returns:
       The loss and its parts, (B,) each.
@@ -184,7 +198,7 @@ def hybrid_loss(
     t, x_t = _diffused(process, x_0, t, noise)
     output = model_fn(x_t, process.model_time(t))
     y, _ = split_output(output, x_0.shape[-1])
-    mse = known(process, t, _squared_error(process, y, x_0, t, noise, prediction))
+    mse = known(process, t, _squared_error(process, y, x_0, t, noise, prediction, weight))
     frozen = output.at[..., : x_0.shape[-1]].set(jax.lax.stop_gradient(y))
     vb = known(process, t, _bound(process, frozen, x_0, x_t, t, prediction, variance, cdf))
     return HybridLoss(mse + vlb_weight * process.num_steps * vb, mse, vb)
@@ -200,9 +214,19 @@ def _diffused(process: Process, x_0: Images, t: Times, noise: Images) -> tuple[T
 
 
 def _squared_error(
-    process: Process, output: Images, x_0: Images, t: Times, noise: Images, prediction: str | WeightsFn
+    process: Process,
+    output: Images,
+    x_0: Images,
+    t: Times,
+    noise: Images,
+    prediction: str | WeightsFn,
+    weight: LossWeight | None,
 ) -> PerExample:
-    return mean_over_image(jnp.square(output - target(process, prediction, x_0, t, noise)))
+    error = output - target(process, prediction, x_0, t, noise)
+    if weight is None:
+        return mean_over_image(jnp.square(error))
+    of_error = of_output(process, prediction, weight, t, x_0.shape[-3:-1])
+    return mean_over_image(of_error * jnp.square(process.basis.analysis(error)))
 
 
 def _bound(

@@ -11,15 +11,21 @@ the training state:
 1..T, and the weight of its loss, (b,), with which the expected loss is the same as for uniform times. A time depends on
 (state, key, place) alone, so devices that hold parts of the batch draw what one device would. `update` takes all times
 and losses of the batch, in the order of their places.
+
+`lognormal` is another kind: its weights are 1, so its density of times weights the loss, beside any weight of
+`ddx.diffusion.objective.weights`. That is how EDM and Stable Diffusion 3 are trained.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddx.diffusion.arrays import Array, Key, PerExample
+from ddx.diffusion.forward.process import Process
 from ddx.diffusion.random import example_keys
 
 
@@ -112,10 +118,8 @@ def loss_second_moment(num_steps: int, history: int = 10, uniform_share: float =
 
     def draw(state: History, key: Key, examples: Array, batch_size: int) -> tuple[PerExample, PerExample]:
         p = probabilities(state, uniform_share)
-        u = jax.vmap(jax.random.uniform)(example_keys(key, examples))
-        # The last edge may be rounded to below 1: a u beyond it belongs to T.
-        t = jnp.minimum(jnp.searchsorted(jnp.cumsum(p), u, side="right"), num_steps - 1) + 1
-        return t.astype(jnp.int32), 1.0 / (num_steps * p[t - 1])
+        t = _in_proportion(jnp.cumsum(p), key, examples)
+        return t, 1.0 / (num_steps * p[t - 1])
 
     def update(state: History, t: PerExample, loss: PerExample) -> History:
         same = t[:, None] == t[None, :]
@@ -144,6 +148,48 @@ def probabilities(state: History, uniform_share: float = 0.001) -> jax.Array:
     weights = jnp.maximum(weights, 1e-30)  # all losses may be 0, and their sum divides
     learned = (1.0 - uniform_share) * weights / weights.sum()
     return jnp.where(jnp.all(state.counts >= history), learned + uniform_share / num_steps, 1.0 / num_steps)
+
+
+def lognormal(process: Process, mean: float = -1.2, std: float = 1.2, whole: bool = True) -> TimeSampler:
+    """Draw log(sigma / alpha) ~ N(mean, std^2), and the time with this ratio of noise to signal.
+
+    (-1.2, 1.2^2) is EDM's density (Karras et al. 2022, table 1). For rectified flow, where sigma / alpha is
+    t / (T - t), N(mean, std^2) is the logit-normal density of t / T (Esser et al. 2024, section 3.1); (0, 1) is theirs.
+
+    Under a blur, alpha is the schedule's own, which all frequencies share.
+
+    Args:
+      process: the process whose levels are drawn.
+      mean: the mean of log(sigma / alpha).
+      std: its standard deviation, above 0.
+      whole: give each level 1..T the probability between the midpoints, in log(sigma / alpha), to its neighbours, and
+        the first and the last level what lies beyond. Otherwise give the time t the probability between t - 1 and t,
+        for `continuous`, which spreads it evenly over (t - 1, t].
+
+    Returns:
+      A sampler without state, whose weights are 1: the expected loss is not the one of uniform times.
+
+    Raises:
+      ValueError: noise does not grow with t (IHDM), or no time has a probability.
+    """
+    log_sigma = -0.5 * np.asarray(process.schedule.at(np.arange(process.num_steps + 1)).logsnr)
+    edges = log_sigma
+    if whole:
+        edges = np.concatenate([[-np.inf], 0.5 * (log_sigma[1:-1] + log_sigma[2:]), [np.inf]])
+    if not np.all(np.diff(log_sigma) > 0):
+        raise ValueError("lognormal times need noise that grows with t, and IHDM's does not; use uniform")
+    below = np.array([0.5 * math.erfc((mean - edge) / (std * math.sqrt(2.0))) for edge in edges])
+    if not below[-1] > below[0]:
+        raise ValueError(
+            f"lognormal times of mean {mean} and std {std} leave out all noise of this process, whose"
+            f" log(sigma / alpha) is at most {log_sigma[-1]:.3g}; use a mean nearer to 0"
+        )
+    cumulative = (below[1:] - below[0]) / (below[-1] - below[0])
+
+    def draw(state: Any, key: Key, examples: Array, batch_size: int) -> tuple[PerExample, PerExample]:
+        return _in_proportion(jnp.asarray(cumulative), key, examples), jnp.ones(examples.shape)
+
+    return _stateless(draw)
 
 
 def continuous(times: TimeSampler) -> TimeSampler:
@@ -184,6 +230,14 @@ def _stateless(draw: Callable[[Any, Key, Array, int], tuple[PerExample, PerExamp
 
 def _uniform(key: Key, examples: Array, num_steps: int) -> PerExample:
     return jax.vmap(lambda key: jax.random.randint(key, (), 1, num_steps + 1))(example_keys(key, examples))
+
+
+def _in_proportion(cumulative: Array, key: Key, examples: Array) -> PerExample:
+    """Integer times with given probabilities of 1, of at most 2, ..., of at most T."""
+    u = jax.vmap(jax.random.uniform)(example_keys(key, examples))
+    # The last edge may be rounded to below 1: a u beyond it belongs to T.
+    t = jnp.minimum(jnp.searchsorted(cumulative, u, side="right"), len(cumulative) - 1) + 1
+    return t.astype(jnp.int32)
 
 
 def _time(u: Array, num_steps: int) -> PerExample:

@@ -22,13 +22,17 @@ from ddx.diffusion.forward import betas
 from ddx.diffusion.forward.process import Process, process_from_betas
 
 
-def ddpm(num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = False) -> Process:
+def ddpm(
+    num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = False, zero_terminal_snr: bool = False
+) -> Process:
     """DDPM's process (section 4): linear betas from 1e-4 to 0.02, scaled by 1000 / num_steps.
 
     Args:
       num_steps: T.
       schedule: any name of `ddx.diffusion.forward.betas.SCHEDULES`.
       rescale_time: give the network times as if T were 1000.
+      zero_terminal_snr: rescale the betas such that nothing is left of the data at T (Lin et al. 2024). Predictions
+        must then tell x_0 there ("v", "x0" or "velocity"), and samples should start at T (trajectory "trailing").
 
     Returns:
       A process in pixels with the integer times 0..T.
@@ -36,4 +40,4 @@ def ddpm(num_steps: int = 1000, schedule: str = "linear", rescale_time: bool = F
     Raises:
       ValueError: the schedule is unknown or has no valid betas for num_steps.
     """
-    return process_from_betas(betas.betas(schedule, num_steps), rescale_time)
+    return process_from_betas(betas.betas(schedule, num_steps, zero_terminal_snr), rescale_time)

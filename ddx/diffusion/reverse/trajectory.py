@@ -20,13 +20,22 @@ process. The papers and their code choose times in many ways, and scores depend 
 | "250", "10,20,30" | that many evenly spaced times in each of 1, 3, ... equal sections of 1..T | Improved DDPM's code |
 | ddim50 | 1, 1 + c, ... with the smallest c that gives exactly 50 | Improved DDPM's code |
 | times:1000,500,1 | these times | |
+| karras | sigma / alpha at the K levels is the 7th power of evenly spaced numbers: denser near 0 | Karras et al. 2022 |
+| logsnr | K levels from 1 to T, evenly spaced in log-SNR | Lu et al. 2022 |
+
+The last two depend on the schedule. They take the nearest levels, every level once, both 1 and T among them. Where
+sigma / alpha is above 80, EDM's largest, next to nothing is left of the data: at T it counts as 80 at most.
 """
 
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:  # config files, which import this module, do without JAX
+    from ddx.diffusion.forward.schedules import NoiseSchedule
 
 
 def _full(num_steps: int, num_visits: int) -> Iterable[int]:
@@ -91,9 +100,12 @@ PAPERS = {
 
 def _power(num_steps: int, num_visits: int, power: float) -> Iterable[int]:
     y = 1 - np.linspace(1, 0, num_visits) ** (1 / power) if num_visits > 1 else np.ones(1)
-    times = np.round(1 + (num_steps - 1) * y).astype(int)
-    # Rounding may repeat a time, which then moves up: t_i becomes max(t_i, t_{i-1} + 1).
-    return np.maximum.accumulate(times - np.arange(num_visits)) + np.arange(num_visits)
+    return _distinct(np.round(1 + (num_steps - 1) * y).astype(int))
+
+
+def _distinct(times: np.ndarray) -> np.ndarray:
+    """Ascending times of which rounding has repeated some, which move up: t_i becomes max(t_i, t_{i-1} + 1)."""
+    return np.maximum.accumulate(times - np.arange(len(times))) + np.arange(len(times))
 
 
 def _sections(num_steps: int, counts: list[int]) -> Iterable[int]:
@@ -127,6 +139,30 @@ SPACINGS: dict[str, Callable[[int, int], Iterable[int]]] = {
 }
 
 
+def _karras(first: float, last: float, num_visits: int) -> np.ndarray:
+    # Their eq. 5 with rho = 7.
+    return 7.0 * np.log(np.linspace(np.exp(first / 7.0), np.exp(last / 7.0), num_visits))
+
+
+_MOST_NOISE = np.log(80.0)
+
+# The spacings of K numbers log(sigma / alpha), from the first level's to the last one's.
+NOISE_SPACINGS: dict[str, Callable[[float, float, int], np.ndarray]] = {"karras": _karras, "logsnr": np.linspace}
+
+
+def _by_noise(spacing: str, schedule: "NoiseSchedule", num_visits: int) -> Iterable[int]:
+    num_steps = schedule.num_steps
+    log_sigma = -0.5 * np.asarray(schedule.at(np.arange(1, num_steps + 1)).logsnr)
+    if not np.all(np.diff(log_sigma) > 0):
+        raise ValueError(f"spacing {spacing!r} needs noise that grows with t, and IHDM's does not; use 'uniform'")
+    if num_visits == 1 or num_steps == 1:
+        return [num_steps]
+    wanted = NOISE_SPACINGS[spacing](log_sigma[0], min(log_sigma[-1], _MOST_NOISE), num_visits)
+    times = 1 + np.searchsorted(0.5 * (log_sigma[:-1] + log_sigma[1:]), wanted)
+    times[-1] = num_steps
+    return np.minimum(_distinct(times), num_steps - np.arange(num_visits)[::-1])
+
+
 def _integer_stride(num_steps: int, num_visits: int) -> Iterable[int]:
     for stride in range(1, num_steps):
         if len(range(0, num_steps, stride)) == num_visits:
@@ -150,7 +186,10 @@ def counts_itself(spacing: str) -> bool:
 
 
 def trajectory(
-    num_steps: int, num_visits: int | None = None, spacing: str | tuple[int, ...] = "uniform"
+    num_steps: int,
+    num_visits: int | None = None,
+    spacing: str | tuple[int, ...] = "uniform",
+    schedule: "NoiseSchedule | None" = None,
 ) -> tuple[int, ...]:
     """The times to visit, in descending order.
 
@@ -159,6 +198,7 @@ def trajectory(
       num_visits: the number of network evaluations K, 1 <= K <= T; None for all T, or for a spacing that fixes K.
       spacing: a name from the module's table, the name of a paper's tables (one of `PAPERS`), or an explicit tuple of
         times, with or without the final 0.
+      schedule: the process's, `process.schedule`, on which "karras" and "logsnr" depend; others ignore it.
 
     Returns:
       A strictly decreasing tuple of ints that ends in 0. Times that a spacing repeats (quad does for large K) are
@@ -166,7 +206,8 @@ def trajectory(
 
     Raises:
       ValueError: the spacing is unknown or impossible, K is out of range or not what the spacing fixes, or explicit
-        times do not decrease strictly within [0, T].
+        times do not decrease strictly within [0, T]; or "karras" or "logsnr" has no schedule, or one whose log-SNR does
+        not decrease.
     """
     if isinstance(spacing, bytes) or not isinstance(spacing, Iterable):
         raise ValueError(f"spacing {spacing!r} must be a name or a tuple of times")
@@ -184,7 +225,11 @@ def trajectory(
             raise ValueError(
                 f"the number of sampling steps must lie in 1..{num_steps} (T of the process); got {num_visits}"
             )
-        return _descending(_named(num_steps, num_visits, spacing), spacing)
+        if spacing not in NOISE_SPACINGS:
+            return _descending(_named(num_steps, num_visits, spacing), spacing)
+        if schedule is None or schedule.num_steps != num_steps:
+            raise ValueError(f"spacing {spacing!r} needs the schedule of {num_steps} steps: pass process.schedule")
+        return _descending(_by_noise(spacing, schedule, num_visits), spacing)
     if num_visits not in (None, len(times) - 1):
         raise ValueError(f"spacing {spacing!r} visits {len(times) - 1} times, not {num_visits}; leave the number out")
     return times
@@ -200,8 +245,8 @@ def _named(num_steps: int, num_visits: int, spacing: str) -> Iterable[int]:
         return _later(num_steps, SPACINGS[offset[1]](num_steps, num_visits), int(offset[2]))
     if spacing not in SPACINGS:
         raise ValueError(
-            f"spacing {spacing!r} is unknown; choose one of: {', '.join(SPACINGS)}, leading+1, power2 (or any power"
-            f" from 1 to 100), 250, 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
+            f"spacing {spacing!r} is unknown; choose one of: {', '.join((*SPACINGS, *NOISE_SPACINGS))}, leading+1,"
+            f" power2 (or any power from 1 to 100), 250, 10,20,30, ddim50, times:1000,500,1, {', '.join(PAPERS)}"
         )
     return SPACINGS[spacing](num_steps, num_visits)
 

@@ -8,7 +8,8 @@ import pytest
 import ddx
 from ddx.diffusion.forward import betas
 
-ALL = {name: ddx.ddpm(1000, name) for name in betas.SCHEDULES} | {"cosine4000": ddx.iddpm()}
+ALL = {name: ddx.ddpm(1000, name) for name in betas.SCHEDULES}
+ALL |= {"cosine4000": ddx.iddpm(), "zero terminal": ddx.ddpm(zero_terminal_snr=True)}
 
 
 @pytest.mark.parametrize("name", ALL)

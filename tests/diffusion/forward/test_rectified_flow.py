@@ -1,5 +1,7 @@
 """A schedule of five members makes a process: the straight line from data to noise, which has no signal at T."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from ddx.diffusion.reverse.walk import initial_noise
 from tests import oracle
 
 SHAPE = (3, 2, 1)
-FLOW = Process(PIXEL, RectifiedFlow(1000), time_offset=0, rescale_time=True)
+FLOW = ddx.rectified_flow(1000)
 TIMES = (*np.linspace(1000, 2, 500).tolist(), 0)
 
 
@@ -43,6 +45,31 @@ def test_its_marginals_are_straight_and_their_changes_exact():
     assert change.logsnr.ravel()[2] == -np.inf and FLOW.change(0.0, 5.0).logsnr == -np.inf
     traced = jax.jit(lambda s, t: FLOW.change(s, t).logsnr)(s[:2], t[:2])
     assert np.isfinite(traced).all()
+
+
+def test_a_step_without_noise_is_euler_s_for_the_velocity():
+    """Whatever the network says, and from the first level, without signal, to the data."""
+
+    def velocity(x, model_time):
+        return jnp.sin(3 * x) - 0.001 * model_time[:, None, None, None]
+
+    times = (1000, 637.5, 300, 20, 0)
+    with jax.enable_x64(True):
+        x_T = jax.random.normal(jax.random.key(0), (2, *SHAPE), jnp.float64)
+        x = x_T
+        for t, s in itertools.pairwise(times):
+            x = x + (s - t) / 1000 * velocity(x, jnp.full(2, float(t)))
+        found = ddx.sample(ddx.denoiser(FLOW, velocity, "velocity", clip=False), None, x_T, times)
+        np.testing.assert_allclose(found, x, rtol=1e-12, atol=1e-12)
+
+
+def test_the_process_depends_on_the_share_of_time_alone():
+    coarse, t = ddx.rectified_flow(10), np.array([0.5, 4.0, 10.0])
+    np.testing.assert_allclose(coarse.marginal(t).alpha, FLOW.marginal(100 * t).alpha)
+    np.testing.assert_allclose(coarse.model_time(t), FLOW.model_time(100 * t))
+    np.testing.assert_allclose(FLOW.model_time(t), t)
+    with pytest.raises(ValueError, match=r"use 'v', 'x0' or flow matching's 'velocity'"):
+        ddx.denoiser(FLOW, lambda x, t: x, "eps")
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "x0", "v"])

@@ -1,13 +1,15 @@
 """The times that training draws: their law, their independence of devices, and what a sampler learns from losses."""
 
 import collections
+import statistics
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, History, loss_second_moment
+import ddx
+from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, History, continuous, lognormal, loss_second_moment
 
 T = 20
 
@@ -88,3 +90,54 @@ def test_losses_of_zero_leave_uniform_times():
     state = History(jnp.zeros((T, 10)), jnp.full((T,), 10, jnp.int32))
     _, weight = jax.jit(lambda n: loss_second_moment(T).draw(state, jax.random.key(0), n, 16))(jnp.arange(16))
     np.testing.assert_allclose(weight, 1.0, rtol=1e-5)
+
+
+LOGNORMAL = {
+    "coarse": (ddx.ddpm(40, "cosine"), (-1.2, 1.2), True),
+    "linear": (ddx.ddpm(), (-1.2, 1.2), True),
+    "blurring": (ddx.blurring(50), (0.5, 0.7), False),
+    "flow": (ddx.rectified_flow(200), (0.0, 1.0), False),
+}
+
+
+@pytest.mark.parametrize("name", LOGNORMAL)
+def test_lognormal_times_have_a_normal_log_ratio_of_noise_to_signal(name):
+    process, (mean, std), whole = LOGNORMAL[name]
+    times = lognormal(process, mean, std, whole)
+    times = times if whole else continuous(times)
+    t, weight = jax.jit(lambda n: times.draw((), jax.random.key(0), n, 50_000))(jnp.arange(50_000))
+    assert jnp.issubdtype(t.dtype, jnp.integer) == whole and np.all(weight == 1)
+    assert t.min() > 0 and t.max() <= process.num_steps
+    ratio = -0.5 * np.asarray(process.schedule.at(np.asarray(t, np.float64 if not whole else np.int64)).logsnr)
+    # The quantiles agree to within the levels' distance and four standard errors of 50,000 draws.
+    for q in (0.1, 0.5, 0.9):
+        levels = np.asarray(process.schedule.at(np.arange(1, process.num_steps + 1)).logsnr)
+        exact = mean + std * statistics.NormalDist().inv_cdf(q)
+        apart = np.abs(np.diff(-0.5 * levels)[np.searchsorted(-0.5 * levels, exact) - 1])
+        tolerance = apart + 4 * np.sqrt(q * (1 - q) / 50_000) / statistics.NormalDist().pdf((exact - mean) / std) * std
+        assert abs(np.quantile(ratio, q) - exact) < tolerance, (q, exact, np.quantile(ratio, q), tolerance)
+
+
+def test_lognormal_times_of_rectified_flow_are_logit_normal():
+    times = continuous(lognormal(ddx.rectified_flow(1000), 0.3, 0.8, whole=False))
+    t, _ = jax.jit(lambda n: times.draw((), jax.random.key(1), n, 50_000))(jnp.arange(50_000))
+    logit = np.log(np.asarray(t, np.float64) / (1000 - np.asarray(t, np.float64)))
+    np.testing.assert_allclose([logit.mean(), logit.std()], [0.3, 0.8], atol=0.015)  # four standard errors
+
+
+def test_a_lognormal_time_depends_on_the_place_in_the_batch_alone():
+    times = continuous(lognormal(ddx.rectified_flow(20), whole=False))
+    draw = jax.jit(lambda places: times.draw((), jax.random.key(3), places, 10)[0])
+    np.testing.assert_array_equal(draw(jnp.asarray([7, 2])), draw(jnp.arange(10))[jnp.asarray([7, 2])])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: lognormal(ddx.ihdm(10)), "noise that grows with t, and IHDM's does not; use uniform"),
+        (lambda: lognormal(ddx.blurring(10), 20.0, 0.1, whole=False), "is at most 5; use a mean nearer to 0"),
+    ],
+)
+def test_lognormal_times_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ddx
-from ddx.diffusion.reverse.trajectory import PAPERS, SPACINGS, counts_itself
+from ddx.diffusion.reverse.trajectory import NOISE_SPACINGS, PAPERS, SPACINGS, counts_itself
 
 NAMES = [name for name in (*SPACINGS, *PAPERS, "power2", "power3.5") if name not in ("full", "ddpm")]
 AT_MOST_K = [name for name in NAMES if name not in ("uniform", "ddim_celeba64", "ddim_lsun", "nll")]
@@ -111,6 +111,48 @@ def test_dropped_times_are_counted():
     ],
 )
 def test_mistakes_are_named(args, message):
+    with pytest.raises(ValueError, match=message):
+        ddx.trajectory(*args)
+
+
+BY_NOISE = {
+    "linear": ddx.ddpm(),
+    "zero terminal": ddx.ddpm(zero_terminal_snr=True),
+    "cosine": ddx.ddpm(1000, "cosine"),
+    "flow": ddx.rectified_flow(1000),
+    "blurring": ddx.blurring(1000),
+}
+
+
+@pytest.mark.parametrize("process", BY_NOISE)
+@pytest.mark.parametrize("spacing", NOISE_SPACINGS)
+@settings(max_examples=40, deadline=None)
+@given(K=st.integers(1, 1000))
+def test_spacings_by_noise_visit_just_as_many_levels_from_T_down_to_the_first(process, spacing, K):
+    times = ddx.trajectory(1000, K, spacing, BY_NOISE[process].schedule)
+    assert len(times) == K + 1 and times[0] == 1000 and times[-1] == 0 and np.all(np.diff(times) < 0)
+    assert all(isinstance(t, int) for t in times) and (K == 1 or times[-2] == 1)
+
+
+def test_spacings_by_noise_are_even_in_the_log_snr_and_in_the_seventh_root_of_the_ratio():
+    schedule = ddx.ddpm(20_000).schedule  # so fine that rounding to levels hardly matters
+    for spacing, even in (("karras", lambda logsnr: np.exp(-0.5 * logsnr / 7)), ("logsnr", lambda logsnr: logsnr)):
+        times = ddx.trajectory(20_000, 9, spacing, schedule)
+        y = even(schedule.at(np.array(times[1:-1])).logsnr)  # without T, which stands for sigma / alpha = 80
+        np.testing.assert_allclose(np.diff(y), np.mean(np.diff(y)), rtol=0.02)
+        first = even(np.array(-2 * np.log(80.0)))
+        np.testing.assert_allclose(first - y[0], -np.mean(np.diff(y)), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((1000, 10, "karras"), "'karras' needs the schedule of 1000 steps: pass process.schedule"),
+        ((50, 10, "logsnr", ddx.ddpm(100).schedule), "'logsnr' needs the schedule of 50 steps"),
+        ((10, 5, "karras", ddx.ihdm(10).schedule), "noise that grows with t, and IHDM's does not; use 'uniform'"),
+    ],
+)
+def test_spacings_by_noise_need_a_schedule_of_growing_noise(args, message):
     with pytest.raises(ValueError, match=message):
         ddx.trajectory(*args)
 

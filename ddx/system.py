@@ -18,9 +18,11 @@ from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.objective import losses, time_samplers
 from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
+from ddx.diffusion.objective.weights import WEIGHTS, LossWeight
 from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import ihdm
+from ddx.diffusion.papers.rectified_flow import rectified_flow
 from ddx.models import UNet, of_head
 from ddx.runtime.errors import ConfigError
 
@@ -104,14 +106,15 @@ class System(NamedTuple):
             return self.model.apply({"params": params}, x_t, model_time, **told, dropout_keys=dropout_keys)
 
         args = (self.process, model_fn, x_0, t, noise, loss.prediction)
+        weight = make_weight(self.config)
         if loss.objective == "simple":
-            each = losses.simple_loss(*args)
+            each = losses.simple_loss(*args, weight)
             return each * (np.prod(x_0.shape[1:]) if loss.reduction == "sum" else 1), {}
         if loss.objective == "head":
-            head = losses.head_loss(self.process, model_fn, x_0, t, noise, loss.variance, loss.prediction)
+            head = losses.head_loss(self.process, model_fn, x_0, t, noise, loss.variance, loss.prediction, weight)
             return head.mse + head.head, {"mse": head.mse, "head": head.head}
         if loss.objective == "hybrid":
-            hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight)
+            hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight, weight=weight)
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
         return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
 
@@ -136,8 +139,10 @@ def make_process(config: ConfigDict) -> Process:
         made = blurring(p.num_steps, p.sigma_blur_max, p.blur_schedule, p.d_min, p.logsnr_min, p.logsnr_max)
     elif p.kind == "ihdm":
         made = ihdm(p.num_steps, p.sigma_blur_min, p.sigma_blur_max, p.sigma)
+    elif p.kind == "rectified_flow":
+        made = rectified_flow(p.num_steps)
     else:
-        made = ddpm(p.num_steps, p.schedule, p.rescale_time)
+        made = ddpm(p.num_steps, p.schedule, p.rescale_time, p.zero_terminal_snr)
         made = dataclasses.replace(made, time_offset=1 - p.first_time)
     return dataclasses.replace(made, low=float(config.data.low))
 
@@ -180,6 +185,22 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
 
 def make_time_sampler(config: ConfigDict) -> TimeSampler:
     """How a config's training draws times: integers, but for losses that are no bound where times are continuous."""
-    times = TIME_SAMPLERS[config.loss.times](config.process.num_steps - (not config.loss.last_level))
-    whole = config.process.kind != "blurring" or config.loss.objective not in ("simple", "head")
+    loss, process = config.loss, make_process(config)
+    whole = not process.continuous or loss.objective not in ("simple", "head")
+    if loss.times == "lognormal":
+        try:
+            times = time_samplers.lognormal(process, loss.times_mean, loss.times_std, whole)
+        except ValueError as error:
+            raise ConfigError(f"loss.times_mean={loss.times_mean:g}: {error}") from None
+    else:
+        times = TIME_SAMPLERS[loss.times](process.num_steps - (not loss.last_level))
     return times if whole else time_samplers.continuous(times)
+
+
+def make_weight(config: ConfigDict) -> LossWeight | None:
+    """The weight of a config's squared errors; None where they are as they are."""
+    loss = config.loss
+    if loss.weight == "none":
+        return None
+    parameters = {"min_snr": (loss.min_snr_gamma,), "p2": (loss.p2_gamma,), "edm": (loss.sigma_data,)}
+    return WEIGHTS[loss.weight](*parameters.get(loss.weight, ()))

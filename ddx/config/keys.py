@@ -11,11 +11,12 @@ from ddx.diffusion.forward import betas
 
 UNKNOWN = "unknown"  # the data.name of a converted run whose source does not tell
 GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
-PROCESSES = ("ddpm", "blurring", "ihdm")
+PROCESSES = ("ddpm", "blurring", "ihdm", "rectified_flow")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
-TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment")
+WEIGHTS = ("none", "constant", "min_snr", "p2", "edm")
+TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment", "lognormal")
 
 MOST_PIXELS = 16_384  # a side of an image
 
@@ -56,11 +57,18 @@ KEYS: dict[str, Key] = {
     ),
     "data.flip": Key(False, "mirroring of each image left-right with probability 1/2"),
     "process.kind": Key(
-        "ddpm", "kind of process: noise alone, or with a blur, Blurring Diffusion's or IHDM's", **one_of(*PROCESSES)
+        "ddpm",
+        "kind of process: noise alone, with a blur, Blurring Diffusion's or IHDM's, or flow matching's straight line",
+        **one_of(*PROCESSES),
     ),
     "process.schedule": Key("linear", "noise schedule of ddpm", **one_of(*betas.SCHEDULES)),
+    "process.zero_terminal_snr": Key(
+        False, "rescaling of the betas of ddpm such that nothing is left of the data at T (Lin et al. 2024)"
+    ),
     "process.num_steps": Key(1000, "T, the number of noise levels", **within(1, MOST_TIMES)),
-    "process.rescale_time": Key(False, "times told to the network as if T were 1000, in ddpm; blurring always does"),
+    "process.rescale_time": Key(
+        False, "times told to the network as if T were 1000, in ddpm; blurring and rectified_flow always do"
+    ),
     "process.first_time": Key(
         0,
         "time told to the network at t = 1, in ddpm: DDPM's code counts from 0, Analytic-DPM's own networks from 1",
@@ -123,7 +131,21 @@ KEYS: dict[str, Key] = {
         **one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES, *HEAD_VARIANCES),
     ),
     "loss.vlb_weight": Key(0.001, "weight of the bound, in bits/dim, in hybrid", **within(0, 1e6)),
+    "loss.weight": Key(
+        "none",
+        "weight of the squared errors, by the SNR and as errors of x_0; none: the output's errors as they are",
+        **one_of(*WEIGHTS),
+    ),
+    "loss.min_snr_gamma": Key(5.0, "gamma of weight min_snr, min(SNR, gamma)", **above(0, 1e6)),
+    "loss.p2_gamma": Key(1.0, "gamma of weight p2, SNR / (1 + SNR)^gamma", **within(0, 10)),
+    "loss.sigma_data": Key(
+        0.5, "standard deviation of the data in weight edm, SNR + 1 / sigma_data^2", **within(1e-3, 1e3)
+    ),
     "loss.times": Key("uniform", "distribution of the times", **one_of(*TIME_SAMPLERS)),
+    "loss.times_mean": Key(
+        -1.2, "mean of log(sigma / alpha) in times lognormal; of the logit of t / T in flow matching", **within(-20, 20)
+    ),
+    "loss.times_std": Key(1.2, "standard deviation of the same", **within(1e-3, 20)),
     "loss.reduction": Key(
         "mean", "reduction of an image's squared errors in simple; IHDM sums", **one_of("mean", "sum")
     ),

@@ -15,9 +15,17 @@ def check_together(c: dict[str, Any]) -> None:
     if c["data.name"] in ("folder", "array") and not c["data.dir"]:
         what = {"folder": "folder", "array": ".npy or .npz file"}[c["data.name"]]
         raise ConfigError(f"data.name={c['data.name']!r} needs the {what}: set data.dir")
-    {"ddpm": _check_betas, "blurring": _check_blurring, "ihdm": _check_ihdm}[c["process.kind"]](c)
+    {"ddpm": _check_betas, "blurring": _check_blurring, "ihdm": _check_ihdm, "rectified_flow": _check_flow}[
+        c["process.kind"]
+    ](c)
+    _check_weighting(c)
     if c["process.kind"] != "ihdm" and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False is IHDM's released code; set process.kind='ihdm', or leave it True")
+    if c["process.kind"] != "ddpm" and c["process.zero_terminal_snr"]:
+        raise ConfigError(
+            f"process.zero_terminal_snr=True rescales betas, and process.kind={c['process.kind']!r} has none; leave it"
+            " False"
+        )
     if c["process.kind"] != "ddpm" and c["process.first_time"]:
         raise ConfigError(
             f"process.first_time=1 is of process.kind='ddpm', not {c['process.kind']!r}, which has its own; leave it 0"
@@ -42,6 +50,37 @@ def check_together(c: dict[str, Any]) -> None:
             f" train.accumulation={c['train.accumulation']}"
         )
     check_sampling(c)
+
+
+def _check_weighting(c: dict[str, Any]) -> None:
+    """Refuse a weight, or a density of times, that the objective cannot have."""
+    weighted, by_noise = c["loss.weight"] != "none", c["loss.times"] == "lognormal"
+    key = "loss.weight" if weighted else "loss.times"
+    if (weighted or by_noise) and c["loss.objective"] in ("kl", "rescaled_kl"):
+        raise ConfigError(
+            f"{key}={c[key]!r} would weight loss.objective={c['loss.objective']!r}, which is then no bound; use"
+            f" {'none' if weighted else 'low_discrepancy'}, or simple or hybrid"
+        )
+    if weighted and c["loss.prediction"] not in X_0_PREDICTIONS:
+        raise ConfigError(
+            f"loss.weight={c['loss.weight']!r} is of the error of x_0, which is none of loss.prediction="
+            f"{c['loss.prediction']!r}; use none, or a prediction of {', '.join(X_0_PREDICTIONS)}"
+        )
+    if by_noise and c["process.kind"] == "ihdm":
+        raise ConfigError(
+            "loss.times='lognormal' needs noise that grows with t, and the noise of process.kind='ihdm' does not; use"
+            " uniform"
+        )
+
+
+def _check_last_level(c: dict[str, Any]) -> None:
+    """Refuse what never trains a last level without signal, from which samples start."""
+    for key, without in (("loss.weight", ("min_snr", "p2")), ("loss.times", ("lognormal",))):
+        if c[key] in without:
+            raise ConfigError(
+                f"{key}={c[key]!r} leaves out the level T, where nothing is left of the data and samples start; use"
+                f" {'edm or constant' if key == 'loss.weight' else 'uniform'}"
+            )
 
 
 def _check_head(c: dict[str, Any]) -> None:
@@ -76,12 +115,15 @@ def _check_head(c: dict[str, Any]) -> None:
 
 def _check_betas(c: dict[str, Any]) -> None:
     try:
-        found = betas.betas(c["process.schedule"], c["process.num_steps"])
+        found = betas.betas(c["process.schedule"], c["process.num_steps"], c["process.zero_terminal_snr"])
     except ValueError as error:
         raise ConfigError(f"process: {error}") from None
     forgets = bool(found[-1] == 1)
-    told = f" with process.schedule={c['process.schedule']!r}, which ends without signal," * forgets
+    key = "process.zero_terminal_snr" if c["process.zero_terminal_snr"] else "process.schedule"
+    told = f" with {key}={c[key]!r}, which ends without signal," * forgets
     _check_prediction(c, told, continuous=False, blurs=False, forgets=forgets)
+    if forgets:
+        _check_last_level(c)
 
 
 def _check_prediction(c: dict[str, Any], told: str, *, continuous: bool, blurs: bool, forgets: bool) -> None:
@@ -104,6 +146,13 @@ def _check_blurring(c: dict[str, Any]) -> None:
             "sample.clip=True would clip an x_0 that loss.prediction='eps' does not tell under a blur; set"
             " sample.clip=False, or use 'v'"
         )
+
+
+def _check_flow(c: dict[str, Any]) -> None:
+    told = " with process.kind='rectified_flow', which ends without signal,"
+    _check_prediction(c, told, continuous=True, blurs=False, forgets=True)
+    if c["loss.objective"] not in ("simple", "head"):  # whose times are real and come as close to T as they may
+        _check_last_level(c)
 
 
 def _check_ihdm(c: dict[str, Any]) -> None:

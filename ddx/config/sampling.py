@@ -37,7 +37,7 @@ SAMPLING: dict[str, Key] = {
     ),
     "trajectory": Key(
         "uniform",
-        "times to visit: uniform, quad, even, leading, trailing, linspace, leading+1, ddim50, 10,20,30, ...",
+        "times to visit: uniform, quad, even, leading, trailing, linspace, karras, logsnr, ddim50, 10,20,30, ...",
         tag=lambda s: "_" + s.trajectory.replace(":", "").replace(",", "-")[:40] if _walks(s) else "",
     ),
     "eta": Key(

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddx.diffusion.catalogue import LEARNED_VARIANCES, STOCHASTIC_SOLVERS
 from ddx.diffusion.forward import betas
-from ddx.diffusion.reverse.trajectory import trajectory
+from ddx.diffusion.reverse.trajectory import NOISE_SPACINGS, trajectory
 from ddx.runtime.errors import ConfigError
 
 
@@ -26,16 +26,25 @@ def check_sampling(c: dict[str, Any]) -> None:
             f"sample.num_steps={s['num_steps']} exceeds process.num_steps={c['process.num_steps']};"
             " there are no more times: use at most so many"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
-        try:
-            times = trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
-        except ValueError as error:
-            raise ConfigError(f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps: {error}") from None
+    if s["trajectory"] in NOISE_SPACINGS and c["process.kind"] == "ihdm":
+        raise ConfigError(
+            f"sample.trajectory={s['trajectory']!r} needs noise that grows with t, and the noise of process.kind='ihdm'"
+            " does not; use uniform"
+        )
+    times: tuple[int, ...] = ()  # unknown without the schedule, from which the sampler finds them
+    if s["trajectory"] not in NOISE_SPACINGS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the sampler itself tells of dropped times
+            try:
+                times = trajectory(c["process.num_steps"], s["num_steps"] or None, s["trajectory"])
+            except ValueError as error:
+                told = f"sample.trajectory={s['trajectory']!r} with {s['num_steps']} steps"
+                raise ConfigError(f"{told}: {error}") from None
     if s["sampler"] == "heat":
         _check_heat(s, c)
-    elif s["sampler"] == "ddim" and s["eta"] > 1 and c["process.kind"] == "ddpm":
-        _check_eta(s["eta"], betas.betas(c["process.schedule"], c["process.num_steps"]), times)
+    elif s["sampler"] == "ddim" and s["eta"] > 1 and c["process.kind"] == "ddpm" and times:
+        found = betas.betas(c["process.schedule"], c["process.num_steps"], c["process.zero_terminal_snr"])
+        _check_eta(s["eta"], found, times)
     noisy = s["sampler"] == "ancestral" or s["eta"] > 0
     if s["solver"] not in STOCHASTIC_SOLVERS and noisy:
         raise ConfigError(

@@ -18,7 +18,7 @@ from ddx.diffusion.reverse import trajectory as trajectories
 from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.evaluation.bound import Protocol, inverse_heat, variational
 from ddx.runtime.errors import ConfigError
-from ddx.system import System
+from ddx.system import System, make_process
 
 
 def bound_settings(config: Any, given: Mapping[str, Any], rate_distortion: bool = False) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _variational(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
     of_x_0 = [name for name in ("clip", "rate_distortion") if asked.get(name)]
     if of_x_0 and not tells_x_0(flatten(config)):
         raise ConfigError(f"{of_x_0[0]} needs an x_0 that eps does not tell under a blur. Leave it out, or train v")
-    times, spacing = _times(config.process.num_steps, asked.get("num_steps"), asked.get("trajectory"))
+    times, spacing = _times(config, asked.get("num_steps"), asked.get("trajectory"))
     if "eta" in asked and variance in DDPM_VARIANCES:
         raise ConfigError(f"variance={variance!r} belongs to eta=1, not {asked['eta']}. Use small, or an optimal one")
     clip, cdf = default_clip(config, asked.get("clip")), asked.get("cdf", EVALUATION["cdf"].default)
@@ -69,7 +69,7 @@ def _heat(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
         remedy = "Use --metrics=bpd" if wrong[0] == "rate_distortion" else f"Leave out --{wrong[0]}"
         raise ConfigError(f"{wrong[0]} is no part of IHDM's bound, which takes all levels and delta. {remedy}")
     delta = EVALUATION["delta"].checked("delta", asked.get("delta", config.sample.delta))  # the run's may be 0
-    times, spacing = _times(config.process.num_steps, None, None)
+    times, spacing = _times(config, None, None)
     how = {"times": times, "trajectory": spacing, "variance": f"delta{delta:g}", "clip": False, "cdf": "density"}
     return how | {"delta": delta, "sigma": config.process.sigma}
 
@@ -98,13 +98,14 @@ def bound_protocol(
     return inverse_heat(system, training, how["delta"])
 
 
-def _times(T: int, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:
+def _times(config: Any, num_steps: int | None, spacing: str | None) -> tuple[tuple[int, ...], str]:
     """The times to visit, and the name of their spacing."""
+    T, schedule = config.process.num_steps, make_process(config).schedule
     if spacing is None:
         spacing = "full" if num_steps in (None, T) else "power2"
     try:
         if num_steps is None and spacing != "full" and not trajectories.counts_itself(spacing):
             raise ValueError(f"{spacing!r} needs a number of steps: add num_steps, such as 50")
-        return trajectories.trajectory(T, num_steps, spacing), spacing
+        return trajectories.trajectory(T, num_steps, spacing, schedule), spacing
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None

@@ -92,7 +92,7 @@ def apply(path: Path, config: ConfigDict, doubled: bool) -> None:
     o.need("timestep_spacing", *_SPACINGS)
     process, sample, loss = config.process, config.sample, config.loss
     process.kind, process.rescale_time, process.first_time = "ddpm", False, 0
-    process.num_steps, process.schedule = _schedule(o)
+    process.num_steps, process.schedule, process.zero_terminal_snr = _schedule(o)
     loss.prediction = _PREDICTIONS[o["prediction_type"]]
     loss.objective, loss.variance = ("hybrid", "range") if doubled else ("simple", "small")
     loss.times, loss.last_level, loss.reduction = "uniform", True, "mean"
@@ -157,8 +157,12 @@ def _clip(o: Options) -> bool:
     return bool(o["clip_sample"])
 
 
-def _schedule(o: Options) -> tuple[int, str]:
-    """The number of noise levels, and the schedule of `ddx.diffusion.forward.betas` that has these betas."""
+def _schedule(o: Options) -> tuple[int, str, bool]:
+    """The schedule of `ddx.diffusion.forward.betas` that has these betas.
+
+    Returns:
+      The number of noise levels, the name of the schedule, and whether its betas are rescaled to zero terminal SNR.
+    """
     if o["trained_betas"] is None:
         num_steps = o.typed("num_train_timesteps", int)
         if num_steps > MOST_TIMES:
@@ -169,14 +173,14 @@ def _schedule(o: Options) -> tuple[int, str]:
             named, saved = "trained_betas", np.asarray(o["trained_betas"], np.float64).reshape(-1)
         except (TypeError, ValueError):
             raise o.refused("trained_betas", "it must be a list of numbers") from None
-    o.need("rescale_betas_zero_snr", False)
+    o.need("rescale_betas_zero_snr", True, False)
     for name in betas.SCHEDULES:
         try:
             ours = betas.betas(name, len(saved))
         except ValueError:  # not with so few steps
             continue
         if np.allclose(ours, saved, rtol=1e-5, atol=0):
-            return len(saved), name
+            return len(saved), name, o["rescale_betas_zero_snr"]
     ends = "" if named == "trained_betas" else f" with beta_start={o['beta_start']}, beta_end={o['beta_end']}"
     raise o.refused(named, f"no process.schedule has {len(saved)} such betas{ends}")
 
@@ -214,7 +218,8 @@ def describe(config: ConfigDict) -> dict[str, Any]:
         if value not in wanted:
             raise ConfigError(f"diffusers has nothing for {key}={value!r}. Use --to=safetensors")
     values = betas.betas(p.schedule, p.num_steps)
-    spacing = s.trajectory if s.trajectory in _SPACINGS else "leading"
+    # Where nothing is left of the data at T, "leading" would start later than samples have to.
+    spacing = s.trajectory if s.trajectory in _SPACINGS else "trailing" if p.zero_terminal_snr else "leading"
     shared = (
         _SHARED
         | _CLIPS
@@ -222,6 +227,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
             "num_train_timesteps": p.num_steps,
             "prediction_type": predictions[config.loss.prediction],
             "timestep_spacing": spacing,
+            "rescale_betas_zero_snr": bool(p.zero_terminal_snr),
             "clip_sample": bool(s.clip),
         }
     )

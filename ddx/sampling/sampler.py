@@ -49,7 +49,9 @@ def make_sampler(
     s = config.sample
     eta, named = (s.eta, "small") if s.sampler == "ddim" else (1.0, s.variance)
     try:
-        times: Trajectory = trajectory(config.process.num_steps, s.num_steps or None, s.trajectory)
+        times: Trajectory = trajectory(
+            config.process.num_steps, s.num_steps or None, s.trajectory, system.process.schedule
+        )
         times = times if strength == 1.0 else times_from(times, _start(system.process, strength))
         solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
         end = 0 if s.sampler == "heat" else s.end
@@ -60,6 +62,12 @@ def make_sampler(
         warnings.warn(
             f"solver {s.solver} extrapolates x_0, which eps does not tell under a blur; expect spoiled images, or use"
             " euler, or train v",
+            stacklevel=2,
+        )
+    if system.process.blur is None and system.process.forgets and times[0] < system.process.num_steps:
+        warnings.warn(
+            f"samples start from pure noise at t = {times[0]}, where this process still has some of the data; only at"
+            f" T = {system.process.num_steps} it has none. Use a trajectory that visits T, such as trailing",
             stacklevel=2,
         )
     prior_noise = s.delta if s.prior_noise else 0.0

@@ -74,15 +74,18 @@ def describe_process(config: Any) -> str:
     """Such as 'cosine, T = 1000' or 'blurring, T = 1000, blur up to 20 pixels'."""
     process = config.process
     if process.kind == "ddpm":
-        return f"{process.schedule}, T = {process.num_steps}"
+        return f"{process.schedule}{' to zero terminal SNR' * process.zero_terminal_snr}, T = {process.num_steps}"
+    if process.kind == "rectified_flow":
+        return f"{process.kind}, T = {process.num_steps}"
     return f"{process.kind}, T = {process.num_steps}, blur up to {process.sigma_blur_max:g} pixels"
 
 
 def describe_loss(config: Any) -> str:
-    """Such as 'hybrid of eps, variance range, times loss_second_moment'."""
+    """Such as 'hybrid of eps, variance range, weight min_snr, times loss_second_moment'."""
     loss = config.loss
     parts = [f"{loss.objective} of {loss.prediction}"]
     parts += [f"variance {loss.variance}"] * (loss.objective != "simple")
+    parts += [f"weight {loss.weight}"] * (loss.weight != "none")
     parts += [f"times {loss.times}"] * (loss.times != "uniform")
     return ", ".join(parts)
 

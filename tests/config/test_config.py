@@ -116,6 +116,61 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ({"process__schedule": "cosin"}, "one of: linear"),
         ({"process__num_steps": 10, "sample__num_steps": 5}, "beta_T = 2 > 1"),
         ({"process__schedule": "jsd"}, "which ends without signal, says nothing of x_0"),
+        (
+            {"process__zero_terminal_snr": True},
+            "loss.prediction='eps' with process.zero_terminal_snr=True, which ends without signal, says nothing of x_0",
+        ),
+        ({"process__zero_terminal_snr": True, "process__num_steps": 1, "process__schedule": "cosine"}, "single level"),
+        (
+            {"process__zero_terminal_snr": True, "process__kind": "blurring", "loss__prediction": "v"},
+            "process.zero_terminal_snr=True rescales betas, and process.kind='blurring' has none; leave it False",
+        ),
+        (
+            {"process__zero_terminal_snr": True, "loss__prediction": "v", "loss__weight": "min_snr"},
+            "loss.weight='min_snr' leaves out the level T, where nothing is left of the data and samples start; use",
+        ),
+        (
+            {"process__schedule": "jsd", "loss__prediction": "v", "loss__times": "lognormal"},
+            "loss.times='lognormal' leaves out the level T",
+        ),
+        ({"process__kind": "rectified_flow"}, "ends without signal, says nothing of x_0 at t = T"),
+        ({"process__kind": "rectified_flow"}, "use 'v', 'x0' or flow matching's 'velocity'"),
+        ({"process__kind": "rectified_flow", "loss__prediction": "mean"}, "times are continuous; use 'v'"),
+        (
+            {"process__kind": "rectified_flow", "loss__prediction": "velocity", "process__first_time": 1},
+            "is of process.kind='ddpm', not 'rectified_flow'",
+        ),
+        (
+            {
+                "process__kind": "rectified_flow",
+                "loss__prediction": "velocity",
+                "loss__objective": "hybrid",
+                "loss__variance": "range",
+                "loss__weight": "p2",
+            },
+            "loss.weight='p2' leaves out the level T",
+        ),
+        ({"loss__weight": "snr"}, "one of: none, constant, min_snr, p2, edm"),
+        ({"loss__weight": "edm", "loss__objective": "kl"}, "is then no bound; use none, or simple or hybrid"),
+        (
+            {"loss__times": "lognormal", "loss__objective": "rescaled_kl"},
+            "loss.times='lognormal' would weight loss.objective='rescaled_kl', which is then no bound; use low_discrep",
+        ),
+        (
+            {"process__kind": "ihdm", "loss__prediction": "residual", "loss__weight": "min_snr"},
+            "none of loss.prediction='residual'; use none, or a prediction of eps, x0, v, velocity",
+        ),
+        (
+            {"process__kind": "ihdm", "loss__prediction": "x0", "loss__times": "lognormal"},
+            "the noise of process.kind='ihdm' does not; use uniform",
+        ),
+        ({"loss__min_snr_gamma": 0.0}, "loss.min_snr_gamma=0.0 must be above 0"),
+        ({"loss__times_std": 0.0}, "loss.times_std=0.0 must be at least 0.001"),
+        (
+            {"process__kind": "ihdm", "loss__prediction": "residual", "sample__trajectory": "karras"},
+            "sample.trajectory='karras' needs noise that grows with t",
+        ),
+        ({"sample__num_steps": 1001, "sample__trajectory": "karras"}, "exceeds process.num_steps=1000"),
         ({"sample__num_steps": 1001}, "exceeds process.num_steps=1000"),
         ({"sample__eta": -0.5}, "at least 0 and at most 100"),
         ({"sample__trajectory": "quadratic"}, "choose one of: full, uniform"),
@@ -161,7 +216,7 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
             "set model.dropout=0.0",
         ),
         ({"loss__variance": "range"}, "does not train loss.variance='range'; use hybrid or rescaled_kl"),
-        ({"process__kind": "blur"}, "one of: ddpm, blurring, ihdm"),
+        ({"process__kind": "blur"}, "one of: ddpm, blurring, ihdm, rectified_flow"),
         ({"process__kind": "blurring"}, "set sample.clip=False, or use 'v'"),
         ({"process__kind": "blurring", "loss__prediction": "mean"}, "times are continuous; use 'v'"),
         ({"process__kind": "blurring", "process__d_min": 0.0}, "with process.d_min=0.0 says nothing of x_0"),
@@ -308,7 +363,7 @@ def test_a_broken_config_json_is_named(text):
 def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.diffusion import catalogue
     from ddx.diffusion.estimate import prediction
-    from ddx.diffusion.objective import time_samplers
+    from ddx.diffusion.objective import time_samplers, weights
     from ddx.diffusion.reverse import solvers, variance
     from ddx.models import conventions
 
@@ -318,7 +373,8 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     )
     assert tuple(solvers.SOLVERS) == catalogue.SOLVERS
     assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
-    assert tuple(time_samplers.TIME_SAMPLERS) == keys.TIME_SAMPLERS
+    assert (*time_samplers.TIME_SAMPLERS, "lognormal") == keys.TIME_SAMPLERS
+    assert ("none", *weights.WEIGHTS) == keys.WEIGHTS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
 
 

@@ -82,13 +82,14 @@ def test_what_diffusers_does_not_have_is_refused_by_name(changes, message):
         describe(make_system(config, (32, 32, 3)))
 
 
+@pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "quad", "sigmoid"])
-def test_a_schedule_is_written_so_that_it_is_known_again(tmp_path, schedule):
+def test_a_schedule_is_written_so_that_it_is_known_again(tmp_path, schedule, zero):
     from ddx.interop import schedulers
     from ddx.runtime.storage import write_json
 
     config = ddx.config.default_config()
-    config.process.schedule, config.process.num_steps = schedule, 250
+    config.process.schedule, config.process.num_steps, config.process.zero_terminal_snr = schedule, 250, zero
     config.sample.sampler, config.sample.trajectory, config.sample.end = "ddim", "trailing", 1
     write_json(tmp_path / "scheduler_config.json", schedulers.describe(config))
     again = ddx.config.default_config()

@@ -249,7 +249,7 @@ def test_an_option_that_cannot_be_represented_is_refused_by_name(tmp_path, optio
         ("DDPMScheduler", "clip_sample_range", 2.0),
         ("DDPMScheduler", "thresholding", True),
         ("DDPMScheduler", "prediction_type", "flow_prediction"),
-        ("DDIMScheduler", "rescale_betas_zero_snr", True),
+        ("DDIMScheduler", "rescale_betas_zero_snr", "yes"),
         ("DDIMScheduler", "timestep_spacing", "quadratic"),
         ("DPMSolverMultistepScheduler", "use_karras_sigmas", True),
         ("DPMSolverMultistepScheduler", "algorithm_type", "dpmsolver"),

@@ -12,7 +12,7 @@ level, so u_t and y determine u_0 and eps. With D = q alpha - p sigma:
 | v | a eps - sigma u_0 | -sigma | a | a alpha + sigma^2 | Salimans & Ho 2022, appendix D |
 | mean | the posterior mean of u_{t-1} | alpha_{t-1} | k sigma | -sigma gamma | DDPM eq. 8 |
 | residual | alpha_{t-1} u_0 - u_t | alpha_{t-1} - alpha | -sigma | -sigma alpha_{t-1} | Rissanen et al. 2022 |
-| velocity | eps - u_0 | -1 | 1 | alpha + sigma | Lipman et al. 2022 |
+| velocity | eps - u_0 | -1 | 1 | alpha + sigma | Lipman et al. 2023 |
 
 a is the schedule's factor of alpha, without the blur's, so "v" has the same p and q at every frequency, and its D is
 never small. The D of "eps" is alpha, which a blur makes as small as 1e-5. Its x_0 is then useful only inside a step,

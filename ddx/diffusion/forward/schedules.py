@@ -8,7 +8,7 @@ also gives the changes of log alpha and logsnr between two times, without the ca
 | --- | --- | --- | --- |
 | NoiseTable | 0, 1, ..., T | any, such as from betas (`ddx.diffusion.forward.betas`) | DDPM eq. 4 |
 | Cosine | real | cos phi, sin phi; phi grows linearly | Hoogeboom & Salimans 2023 |
-| RectifiedFlow | real | 1 - t / T, t / T | Liu et al. 2022; Lipman et al. 2022 |
+| RectifiedFlow | real | 1 - t / T, t / T | Liu et al. 2023; Lipman et al. 2023 |
 """
 
 from dataclasses import dataclass

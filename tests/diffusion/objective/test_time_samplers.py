@@ -118,6 +118,17 @@ def test_lognormal_times_have_a_normal_log_ratio_of_noise_to_signal(name):
         assert abs(np.quantile(ratio, q) - exact) < tolerance, (q, exact, np.quantile(ratio, q), tolerance)
 
 
+def test_a_level_has_the_lognormal_probability_of_being_the_nearest():
+    process = ddx.ddpm(6, "cosine")
+    levels = -0.5 * process.marginal(np.arange(1, 7)).logsnr.ravel()
+    wanted = -0.3 + 1.5 * np.random.default_rng(0).standard_normal(200_000)
+    nearest = 1 + np.abs(wanted[:, None] - levels).argmin(1)
+    times = lognormal(process, -0.3, 1.5)
+    t, _ = jax.jit(lambda n: times.draw((), jax.random.key(0), n, 200_000))(jnp.arange(200_000))
+    found, expected = (np.bincount(x, minlength=7) / 200_000 for x in (np.asarray(t), nearest))
+    np.testing.assert_allclose(found, expected, atol=0.006)  # four standard errors of the difference
+
+
 def test_lognormal_times_of_rectified_flow_are_logit_normal():
     times = continuous(lognormal(ddx.rectified_flow(1000), 0.3, 0.8, whole=False))
     t, _ = jax.jit(lambda n: times.draw((), jax.random.key(1), n, 50_000))(jnp.arange(50_000))

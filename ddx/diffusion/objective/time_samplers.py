@@ -182,7 +182,7 @@ def lognormal(process: Process, mean: float = -1.2, std: float = 1.2, whole: boo
     if not below[-1] > below[0]:
         raise ValueError(
             f"lognormal times of mean {mean} and std {std} leave out all noise of this process, whose"
-            f" log(sigma / alpha) is at most {log_sigma[-1]:.3g}; use a mean nearer to 0"
+            f" log(sigma / alpha) goes from {log_sigma[0]:.3g} to {log_sigma[-1]:.3g}; use a mean between"
         )
     cumulative = (below[1:] - below[0]) / (below[-1] - below[0])
 

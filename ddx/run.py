@@ -15,7 +15,7 @@ from ddx.diffusion.estimate.denoiser import Denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.evaluation import evaluate
 from ddx.interop import convert
-from ddx.models import UNet
+from ddx.models import Network
 from ddx.runs import trained
 from ddx.runs.job import Result
 from ddx.runtime import devices, storage
@@ -54,7 +54,7 @@ class Run:
         return self.system.process
 
     @property
-    def model(self) -> UNet:
+    def model(self) -> Network:
         """The network: run.model.apply({"params": run.params}, x_t, model_time)."""
         return self.system.model
 

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import ddx.data
+from ddx import models
 from ddx.config.model_rules import check_sizes
 from ddx.config.values import flatten, validate
 from ddx.data.augment import shrink, to_float
@@ -23,7 +24,7 @@ from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import ihdm
 from ddx.diffusion.papers.rectified_flow import rectified_flow
-from ddx.models import UNet, of_head
+from ddx.models import Network, of_head
 from ddx.runtime.errors import ConfigError
 
 LossFn = Callable[[Any, Any, Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
@@ -39,14 +40,14 @@ class System(NamedTuple):
 
     config: ConfigDict
     process: Process
-    model: UNet
+    model: Network
     image_shape: tuple[int, int, int]
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
         """(h, w, C) of the images that a super-resolution network enlarges; None for other networks."""
         height, width, channels = self.image_shape
-        h = self.model.low_res
+        h = self.config.model.low_res
         return (h, h * width // height, channels) if h else None
 
     @property
@@ -161,25 +162,12 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
         raise ConfigError(f"model.class_conditional=True, but {config.data.name} has no labels. Use a set with classes")
     m = config.model
     doubled = config.loss.variance in (*LEARNED_VARIANCES, *HEAD_VARIANCES) and not m.head
-    model = UNet(
-        family=m.family,
-        channels=m.channels,
-        multipliers=m.multipliers,
-        num_blocks=m.num_blocks,
-        attention_resolutions=m.attention_resolutions,
-        groups=m.groups,
-        dropout=m.dropout,
-        num_heads=m.num_heads,
-        head_channels=m.head_channels,
-        resample_blocks=m.resample_blocks,
-        scale_shift=m.scale_shift,
-        low_res=m.low_res,
-        out_channels=(2 if doubled else 1) * image_shape[-1],
-        num_classes=num_classes if m.class_conditional else 0,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        head=m.head,
-    )
+    decided = {
+        "out_channels": (2 if doubled else 1) * image_shape[-1],
+        "num_classes": num_classes if m.class_conditional else 0,
+        "dtype": jnp.dtype(m.dtype),
+    }
+    model = models.make(m.network, {**m, **decided})
     return System(config, make_process(config), model, image_shape)
 
 

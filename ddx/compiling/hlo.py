@@ -8,10 +8,11 @@ from typing import NamedTuple
 KINDS = {
     "collective": r"",  # by its opcode
     "optimizer": r"(^|/)optimizer/",
-    "attention": r"_attn",
+    "attention": r"(_|/)attn",
     "norm": r"norm",
     "convolution": r"conv_general_dilated|/(conv|conv\d|conv_in|conv_out)/|nin_shortcut",
-    "network": r"UNet",
+    "mlp": r"/mlp/",
+    "network": r"UNet|DiT",
     "step": r"",  # all else: noise, times, the update of x_t
 }
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")

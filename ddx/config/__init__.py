@@ -15,6 +15,7 @@ from ddx.config.values import flatten as flatten
 from ddx.config.values import from_json as from_json
 from ddx.config.values import head_config as head_config
 from ddx.config.values import named_run as named_run
+from ddx.config.values import set_network as set_network
 from ddx.config.values import to_json as to_json
 from ddx.config.values import told as told
 from ddx.config.values import validate as validate

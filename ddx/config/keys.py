@@ -12,6 +12,7 @@ from ddx.diffusion.forward import betas
 UNKNOWN = "unknown"  # the data.name of a converted run whose source does not tell
 GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm", "rectified_flow")
+NETWORKS = ("unet", "dit")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
 HEADS = ("", "simple", "complex")
@@ -82,12 +83,15 @@ KEYS: dict[str, Key] = {
     "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **within(-80, 80)),
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **within(-80, 80)),
     "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **above(0, 100)),
+    "model.network": Key(
+        "unet", "kind of network: unet, or dit, a transformer over patches of the images", **one_of(*NETWORKS)
+    ),
     "model.family": Key(
         "ddpm",
-        "code base whose conventions to follow: embedding, padding, epsilon, initial weights",
+        "code base whose conventions a unet follows: embedding, padding, epsilon, initial weights",
         **one_of(*FAMILIES),
     ),
-    "model.channels": Key(128, "channels of the first level", **within(4, 16_384)),
+    "model.channels": Key(128, "channels of the first level; of a dit, of every token", **within(4, 16_384)),
     "model.multipliers": Key(
         (1, 2, 2, 2),
         "channels of each level, as multiples",
@@ -96,7 +100,7 @@ KEYS: dict[str, Key] = {
     "model.num_blocks": Key(2, "residual blocks a level", **within(1, 100)),
     "model.attention_resolutions": Key((16,), "image heights at which to attend", **numbers(0, 14, 1, MOST_PIXELS)),
     "model.groups": Key(32, "groups of the normalisations", **within(1, 16_384)),
-    "model.dropout": Key(0.1, "dropout rate in residual blocks", **between(0, 1)),
+    "model.dropout": Key(0.1, "dropout rate in residual blocks; a dit has none, and 0 here", **between(0, 1)),
     "model.num_heads": Key(1, "heads of each attention block", **within(1, 16_384)),
     "model.head_channels": Key(
         0,
@@ -110,6 +114,8 @@ KEYS: dict[str, Key] = {
         "height of low-resolution images to enlarge, for a super-resolution network; 0: none",
         **within(0, MOST_PIXELS),
     ),
+    "model.patch_size": Key(2, "side of the patches that are the tokens of a dit, in pixels", **within(1, 1024)),
+    "model.depth": Key(12, "transformer blocks of a dit", **within(1, 1000)),
     "model.class_conditional": Key(False, "classes of the images, told to the network"),
     "model.head": Key(
         "",

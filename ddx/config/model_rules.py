@@ -1,15 +1,73 @@
 """Which settings of a network go together, and with which images."""
 
+import math
 from typing import Any
 
+from ddx.config.keys import KEYS
 from ddx.runtime.errors import ConfigError
 
 MOST_WEIGHTS = 10**11  # of a network: 400 GB
 MOST_VALUES = 2**33  # of images at once: 32 GiB as floats
 
 
+OF_ONE = {
+    "unet": (
+        *("family", "multipliers", "num_blocks", "attention_resolutions", "groups", "head_channels"),
+        *("resample_blocks", "scale_shift", "low_res", "head"),
+    ),
+    "dit": ("patch_size", "depth"),
+}
+"""The settings that one network alone has."""
+
+
 def check_model(c: dict[str, Any]) -> None:
     """Refuse the values of a network that cannot go together."""
+    network, blocks = c["model.network"], c["model.depth"]
+    _check_own(c)
+    if network == "unet":
+        _check_unet(c)
+        blocks = c["model.num_blocks"]
+    else:
+        _check_dit(c)
+    multipliers = c["model.multipliers"] if network == "unet" else (1,)
+    weights = sum(18 * blocks * (c["model.channels"] * m) ** 2 for m in multipliers)
+    if weights > MOST_WEIGHTS:
+        levels, number = (
+            (f" with model.multipliers={multipliers}", "num_blocks") if network == "unet" else ("", "depth")
+        )
+        raise ConfigError(
+            f"model.channels={c['model.channels']}{levels} and model.{number}={blocks} makes more than {weights:.1e}"
+            " weights; use less of one of them"
+        )
+    if size := c["data.image_size"]:
+        model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
+        height, width = size if isinstance(size, tuple) else (size, size)
+        check_image_size(height, width, model, "images of data.image_size")
+        check_sizes(c, (height, width, c["data.channels"] or 1))
+
+
+def _check_own(c: dict[str, Any]) -> None:
+    """Refuse what other networks have and this one does not."""
+    network = c["model.network"]
+    others = [f"model.{name}" for other, names in OF_ONE.items() if other != network for name in names]
+    if changed := [key for key in others if c[key] != KEYS[key].default]:
+        given = ", ".join(f"{key}={c[key]!r}" for key in changed)
+        defaults = ", ".join(repr(KEYS[key].default) for key in changed)
+        raise ConfigError(f"{given}: model.network={network!r} has no such setting; leave out, or set to {defaults}")
+
+
+def _check_dit(c: dict[str, Any]) -> None:
+    channels, heads = c["model.channels"], c["model.num_heads"]
+    if channels % heads or channels % 4:
+        raise ConfigError(
+            f"model.channels={channels} of a dit must be a multiple of model.num_heads={heads}, and of 4 for the"
+            f" embedding of rows and columns; use {math.lcm(heads, 4) * max(1, channels // math.lcm(heads, 4))}"
+        )
+    if c["model.dropout"]:
+        raise ConfigError(f"model.dropout={c['model.dropout']}: model.network='dit' has no dropout; set 0.0")
+
+
+def _check_unet(c: dict[str, Any]) -> None:
     for multiplier in (1, *c["model.multipliers"]):
         if c["model.channels"] * multiplier % c["model.groups"]:
             raise ConfigError(
@@ -27,17 +85,6 @@ def check_model(c: dict[str, Any]) -> None:
             f"model.{heads[0]}={heads[1]} must divide the {c['model.channels'] * c['model.multipliers'][-1]}"
             " channels of the last level; use another number"
         )
-    weights = sum(18 * c["model.num_blocks"] * (c["model.channels"] * m) ** 2 for m in c["model.multipliers"])
-    if weights > MOST_WEIGHTS:
-        raise ConfigError(
-            f"model.channels={c['model.channels']} with model.multipliers={c['model.multipliers']} and"
-            f" model.num_blocks={c['model.num_blocks']} makes more than {weights:.1e} weights; use less of one of them"
-        )
-    if size := c["data.image_size"]:
-        model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
-        height, width = size if isinstance(size, tuple) else (size, size)
-        check_image_size(height, width, model, "images of data.image_size")
-        check_sizes(c, (height, width, c["data.channels"] or 1))
 
 
 def check_sizes(c: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
@@ -59,7 +106,14 @@ def check_sizes(c: dict[str, Any], image_shape: tuple[int, int, int]) -> None:
 
 
 def check_image_size(height: int, width: int, model: dict[str, Any], where: str) -> None:
-    """Refuse images that a U-Net cannot halve, shrink to its low resolution, or attend to as its settings say."""
+    """Refuse images that a network cannot halve or take apart, shrink, or attend to as its settings say."""
+    if model["network"] == "dit":
+        if height % model["patch_size"] or width % model["patch_size"]:
+            raise ConfigError(
+                f"{where} {height} x {width}: both must be multiples of model.patch_size={model['patch_size']};"
+                " change it, or set data.image_size"
+            )
+        return
     levels, low_res = len(model["multipliers"]), model["low_res"]
     factor = 2 ** (levels - 1)
     if height % factor or width % factor:

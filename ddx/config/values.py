@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, FieldReference
 
 from ddx.config.keys import ADJUSTABLE, CHANGEABLE, CHANGEABLE_GROUPS, KEYS, LOCAL, PATHS
+from ddx.config.model_rules import OF_ONE
 from ddx.config.rules import check_together
 from ddx.diffusion.catalogue import LEARNED_VARIANCES
 from ddx.runtime import storage
@@ -197,6 +198,14 @@ def set_head(config: ConfigDict, variance: str) -> None:
     config.loss.reduction = "mean"
     if config.sample.variance in LEARNED_VARIANCES:
         config.sample.variance = "small"  # it was the further channels' that the head has now
+
+
+def set_network(config: ConfigDict, network: str) -> None:
+    """Have a config's network be of one kind, "unet" or "dit", and what other kinds alone have be the default."""
+    config.model.network = network
+    for other, names in OF_ONE.items():
+        for name in names if other != network else ():
+            config.model[name] = KEYS[f"model.{name}"].default
 
 
 def _all_keys(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The model card that lies beside every network that is written for others."""
 
 import textwrap
+from typing import Any
 
 from ddx.config.keys import UNKNOWN
 from ddx.runs.trained import Trained
@@ -34,7 +35,7 @@ Written by ddx: the {source.weights} weights of a run.
 | | |
 | --- | --- |
 | data | {data} |
-| network | U-Net, family {c.model.family}, {c.model.channels} channels times {tuple(c.model.multipliers)} |
+| network | {_network(c.model)} |
 | process | {c.process.kind}, schedule {c.process.schedule}, {c.process.num_steps} noise levels |
 | output | {c.loss.prediction}, variance {c.loss.variance} |
 | trained | {trained_for} |
@@ -45,3 +46,13 @@ Written by ddx: the {source.weights} weights of a run.
 Whoever publishes it should add: the licence of the data and of the weights, scores and how they were computed, intended
 use, and known limits.
 """
+
+
+def _network(m: Any) -> str:
+    """Such as 'DiT, 12 blocks of 768 channels and 12 heads, patches of 4 x 4'."""
+    if m.network == "dit":
+        return (
+            f"DiT, {m.depth} blocks of {m.channels} channels and {m.num_heads} heads, patches of"
+            f" {m.patch_size} x {m.patch_size}"
+        )
+    return f"U-Net, family {m.family}, {m.channels} channels times {tuple(m.multipliers)}"

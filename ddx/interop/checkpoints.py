@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from ddx.config import files
 from ddx.config.keys import KEYS, UNKNOWN
-from ddx.config.values import set_head
+from ddx.config.values import set_head, set_network
 from ddx.diffusion.catalogue import LEARNED_VARIANCES
 from ddx.interop.found import Found, set_images, state_dict
 from ddx.interop.names import DDIM, IDDPM, Names
@@ -233,6 +233,7 @@ def _changed(
         )
     if head and not (shape.head or shape.doubled):
         raise ConfigError(f"{path} has no head. Leave out --head")
+    set_network(changed, "unet")
     model.family, model.head = code.family, shape.head
     model.channels, model.num_blocks = shape.channels, shape.num_blocks
     model.multipliers = tuple(width // shape.channels for width in shape.widths)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from ddx.config.values import set_network
 from ddx.interop import schedulers
 from ddx.interop.found import Found, set_images, tensors_in, weights_in
 from ddx.interop.names import DIFFUSERS
@@ -123,6 +124,8 @@ def describe(system: System) -> dict[str, Any]:
     """
     m, model = system.config.model, system.model
     height, width, channels = system.image_shape
+    if m.network != "unet":
+        raise ConfigError(f"--to=diffusers writes a UNet2DModel, not model.network={m.network!r}. Use --to=safetensors")
     for key, has_it in (("head", m.head), ("low_res", m.low_res), ("resample_blocks", m.resample_blocks)):
         if has_it:
             raise ConfigError(f"diffusers has no network with model.{key}={has_it!r}. Use --to=safetensors")
@@ -176,6 +179,7 @@ def _conventions(like: Conventions) -> dict[str, Any]:
 def _changed(base: ConfigDict, network: _Network) -> ConfigDict:
     """The base with this network, and with images of its size."""
     config = ConfigDict(base.to_dict(), convert_dict=True)
+    set_network(config, "unet")
     config.model.update(network.model)
     set_images(config, network.image_shape)
     return config

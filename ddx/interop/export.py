@@ -12,7 +12,7 @@ from ddx.config.interop import TARGETS
 from ddx.interop import card, diffusers, stablehlo
 from ddx.interop.names import DIFFUSERS
 from ddx.interop.stablehlo import WEIGHTS
-from ddx.models import UNet
+from ddx.models import Network
 from ddx.runs import trained
 from ddx.runs.job import Result
 from ddx.runs.trained import Trained
@@ -142,7 +142,7 @@ def _own(source: Trained) -> Iterator[tuple[str, np.ndarray]]:
         yield "/".join(key.key for key in keys), np.asarray(leaf)
 
 
-def of_diffusers(params: Any, model: UNet) -> dict[str, np.ndarray]:
+def of_diffusers(params: Any, model: Network) -> dict[str, np.ndarray]:
     """A network's parameters under diffusers' names, in PyTorch's order of axes."""
     named = {}
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):

@@ -7,13 +7,15 @@ import jax
 import numpy as np
 
 from ddx.interop.names import Keys, Names, Place
-from ddx.models import UNet
+from ddx.models import Network
 from ddx.runtime.errors import CheckpointError
 from ddx.runtime.paths import Path
 from ddx.runtime.tensors import Tensor, Tensors
 
 
-def fill(shapes: Mapping[str, Any], tensors: Tensors, names: Names | None, model: UNet, where: Path) -> dict[str, Any]:
+def fill(
+    shapes: Mapping[str, Any], tensors: Tensors, names: Names | None, model: Network, where: Path
+) -> dict[str, Any]:
     """The parameters of a network, from the tensors of a file that holds this network and nothing else.
 
     Args:

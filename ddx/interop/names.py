@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ddx.models import UNet
+from ddx.models import Network
 
 Keys = tuple[str, ...]
 """The path of an array in the tree of parameters, such as ("down_1_block_0", "conv1", "kernel")."""
@@ -45,7 +45,7 @@ class Names(NamedTuple):
     parts: Mapping[str, int] = MappingProxyType({})
     by_head: bool = True
 
-    def place(self, path: Keys, model: UNet) -> Place:
+    def place(self, path: Keys, model: Network) -> Place:
         """Where the array at this path of the network's parameters is kept."""
         module, *layers, leaf = path
         inside = [self.layers.get(layer, (layer,)) for layer in layers]
@@ -55,7 +55,7 @@ class Names(NamedTuple):
         part = self.parts.get(layers[-1]) if layers else None
         return Place(tuple(f"{name}.{_LEAVES[leaf]}" for name in names), part)
 
-    def _module(self, module: str, model: UNet) -> tuple[str, ...]:
+    def _module(self, module: str, model: Network) -> tuple[str, ...]:
         last, in_level = len(model.multipliers) - 1, model.num_blocks + 1
         for pattern, theirs in self.modules:
             if match := re.fullmatch(pattern, module):

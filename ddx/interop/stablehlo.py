@@ -74,7 +74,7 @@ def network(system: System) -> Program:
         "x_t": Input(system.image_shape, np.float32, "noisy images"),
         "time": Input((), np.float32, "their time, as the process tells it to the network"),
     }
-    more = system.model.out_channels * (2 if system.model.head else 1) // channels - 1
+    more = system.model.out_channels * (2 if system.config.model.head else 1) // channels - 1
     second = f", then as many channels for the variance {system.config.loss.variance}" if more else ""
     output = f"float32 (b, {height}, {width}, {channels * (1 + more)}): {system.config.loss.prediction}{second}"
     return Program("network", raw, inputs | about, output)

@@ -5,6 +5,7 @@ type of convolutions and matrix products; parameters, normalisation and softmax 
 one of the original codes.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -166,6 +167,33 @@ class KeyDense(nn.Module):
         return x.astype(self.dtype) @ kernel.astype(self.dtype)
 
 
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v for each head, which has d = C / num_heads of the channels; softmax in float32.
+
+    Args:
+      q: (B, ..., C), with pixels or patches on the axes between: (B, H, W, C) or (B, N, C).
+      k: the same shape.
+      v: the same shape.
+      num_heads: a divisor of C.
+
+    Returns:
+      The shape and type of q.
+    """
+    batch, *places, _ = q.shape
+    number = math.prod(places)
+
+    # Heads join the batch instead of being an axis of their own: with one, nothing is left of them, not a bit.
+    def split(h: jax.Array) -> jax.Array:
+        """(B, ..., C) to (B * heads, N, C / heads)."""
+        return h.reshape(batch, number, num_heads, -1).swapaxes(1, 2).reshape(batch * num_heads, number, -1)
+
+    q, v, k = split(q), split(v), split(k)
+    logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    weights = nn.softmax(logits).astype(v.dtype)
+    h = jnp.einsum("bqk,bkc->bqc", weights, v)
+    return h.reshape(batch, num_heads, number, -1).swapaxes(1, 2).reshape(batch, *places, -1)
+
+
 class AttentionBlock(nn.Module):
     """Self-attention over all pixels, added to the input.
 
@@ -184,24 +212,10 @@ class AttentionBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Measured) -> Measured:
         """(B, H, W, C) to the same shape."""
-        batch, height, width, channels = x.x.shape
-        like, pixels, heads = self.conventions, height * width, self.num_heads
-
-        # Heads join the batch instead of being an axis of their own: with one, nothing is left of them, not a bit.
-        def split(h: jax.Array) -> jax.Array:
-            """(B, H, W, C) to (B * heads, N, C / heads)."""
-            return h.reshape(batch, pixels, heads, -1).swapaxes(1, 2).reshape(batch * heads, pixels, -1)
-
-        def join(h: jax.Array) -> jax.Array:
-            """(B * heads, N, C / heads) to (B, H, W, C)."""
-            return h.reshape(batch, heads, pixels, -1).swapaxes(1, 2).reshape(batch, height, width, channels)
-
+        like, channels = self.conventions, x.x.shape[-1]
         h = GroupNorm(self.groups, epsilon=like.epsilon, name="norm")(x)
-        q, v = (split(dense(channels, channels, like, self.dtype, name)(h)) for name in "qv")
-        k = split(KeyDense(self.dtype, like, name="k")(h))
-        logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-        weights = nn.softmax(logits).astype(self.dtype)
-        h = join(jnp.einsum("bqk,bkc->bqc", weights, v))
+        q, v = (dense(channels, channels, like, self.dtype, name)(h) for name in "qv")
+        h = attend(q, KeyDense(self.dtype, like, name="k")(h), v, self.num_heads)
         proj_out = dense(channels, channels, like, self.dtype, "proj_out", last=True)
         return measure(x.x + proj_out(h), lambda: x.corner[:, :1, :1] + proj_out(h[:, :1, :1]))
 

@@ -1,4 +1,4 @@
-"""What the original codes of DDPM and of Improved DDPM each do in their own way, whatever the size of the network."""
+"""What the original codes of DDPM, Improved DDPM and DiT each do in their own way, whatever a network's size."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -66,5 +66,8 @@ IDDPM = Conventions(
     bias=_uniform_bias,
     last_kernel=nn.initializers.zeros_init(),
 )
+
+# Of a transformer, which pads nothing: DDPM's initial weights, but each block starts as exactly the identity.
+DIT = DDPM._replace(cosine_first=True, last_kernel=nn.initializers.zeros_init())
 
 FAMILIES: Mapping[str, Conventions] = MappingProxyType({"ddpm": DDPM, "iddpm": IDDPM})

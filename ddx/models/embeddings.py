@@ -1,9 +1,10 @@
-"""Embeddings of the time that a network is told."""
+"""Embeddings of the time that a network is told, and of places in an image."""
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def time_embedding(t: jax.Array, dim: int, cosine_first: bool = False) -> jax.Array:
@@ -32,3 +33,32 @@ def time_embedding(t: jax.Array, dim: int, cosine_first: bool = False) -> jax.Ar
     sine, cosine = jnp.sin(angles), jnp.cos(angles)
     embedding = jnp.concatenate([cosine, sine] if cosine_first else [sine, cosine], axis=-1)
     return jnp.pad(embedding, ((0, 0), (0, dim % 2)))
+
+
+def position_embedding(height: int, width: int, dim: int) -> np.ndarray:
+    """The fixed embedding of the places of a grid: DiT's (Peebles & Xie 2023).
+
+    The place in row i and column j has [sin(j f_0..), cos(j f_0..), sin(i f_0..), cos(i f_0..)], with the frequencies
+    f_k = 10000^(-k / (dim / 4)).
+
+    Args:
+      height: rows.
+      width: columns.
+      dim: size of the embedding, a multiple of 4.
+
+    Returns:
+      (height * width, dim) float32, row by row; computed in float64.
+
+    Raises:
+      ValueError: dim is no multiple of 4.
+    """
+    if dim % 4:
+        raise ValueError(f"an embedding of rows and columns needs a multiple of 4 dimensions; got {dim}")
+    frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4))
+
+    def of_axis(number: int) -> np.ndarray:
+        angles = np.arange(number)[:, None] * frequencies
+        return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+    both = np.broadcast_arrays(of_axis(width)[None, :], of_axis(height)[:, None])
+    return np.concatenate(both, axis=-1).reshape(height * width, dim).astype(np.float32)

@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ddx.models.dit import DiT
+from ddx.models.networks import Network
 from ddx.models.unet import UNet
 
 
 class Preset(NamedTuple):
     """A network, the (H, W, C) images it was made for, and its parameter count."""
 
-    model: UNet
+    model: Network
     image_shape: tuple[int, int, int]
     num_params: int
 
@@ -48,6 +50,14 @@ _BLURRING = UNet(num_blocks=3, attention_resolutions=(16, 8))
 _IHDM = UNet(family="iddpm", multipliers=(1, 2, 3, 4, 5), num_blocks=3, attention_resolutions=(64, 32, 16), dropout=0.3)
 _IHDM_128 = _IHDM.clone(num_blocks=2, attention_resolutions=(32, 16, 8), dropout=0.1)
 _IHDM_MNIST = _IHDM.clone(multipliers=(1, 2, 2), num_blocks=4, attention_resolutions=(7,), dropout=0.1, out_channels=1)
+
+# Made for the latents of ImageNet at 256 x 256, with learned variances and, beside 1,000 classes, a label for none of
+# them. The paper's counts include the fixed embeddings of places, D for each patch; these do not.
+_LATENTS = (32, 32, 4)
+_DIT_S = DiT(384, 12, 6, out_channels=8, num_classes=1001)
+_DIT_B = _DIT_S.clone(channels=768, num_heads=12)
+_DIT_L = _DIT_S.clone(channels=1024, depth=24, num_heads=16)
+_DIT_XL = _DIT_L.clone(channels=1152, depth=28)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -102,11 +112,23 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "ihdm_ffhq128": Preset(_IHDM_128, (128, 128, 3), 159_981_443),
         "ihdm_ffhq256": Preset(_IHDM, (256, 256, 3), 210_904_835),
         "ihdm_lsun_church": Preset(_IHDM_128.clone(num_blocks=4), (128, 128, 3), 261_828_227),
+        "dit_s_2": Preset(_DIT_S, _LATENTS, 32_865_056),
+        "dit_s_4": Preset(_DIT_S.clone(patch_size=4), _LATENTS, 32_920_448),
+        "dit_s_8": Preset(_DIT_S.clone(patch_size=8), _LATENTS, 33_142_016),
+        "dit_b_2": Preset(_DIT_B, _LATENTS, 130_315_808),
+        "dit_b_4": Preset(_DIT_B.clone(patch_size=4), _LATENTS, 130_426_496),
+        "dit_b_8": Preset(_DIT_B.clone(patch_size=8), _LATENTS, 130_869_248),
+        "dit_l_2": Preset(_DIT_L, _LATENTS, 457_840_672),
+        "dit_l_4": Preset(_DIT_L.clone(patch_size=4), _LATENTS, 457_988_224),
+        "dit_l_8": Preset(_DIT_L.clone(patch_size=8), _LATENTS, 458_578_432),
+        "dit_xl_2": Preset(_DIT_XL, _LATENTS, 674_834_720),
+        "dit_xl_4": Preset(_DIT_XL.clone(patch_size=4), _LATENTS, 675_000_704),
+        "dit_xl_8": Preset(_DIT_XL.clone(patch_size=8), _LATENTS, 675_664_640),
     }
 )
 
 
-def create(name: str, **overrides: Any) -> UNet:
+def create(name: str, **overrides: Any) -> Network:
     """Make a preset's network, with some arguments changed: ddpm_cifar10 with dtype=jnp.bfloat16, say.
 
     Raises:
@@ -117,7 +139,7 @@ def create(name: str, **overrides: Any) -> UNet:
     return PRESETS[name].model.clone(**overrides)
 
 
-def num_params(model: UNet, image_shape: tuple[int, int, int]) -> int:
+def num_params(model: Network, image_shape: tuple[int, int, int]) -> int:
     """The number of parameters of a network for (H, W, C) images, without allocating them."""
     shapes = jax.eval_shape(lambda key: model.init(key, *model.inputs(image_shape)), jax.random.key(0))["params"]
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ddx.models.blocks import AttentionBlock, Downsample, ResnetBlock, Upsample, conv3x3, dense, enlarge
 from ddx.models.conventions import FAMILIES
 from ddx.models.embeddings import time_embedding
+from ddx.models.inputs import check_inputs, given
 from ddx.models.norm import GroupNorm, Measured, joined, measure
 
 HEADS = ("simple", "complex")
@@ -96,7 +97,8 @@ class UNet(nn.Module):
             unknown to the network, the family or head is unknown, the images cannot be halved often enough, channels
             cannot be grouped or shared by the heads, or an attention resolution is never reached.
         """
-        self._check_inputs(x, t, label, low_res, dropout_keys)
+        check_inputs(x, t, label, self.num_classes, dropout_keys)
+        self._check_low_res(x, low_res)
         self._check_settings(*x.shape[1:3])
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
         is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
@@ -213,28 +215,11 @@ class UNet(nn.Module):
         batch, height, width, channels = shape
         return (batch, self.low_res, self.low_res * width // height, channels)
 
-    def _check_inputs(
-        self,
-        x: jax.Array,
-        t: jax.Array,
-        label: jax.Array | None,
-        low_res: jax.Array | None,
-        dropout_keys: jax.Array | None,
-    ) -> None:
-        if x.ndim != 4 or t.shape != x.shape[:1]:
-            raise ValueError(f"expected images (B, H, W, C) and times (B,); got shapes {x.shape} and {t.shape}")
-        if (label is None) != (self.num_classes == 0) or (label is not None and label.shape != t.shape):
-            wanted = "labels (B,)" if self.num_classes else "no labels"
-            raise ValueError(f"a network of {self.num_classes} classes takes {wanted}; got {_given(label)}")
-        if dropout_keys is not None and dropout_keys.shape != t.shape:
-            raise ValueError(
-                "dropout takes a key for each image, (B,), such as jax.random.split(key, B); got "
-                f"{_given(dropout_keys)}"
-            )
+    def _check_low_res(self, x: jax.Array, low_res: jax.Array | None) -> None:
         shape = self._low_res_shape(x.shape) if self.low_res else None
         if shape != (None if low_res is None else low_res.shape):
             wanted = f"low-resolution images {shape}" if shape else "no low-resolution images"
-            raise ValueError(f"a network of low_res={self.low_res} takes {wanted}; got {_given(low_res)}")
+            raise ValueError(f"a network of low_res={self.low_res} takes {wanted}; got {given(low_res)}")
 
     def _check_settings(self, height: int, width: int) -> None:
         if self.family not in FAMILIES:
@@ -272,7 +257,3 @@ class UNet(nn.Module):
 def of_head(params: dict[str, Any]) -> dict[str, bool]:
     """Which of a network's modules belong to its head."""
     return {name: name.startswith("head") for name in params}
-
-
-def _given(array: jax.Array | None) -> str:
-    return "none" if array is None else f"shape {array.shape}"

@@ -111,7 +111,7 @@ def _is_same(start: int, workdir: Any, meta: dict[str, Any], given: bool) -> Cal
 
 # Purposes of random keys, so that training and `launch.sample` with the run's own seed share none.
 _INIT, _TRAIN = 2**31 - 2, 2**31 - 3
-_SMALLER = "Use a smaller network (model.channels, model.multipliers), or devices with more memory"
+_SMALLER = "Use a smaller network (fewer model.channels), or devices with more memory"
 
 
 class _Run:

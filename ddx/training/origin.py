@@ -22,9 +22,9 @@ from ddx.system import System
 
 BACKBONE, INIT_FROM = "train.backbone", "train.init_from"
 # What decides which function of an image a network's weights are, and is not seen in their shapes.
-_UNSEEN = ("model.family", "model.groups", "model.num_heads", "model.head_channels")
+_UNSEEN = tuple(f"model.{name}" for name in ("network", "family", "groups", "num_heads", "head_channels", "patch_size"))
 # What depends on the images, the classes and the variance.
-_ENDS = ("conv_in", "label", "conv_out")
+_ENDS = ("conv_in", "patch_in", "label", "conv_out", "patch_out")
 
 
 def initial_weights(workdir: Path, system: System, random: Any) -> Any:

@@ -48,8 +48,8 @@ def parameter_table(params: Any) -> str:
 
 
 def _part(module: str) -> str:
-    """'down_1_block_0' and 'down_1_attn_0' belong to 'down_1', 'temb_dense0' to 'temb'."""
-    match = re.match(r"(down_\d+|up_\d+|mid|temb|head)", module)
+    """'down_1_block_0' and 'down_1_attn_0' belong to 'down_1', 'temb_dense0' to 'temb', 'block_3' to 'block'."""
+    match = re.match(r"(down_\d+|up_\d+|mid|temb|head|block|out)", module)
     return match[1] if match else module
 
 
@@ -60,7 +60,7 @@ def _place(part: str) -> tuple[int, int]:
         return 4, -int(level)
     if name == "down":
         return 2, int(level)
-    return {"temb": 0, "conv_in": 1, "mid": 3, "norm_out": 5}.get(part, 6), 0
+    return {"temb": 0, "conv_in": 1, "patch_in": 1, "mid": 3, "block": 3, "norm_out": 5, "out": 5}.get(part, 6), 0
 
 
 def describe_devices() -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddx import config as config_lib
-from ddx.config import keys
+from ddx.config import keys, model_rules
 from ddx.config.values import check_keys
 from ddx.runtime.errors import ConfigError
 
@@ -36,6 +36,7 @@ ARGUMENTS = {
     "blurring_lsun_church128": ("0", "20,sin"),
     "ddpm_lsun": ("bedroom", "bedroom_large", "church", "cat"),
     "digits_blurring": ("simple", "v", "hybrid"),
+    "dit_imagenet64": ("s", "b", "l", "xl"),
     "digits_iddpm": ("simple", "hybrid", "vlb"),
     "iddpm_cifar10": ("simple,1000,linear", "hybrid,4000", "vlb"),
     "iddpm_lsun": ("bs128", "bs64"),
@@ -86,6 +87,9 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
     model, image_shape, _ = PRESETS[preset]
     assert make_system(config, image_shape).model == model
     assert config.data.image_size in (0, *image_shape[:2])
+
+
+DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
 
 
 @pytest.mark.parametrize(
@@ -252,6 +256,23 @@ def test_a_config_makes_the_network_of_its_preset(run, preset):
         ),
         ({"model__num_heads": 0}, "at least 1"),
         ({"model__family": "adm"}, "one of: ddpm, iddpm"),
+        ({"model__network": "vit"}, "one of: unet, dit"),
+        (
+            {"model__network": "dit", "model__multipliers": (1, 2), "model__groups": 8},
+            "model.multipliers=(1, 2), model.groups=8: model.network='dit' has no such setting;"
+            " leave out, or set to (1, 2, 2, 2), 32",
+        ),
+        (
+            {"model__network": "dit", "model__head": "simple", "loss__objective": "head", "loss__variance": "npr"},
+            "model.head='simple': model.network='dit' has no such setting",
+        ),
+        ({"model__patch_size": 4}, "model.patch_size=4: model.network='unet' has no such setting; leave out, or set to 2"),
+        ({"model__network": "dit"}, "model.dropout=0.1: model.network='dit' has no dropout; set 0.0"),
+        (DIT | {"model__num_heads": 12}, "must be a multiple of model.num_heads=12, and of 4"),
+        (DIT | {"model__num_heads": 3, "model__channels": 130}, "model.num_heads=3, and of 4"),
+        (DIT | {"data__image_size": 30}, "30 x 30: both must be multiples of model.patch_size=4"),
+        (DIT | {"data__image_size": (32, 30)}, "32 x 30: both must be multiples of model.patch_size=4"),
+        (DIT | {"model__channels": 16384, "model__depth": 1000}, "model.channels=16384 and model.depth=1000 makes more"),
         (
             {"data__image_size": 64, "model__low_res": 24},
             "no whole fraction of images of data.image_size 64 x 64; use 32",
@@ -365,7 +386,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.diffusion.estimate import prediction
     from ddx.diffusion.objective import time_samplers, weights
     from ddx.diffusion.reverse import solvers, variance
-    from ddx.models import conventions
+    from ddx.models import NETWORKS, conventions
 
     assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
     assert set(variance.VARIANCES) == set(catalogue.VARIANCES) - set(catalogue.ANALYTIC_VARIANCES) - set(
@@ -376,6 +397,35 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     assert (*time_samplers.TIME_SAMPLERS, "lognormal") == keys.TIME_SAMPLERS
     assert ("none", *weights.WEIGHTS) == keys.WEIGHTS
     assert tuple(conventions.FAMILIES) == keys.FAMILIES
+    assert tuple(NETWORKS) == keys.NETWORKS
+
+
+def test_a_setting_of_one_network_is_known_to_be_so():
+    from ddx.models import NETWORKS
+
+    settings = {key.removeprefix("model.") for key in keys.KEYS if key.startswith("model.")}
+    has = {name: settings & network.__dataclass_fields__.keys() for name, network in NETWORKS.items()}
+    assert settings - {"network", "class_conditional"} == has["unet"] | has["dit"]
+    alone = {"unet": has["unet"] - has["dit"] - {"dropout"}, "dit": has["dit"] - has["unet"]}  # 0.0 there, as it is not
+    assert alone == {name: set(names) for name, names in model_rules.OF_ONE.items()}
+
+
+def test_a_config_s_network_is_changed_to_another_and_back():
+    config = config_lib.load("digits")
+    config_lib.set_network(config, "dit")
+    assert config_lib.validate(config).model.multipliers == (1, 2, 2, 2)
+    config.model.depth = 3
+    config_lib.set_network(config, "unet")
+    assert config_lib.validate(config).model.depth == 12
+
+
+@pytest.mark.parametrize("size", ["s", "b", "l", "xl"])
+def test_a_dit_is_of_the_paper_s_size_and_told_classes_and_makes_variances(size):
+    from ddx.models import create
+    from ddx.system import make_system
+
+    system = make_system(config_lib.load(f"dit_imagenet64:{size}"), (64, 64, 3), 1000)
+    assert system.model == create(f"dit_{size}_4", num_classes=1000, out_channels=6)
 
 
 @pytest.mark.parametrize(
@@ -394,6 +444,7 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
         ("ihdm_mnist", "large"),
         ("ihdm_afhq", "128"),
         ("ihdm_ffhq", "64"),
+        ("dit_imagenet64", "h"),
         ("heads", ""),
         ("heads", "npr"),
         ("heads", "range,runs/digits"),

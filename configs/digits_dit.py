@@ -1,6 +1,6 @@
 """DDPM on handwritten digits with a DiT, a transformer of their 2 x 2 patches, on two CPU cores.
 
-    python -m launch.train --config=configs/digits_dit.py --workdir=runs/digits_dit
+python -m launch.train --config=configs/digits_dit.py --workdir=runs/digits_dit
 """
 
 from ddx.config import load, set_network

@@ -1,7 +1,7 @@
 """DiT with adaLN-Zero on ImageNet at 64 x 64, in patches of 4 x 4 pixels (Peebles & Xie 2023).
 
-The paper's sizes and training (its section 4), which are for latents of 256 x 256 images, on pixels: 256 patches, as many
-as DiT/2 has there. No published score belongs to these runs.
+The paper's sizes and training (its section 4), but on pixels, not on latents of 256 x 256 images: 256 patches, as many
+as its DiT/2 has. No published score belongs to these runs.
 
 | argument | blocks, channels, heads | parameters |
 | --- | --- | --- |

@@ -39,6 +39,8 @@ class DiT(nn.Module):
       patch_size: p, a divisor of the images' height and width.
       out_channels: C of the output.
       num_classes: 0, or the number of classes: the network is then told each image's.
+      null_class: whether it knows one class more, the number num_classes, which says nothing of an image; the paper's
+        networks do, for classifier-free guidance.
       dtype: type of the computation, float32 or bfloat16; parameters, normalisation, softmax and output are float32.
       remat: recompute the blocks' activations in the backward pass; same parameters, same numbers, less memory.
     """
@@ -49,6 +51,7 @@ class DiT(nn.Module):
     patch_size: int = 2
     out_channels: int = 3
     num_classes: int = 0
+    null_class: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -66,7 +69,8 @@ class DiT(nn.Module):
         Args:
           x: (B, H, W, C).
           t: (B,) 0-based time indices, int or float.
-          label: (B,) classes, 0 .. num_classes - 1; None for a network without classes.
+          label: (B,) classes, 0 .. num_classes - 1, or num_classes for none with a null_class; None for a network
+            without classes.
           dropout_keys: (B,) keys, which every network takes in training; nothing is drawn by them.
 
         Returns:
@@ -86,8 +90,8 @@ class DiT(nn.Module):
         c = dense(_TIME_CHANNELS, channels, _EMBEDDING, self.dtype, "temb_dense0")(c)
         c = dense(channels, channels, _EMBEDDING, self.dtype, "temb_dense1")(nn.swish(c))
         if label is not None:
-            init = nn.initializers.normal(0.02)
-            c += nn.Embed(self.num_classes, channels, self.dtype, embedding_init=init, name="label")(label)
+            init, count = nn.initializers.normal(0.02), self.num_classes + self.null_class
+            c += nn.Embed(count, channels, self.dtype, embedding_init=init, name="label")(label)
         told = nn.swish(c)
 
         pixels = patches(x, size)

@@ -51,10 +51,10 @@ _IHDM = UNet(family="iddpm", multipliers=(1, 2, 3, 4, 5), num_blocks=3, attentio
 _IHDM_128 = _IHDM.clone(num_blocks=2, attention_resolutions=(32, 16, 8), dropout=0.1)
 _IHDM_MNIST = _IHDM.clone(multipliers=(1, 2, 2), num_blocks=4, attention_resolutions=(7,), dropout=0.1, out_channels=1)
 
-# Made for the latents of ImageNet at 256 x 256, with learned variances and, beside 1,000 classes, a label for none of
-# them. The paper's counts include the fixed embeddings of places, D for each patch; these do not.
+# For latents of ImageNet at 256 x 256, with learned variances and a null class for guidance. The paper's counts include
+# the fixed embeddings of places, D for each patch; these do not.
 _LATENTS = (32, 32, 4)
-_DIT_S = DiT(384, 12, 6, out_channels=8, num_classes=1001)
+_DIT_S = DiT(384, 12, 6, out_channels=8, num_classes=1000, null_class=True)
 _DIT_B = _DIT_S.clone(channels=768, num_heads=12)
 _DIT_L = _DIT_S.clone(channels=1024, depth=24, num_heads=16)
 _DIT_XL = _DIT_L.clone(channels=1152, depth=28)

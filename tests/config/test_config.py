@@ -266,13 +266,19 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
             {"model__network": "dit", "model__head": "simple", "loss__objective": "head", "loss__variance": "npr"},
             "model.head='simple': model.network='dit' has no such setting",
         ),
-        ({"model__patch_size": 4}, "model.patch_size=4: model.network='unet' has no such setting; leave out, or set to 2"),
+        (
+            {"model__patch_size": 4},
+            "model.patch_size=4: model.network='unet' has no such setting; leave out, or set to 2",
+        ),
         ({"model__network": "dit"}, "model.dropout=0.1: model.network='dit' has no dropout; set 0.0"),
         (DIT | {"model__num_heads": 12}, "must be a multiple of model.num_heads=12, and of 4"),
         (DIT | {"model__num_heads": 3, "model__channels": 130}, "model.num_heads=3, and of 4"),
         (DIT | {"data__image_size": 30}, "30 x 30: both must be multiples of model.patch_size=4"),
         (DIT | {"data__image_size": (32, 30)}, "32 x 30: both must be multiples of model.patch_size=4"),
-        (DIT | {"model__channels": 16384, "model__depth": 1000}, "model.channels=16384 and model.depth=1000 makes more"),
+        (
+            DIT | {"model__channels": 16384, "model__depth": 1000},
+            "model.channels=16384 and model.depth=1000 makes more",
+        ),
         (
             {"data__image_size": 64, "model__low_res": 24},
             "no whole fraction of images of data.image_size 64 x 64; use 32",
@@ -425,7 +431,7 @@ def test_a_dit_is_of_the_paper_s_size_and_told_classes_and_makes_variances(size)
     from ddx.system import make_system
 
     system = make_system(config_lib.load(f"dit_imagenet64:{size}"), (64, 64, 3), 1000)
-    assert system.model == create(f"dit_{size}_4", num_classes=1000, out_channels=6)
+    assert system.model == create(f"dit_{size}_4", num_classes=1000, null_class=False, out_channels=6)
 
 
 @pytest.mark.parametrize(

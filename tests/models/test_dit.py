@@ -15,7 +15,7 @@ from tests import golden
 from tests.interop.originals import weights
 from tests.models import dit_of_diffusers
 
-TINY = DiT(channels=32, depth=2, num_heads=4, patch_size=2, out_channels=6, num_classes=6)
+TINY = DiT(channels=32, depth=2, num_heads=4, patch_size=2, out_channels=6, num_classes=5, null_class=True)
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +169,7 @@ def test_impossible_networks_are_refused(change, message):
     ("inputs", "message"),
     [
         ((jnp.zeros((8, 8, 3)), jnp.zeros(8)), r"expected images \(B, H, W, C\)"),
-        ((jnp.zeros((2, 8, 8, 3)), jnp.zeros(2)), r"a network of 6 classes takes labels \(B,\); got none"),
+        ((jnp.zeros((2, 8, 8, 3)), jnp.zeros(2)), r"a network of 5 classes takes labels \(B,\); got none"),
         ((jnp.zeros((2, 8, 8, 3)), jnp.zeros(2), jnp.zeros(1, int)), r"takes labels \(B,\); got shape \(1,\)"),
     ],
 )
@@ -179,8 +179,8 @@ def test_inputs_that_it_does_not_take_are_refused(inputs, message):
 
 
 def test_networks_are_made_by_name_from_the_settings_that_they_have():
-    settings = {"channels": 32, "depth": 2, "num_heads": 4, "out_channels": 6, "num_classes": 6, "multipliers": (1, 2)}
-    assert make("dit", settings) == TINY
+    settings = {"channels": 32, "depth": 2, "num_heads": 4, "out_channels": 6, "multipliers": (1, 2)}
+    assert make("dit", settings) == TINY.clone(num_classes=0, null_class=False)
     assert make("unet", settings).multipliers == (1, 2)
     assert create("dit_xl_2").depth == 28
     with pytest.raises(ValueError, match="network 'vit' is unknown; choose one of: unet, dit"):

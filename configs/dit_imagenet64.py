@@ -23,7 +23,7 @@ SIZES = {"s": (12, 384, 6), "b": (12, 768, 12), "l": (24, 1024, 16), "xl": (28, 
 def get_config(arg="b"):
     if arg not in SIZES:
         raise ConfigError(
-            f"dit_imagenet64 has no size {arg!r}; choose one of: {', '.join(SIZES)}, as --config=dit_imagenet64:xl"
+            f"dit_imagenet64 has no run {arg!r}; choose one of: {', '.join(SIZES)}, as --config=dit_imagenet64:xl"
         )
     config = default_config()
     config.data.name = "imagenet2012"

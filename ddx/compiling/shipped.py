@@ -26,7 +26,7 @@ RUNS = (
 MACHINES = ("v3:2x2", "v3:4x4", "v3:4x8")
 """From the TPU of DDPM's paper on: v3-8, v3-32 and v3-64."""
 
-_IMAGES = {"downsampled_imagenet/64x64": ((64, 64, 3), 1), "imagenet2012": ((256, 256, 3), 1000)}  # TFDS does not tell
+_IMAGES = {"downsampled_imagenet/64x64": ((64, 64, 3), 1)}  # TFDS does not tell
 
 
 def compile_shipped(path: Path, names: Sequence[str] = RUNS, what: tuple[str, ...] = ("train",)) -> str:

@@ -147,6 +147,12 @@ def test_every_shipped_config_is_in_the_table_and_known():
         files.load(name)
 
 
+def test_images_that_tfds_does_not_tell_have_the_size_that_their_configs_say():
+    for config in map(files.load, shipped.RUNS):
+        (height, width, _), _ = shipped._IMAGES.get(config.data.name, ((0, 0, 0), 0))
+        assert height == width and (not height or config.data.image_size in (0, height)), config.data.name
+
+
 def test_the_table_says_what_fits_where():
     program = {"memory": {"share": 0.256}, "estimated_ms": 24.04, "optimal_ms": 17.19, "fits": True}
     known = {

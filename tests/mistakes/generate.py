@@ -278,6 +278,8 @@ PAIRS = {
     ): "train.steps_per_call",
     ("model.attention_resolutions=(5,)", "data.image_size=8"): "model.attention_resolutions",
     ("model.num_heads=7",): "model.num_heads",
+    ("model.network=dit",): "model.multipliers",
+    ("model.depth=3",): "model.depth",
     ("model.low_res=3", "data.image_size=8"): "model.low_res",
     ("model.low_res=8", "data.image_size=8"): "model.low_res",
     ("data.name=folder",): "data.dir",

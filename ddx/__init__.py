@@ -31,6 +31,10 @@ _HOME = {
     "prior_kl": "ddx.diffusion.forward.gaussian",
     "denoiser": "ddx.diffusion.estimate.denoiser",
     "from_pixels": "ddx.diffusion.estimate.denoiser",
+    "clipping": "ddx.diffusion.estimate.denoiser",
+    "DynamicThreshold": "ddx.diffusion.estimate.clipping",
+    "classifier_free_guidance": "ddx.diffusion.estimate.guidance",
+    "classifier_guidance": "ddx.diffusion.estimate.guidance",
     "Denoiser": "ddx.diffusion.estimate.denoiser",
     "Denoised": "ddx.diffusion.estimate.denoiser",
     "trajectory": "ddx.diffusion.reverse.trajectory",
@@ -110,10 +114,14 @@ if TYPE_CHECKING:
     from ddx.diffusion.bound.statistics import estimate_statistics as estimate_statistics
     from ddx.diffusion.bound.terms import bits_per_dim as bits_per_dim
     from ddx.diffusion.bound.terms import rate_distortion as rate_distortion
+    from ddx.diffusion.estimate.clipping import DynamicThreshold as DynamicThreshold
     from ddx.diffusion.estimate.denoiser import Denoised as Denoised
     from ddx.diffusion.estimate.denoiser import Denoiser as Denoiser
+    from ddx.diffusion.estimate.denoiser import clipping as clipping
     from ddx.diffusion.estimate.denoiser import denoiser as denoiser
     from ddx.diffusion.estimate.denoiser import from_pixels as from_pixels
+    from ddx.diffusion.estimate.guidance import classifier_free_guidance as classifier_free_guidance
+    from ddx.diffusion.estimate.guidance import classifier_guidance as classifier_guidance
     from ddx.diffusion.forward.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.forward.gaussian import prior_kl as prior_kl
     from ddx.diffusion.forward.gaussian import q_posterior as q_posterior

@@ -1,20 +1,14 @@
 """A denoiser: an estimator of (x_0, eps) at every level of one process, which it carries.
 
 Most denoisers read a network's output by its prediction (`denoiser`). Clipping limits x_0 to the range of the data in
-pixels. Then eps is either computed again from x_0 and u_t, so that the two agree, or left as the network gives it, and
-a step uses both (DDIM eq. 12).
+pixels (`clipping`). Then eps is either computed again from x_0 and u_t, so that the two agree, or left as the network
+gives it, and a step uses both (DDIM eq. 12).
 
-Whatever changes an estimate, such as guidance, is a denoiser that wraps others. Written for `at`, in coordinates, it
-needs no further change of basis. For networks that predict eps, without clipping:
-
-    def at(u_t, level):
-        d, other = conditional.at(u_t, level), unconditional.at(u_t, level)
-        eps = other.eps + scale * (d.eps - other.eps)
-        return d._replace(x_0=(u_t - level.sigma * eps) / level.alpha, eps=eps)
-
-    guided = dataclasses.replace(conditional, at=at)
+Whatever changes an estimate, such as guidance (`ddx.diffusion.estimate.guidance`), is a denoiser that wraps others.
+Written for `at`, in coordinates, it needs no further change of basis.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.diffusion.arrays import Array, Coefficient, Coordinates, Images, Times, check_floats
+from ddx.diffusion.estimate.clipping import Clip, check_clip, limited
 from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, reading, split_output
 from ddx.diffusion.forward.basis import Basis, largest_variance
 from ddx.diffusion.forward.process import Level, Process
@@ -53,11 +48,13 @@ class Denoiser:
       at: at(u_t, level) -> `Denoised` in coordinates of the basis, for a level after `Level.spread`; walks and bounds
         call it.
       prediction: what the network outputs; None if the denoiser is not made from one network.
+      clip: how x_0 is limited.
     """
 
     process: Process
     at: Callable[[Coordinates, Level], Denoised]
     prediction: str | WeightsFn | None = None
+    clip: Clip = False
 
     def __call__(self, x_t: Images, t: Times) -> Denoised:
         """x_0 and eps in pixels.
@@ -79,9 +76,7 @@ class Denoiser:
         return to_pixels(basis, d)
 
 
-def denoiser(
-    process: Process, model_fn: ModelFn, prediction: str | WeightsFn = "eps", clip: bool | str = True
-) -> Denoiser:
+def denoiser(process: Process, model_fn: ModelFn, prediction: str | WeightsFn = "eps", clip: Clip = True) -> Denoiser:
     """Read a network's raw output as an estimate of (x_0, eps).
 
     Args:
@@ -90,9 +85,10 @@ def denoiser(
       prediction: what the first C channels mean: "eps", "x0", "v", "velocity", "mean" (of x_{t-1}), "residual" (IHDM),
         or a function (process, level) -> (p, q) for y = p x_0 + q eps (`ddx.diffusion.estimate.prediction`).
       clip: True limits x_0 to the range of the data and computes eps again from it. False is for encoding, for eps
-        under a blur, and to follow code that never clips (DDIM's own). "x0" limits x_0 and keeps the network's eps, so
-        a step of solver "euler" goes to alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in
-        Analytic-DPM's code. Bounds use the mean k x_t + gamma x_0 even then.
+        under a blur, to follow code that never clips (DDIM's own), and for estimates that are to be guided. "x0" limits
+        x_0 and keeps the network's eps, so a step of solver "euler" goes to
+        alpha_s x_0 + sqrt(sigma_s^2 - lambda2) eps: DDIM in diffusers and in Analytic-DPM's code. Bounds use the mean
+        k x_t + gamma x_0 even then. A `ddx.DynamicThreshold` is Imagen's way to limit x_0; eps is computed again.
 
     Returns:
       A `Denoiser`: denoise(x_t, t) -> `Denoised`, with fields x_0, eps (pixels) and extra.
@@ -100,19 +96,57 @@ def denoiser(
     Raises:
       ValueError: the prediction is unknown, or it does not determine x_0: "eps" where the process ends without signal
         (alpha_T = 0), "mean" where a coordinate does not change, "residual" where nothing blurs, "mean" and "residual"
-        where times are continuous. Or clip is neither True, False nor "x0".
+        where times are continuous. Or clip is none of these.
     """
     check_prediction(process, prediction)
-    if not (isinstance(clip, bool | np.bool_) or clip == "x0"):
-        raise ValueError(f"clip={clip!r} must be True, False or 'x0'")
 
     def at(u_t: Coordinates, level: Level) -> Denoised:
         x_t = process.basis.synthesis(u_t)
         model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
         output = model_fn(x_t, model_time)
-        return read(process, prediction, output, u_t, level, clip)
+        return read(process, prediction, output, u_t, level)
 
-    return Denoiser(process, at, prediction)
+    return clipping(Denoiser(process, at, prediction), clip)
+
+
+def clipping(denoise: Denoiser, clip: Clip = True) -> Denoiser:
+    """Limit the x_0 of a denoiser to the range of the data; for one that is guided, since clipping comes after that.
+
+    Args:
+      denoise: a denoiser that does not clip.
+      clip: as in `denoiser`.
+
+    Returns:
+      A `Denoiser`.
+
+    Raises:
+      ValueError: the denoiser clips already, or there is no such way to clip.
+    """
+    check_denoiser(denoise)
+    check_clip(clip)
+    if not clip:
+        return denoise
+    check_unclipped(denoise)
+
+    def at(u_t: Coordinates, level: Level) -> Denoised:
+        d = denoise.at(u_t, level)
+        u_0 = limited(denoise.process, d.x_0, clip)
+        if clip == "x0":
+            return d._replace(x_0=u_0, own_eps=d.eps)
+        noisy = level.sigma > 0
+        eps = jnp.where(noisy, (u_t - level.alpha * u_0) / jnp.where(noisy, level.sigma, 1.0), d.eps)
+        return d._replace(x_0=u_0, eps=eps)
+
+    return dataclasses.replace(denoise, at=at, clip=clip)
+
+
+def check_unclipped(denoise: Denoiser) -> None:
+    """Refuse, with a ValueError, a denoiser that clips, where that must come after something else, or but once."""
+    if denoise.clip:
+        raise ValueError(
+            f"this denoiser clips x_0 already (clip={denoise.clip!r}), which comes last and once; make it with"
+            " clip=False and clip what is made of it, ddx.clipping(..., clip)"
+        )
 
 
 def from_pixels(process: Process, function: Callable[[Images, Times], Denoised]) -> Denoiser:
@@ -132,14 +166,7 @@ def from_pixels(process: Process, function: Callable[[Images, Times], Denoised])
     return Denoiser(process, at)
 
 
-def read(
-    process: Process,
-    prediction: str | WeightsFn,
-    output: Images,
-    u_t: Coordinates,
-    level: Level,
-    clip: bool | str = False,
-) -> Denoised:
+def read(process: Process, prediction: str | WeightsFn, output: Images, u_t: Coordinates, level: Level) -> Denoised:
     """A network's output as an estimate in coordinates, equation (1) of `ddx.diffusion.estimate.prediction`.
 
     Args:
@@ -148,7 +175,6 @@ def read(
       output: (B, H, W, C) or (B, H, W, 2 C), raw.
       u_t: what the network saw, in coordinates.
       level: the level of u_t, after `Level.spread`.
-      clip: whether to clip x_0 and compute eps again (True), neither (False), or to clip x_0 alone ("x0").
 
     Raises:
       ValueError: the network has neither C nor 2 C output channels.
@@ -158,20 +184,7 @@ def read(
     y, of = basis.analysis(y), reading(process, prediction, level)
     u_0, eps = of.x_0(u_t, y), of.eps(u_t, y)
     most = jnp.asarray(largest_variance(basis, u_t.shape[-3:-1], process.low), u_t.dtype)
-    d = Denoised(u_0, eps, extra, y, of.gain, most)
-    if not clip:
-        return d
-    limited = clipped(process, u_t, level, d)
-    return limited._replace(eps=eps, own_eps=eps) if clip == "x0" else limited
-
-
-def clipped(process: Process, u_t: Coordinates, level: Level, d: Denoised) -> Denoised:
-    """Limit the x_0 of an estimate in coordinates to the range of the data in pixels, and compute eps again from it."""
-    basis = process.basis
-    u_0 = basis.analysis(jnp.clip(basis.synthesis(d.x_0), process.low, 1.0))
-    noisy = level.sigma > 0
-    eps = jnp.where(noisy, (u_t - level.alpha * u_0) / jnp.where(noisy, level.sigma, 1.0), d.eps)
-    return d._replace(x_0=u_0, eps=eps)
+    return Denoised(u_0, eps, extra, y, of.gain, most)
 
 
 def to_pixels(basis: Basis, d: Denoised) -> Denoised:

@@ -1,4 +1,6 @@
-"""clip="x0": a clipped x_0 beside the network's own eps, as diffusers' DDIM has it by default."""
+"""clip="x0": a clipped x_0 beside the network's own eps, as diffusers' DDIM has it by default. Dynamic thresholding."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -77,3 +79,58 @@ def test_solvers_of_higher_order_refuse_it(solver):
     process = ddx.ddpm(20, "cosine")
     with pytest.raises(ValueError, match="clip='x0' belongs to solver 'euler'"):
         ddx.sample(ddx.denoiser(process, network, clip="x0"), None, jnp.ones((1, 2, 2, 1)), solver=solver)
+
+
+# Dynamic thresholding. A network of x0 says what is thresholded.
+
+
+def thresholded(x_0, percentile, process=None, **changes):
+    """What a denoiser makes of an estimate."""
+    process = dataclasses.replace(process or ddx.ddpm(100, "cosine"), **changes)
+    denoise = ddx.denoiser(process, lambda x, t: jnp.asarray(x_0), "x0", ddx.DynamicThreshold(percentile))
+    x_t = jnp.asarray(np.random.default_rng(0).standard_normal(np.shape(x_0)))
+    d = jax.jit(lambda: denoise(x_t, 30))()
+    if process.blur is None:
+        m = process.marginal(30)
+        np.testing.assert_allclose(m.alpha * d.x_0 + m.sigma * d.eps, x_t, atol=1e-5)  # eps follows from x_0
+    return d.x_0
+
+
+def row(*values):
+    return np.reshape(values, (1, 1, -1, 1))
+
+
+def test_each_image_is_clipped_to_its_own_percentile_and_scaled():
+    values = row(0.0, -0.5, 1.0, 2.0, -4.0)
+    np.testing.assert_allclose(thresholded(values, 75), row(0.0, -0.25, 0.5, 1.0, -1.0), atol=1e-6)  # s = 2
+    np.testing.assert_allclose(thresholded(values, 87.5), values.clip(-3, 3) / 3, atol=1e-6)  # between 2 and 4
+    np.testing.assert_allclose(thresholded(values, 100), values / 4, atol=1e-6)
+    np.testing.assert_allclose(thresholded(values, 25), values.clip(-1, 1), atol=1e-6)  # s is 1 at least
+    two = np.concatenate([values, values / 2])
+    np.testing.assert_allclose(thresholded(two, 75)[1:], thresholded(values / 2, 75), atol=1e-6)
+
+
+def test_data_from_0_to_1_are_thresholded_about_their_middle():
+    values = row(0.5, 0.25, 1.0, 1.5, -1.5)  # as 0, -0.5, 1, 2, -4
+    np.testing.assert_allclose(thresholded(values, 75, low=0.0), row(0.5, 0.375, 0.75, 1.0, 0.0), atol=1e-6)
+
+
+def test_an_estimate_in_the_range_of_the_data_is_not_changed_and_pixels_count_in_any_basis():
+    values = np.random.default_rng(1).uniform(-1, 1, (2, 4, 4, 1))
+    np.testing.assert_allclose(thresholded(values, 99.5), values, atol=1e-6)
+    for process in (ddx.in_dct_basis(ddx.ddpm(100, "cosine")), ddx.blurring(100, 2.0)):
+        np.testing.assert_allclose(thresholded(3 * values, 90, process), thresholded(3 * values, 90), atol=2e-5)
+
+
+def test_every_solver_takes_it():
+    process, x_T = ddx.ddpm(100, "cosine"), 3 * jax.random.normal(jax.random.key(0), (2, 4, 4, 1))
+    denoise = ddx.denoiser(process, network, clip=ddx.DynamicThreshold(90.0))
+    for solver in ("euler", "heun", "dpmpp_2m"):
+        x_0 = ddx.sample(denoise, None, x_T, (100, 50, 10, 0), solver=solver)
+        assert np.abs(x_0).max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("clip", [ddx.DynamicThreshold(0), ddx.DynamicThreshold(101), "dynamic", 99.5, None])
+def test_what_is_no_way_to_clip_is_refused(clip):
+    with pytest.raises(ValueError, match=r"must be above 0 and at most 100|must be True, False, 'x0' or a ddx.Dynamic"):
+        ddx.denoiser(ddx.ddpm(100, "cosine"), network, clip=clip)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddx.diffusion.estimate.clipping import Clip
 from ddx.diffusion.estimate.denoiser import Denoiser
 from ddx.diffusion.forward.process import Process
 from ddx.evaluation import evaluate
@@ -23,8 +24,9 @@ from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.sampling.edits import make_edit
 from ddx.sampling.generator import Generator
+from ddx.sampling.sampler import clip_of, guidance_of
 from ddx.sampling.samples import prepare
-from ddx.sampling.settings import Labels, check_count, class_numbers, to_tell
+from ddx.sampling.settings import Labels, check_count, class_numbers, sampling_config, to_tell
 
 
 class Run:
@@ -58,20 +60,33 @@ class Run:
         """The network: run.model.apply({"params": run.params}, x_t, model_time)."""
         return self.system.model
 
-    def denoiser(self, clip: bool | str | None = None, labels: Labels | None = None) -> Denoiser:
+    def denoiser(
+        self,
+        clip: Clip | None = None,
+        labels: Labels | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[int, int] | None = None,
+    ) -> Denoiser:
         """The network as an estimate of (x_0, eps), for the functions of ddx.
 
         Args:
-          clip: as in `ddx.denoiser`; None for the run's sample.clip.
-          labels: of a network that knows classes, one for each image of the batch, (B,), by number or name.
+          clip: as in `ddx.denoiser`; None for the run's sample.clip and sample.clip_percentile.
+          labels: of a network that knows classes, one for each image of the batch, (B,), by number or name, or "none"
+            where it was trained with label dropout.
+          guidance: the scale of classifier-free guidance, 1 for none; None for the run's sample.guidance. Bounds of a
+            guided estimate are bounds of another model than the network.
+          guidance_interval: times between which to guide; None for the run's sample.guidance_interval.
 
         Raises:
-          ConfigError: labels are missing, or the network does not know them.
+          ConfigError: labels are missing, or the network does not know them, or cannot be guided.
         """
+        given = {"guidance": guidance, "guidance_interval": guidance_interval}
+        sample = sampling_config(self.config, 0, None, **given).sample
         told = to_tell(self.system, class_numbers(self._source, labels))
         if self.model.num_classes and not told:
             raise ConfigError("the network is told the class of each image. Pass labels, one for each image")
-        return self.system.denoiser(self.params, self.config.sample.clip if clip is None else clip, told)
+        clip = clip_of(self.config.sample) if clip is None else clip
+        return self.system.denoiser(self.params, clip, told, guidance_of(sample))
 
     @devices.job("sampling", devices.FEWER_AT_ONCE)
     def sample(
@@ -98,7 +113,7 @@ class Run:
           seed: names the noise. Image i depends only on (seed, i).
           preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
           labels: classes of the images, by number or name, of a network that knows classes, and from the first again;
-            None for all in turn.
+            None for all in turn; "none" for no class, where it was trained with label dropout.
           low_res: for a super-resolution network, the images to enlarge: a folder, a .npy or an .npz file.
           data_dir: where the training set lies from whose images ihdm starts, if not where the run found it.
           known: images of which a part is kept, as in `ddx.sampling.sample`; so are the next five.

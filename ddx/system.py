@@ -15,7 +15,9 @@ from ddx.config.model_rules import check_sizes
 from ddx.config.values import flatten, validate
 from ddx.data.augment import shrink, to_float
 from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES
-from ddx.diffusion.estimate.denoiser import Denoiser, denoiser
+from ddx.diffusion.estimate.clipping import Clip
+from ddx.diffusion.estimate.denoiser import Denoiser, clipping, denoiser
+from ddx.diffusion.estimate.guidance import UNGUIDED, Guidance, classifier_free_guidance
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.objective import losses, time_samplers
 from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
@@ -119,13 +121,23 @@ class System(NamedTuple):
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
         return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
 
-    def denoiser(self, params: Any, clip: bool | str, told: Told | None = None) -> Denoiser:
-        """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`."""
+    def denoiser(self, params: Any, clip: Clip, told: Told | None = None, guidance: Guidance = UNGUIDED) -> Denoiser:
+        """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`.
 
-        def model_fn(x_t: Any, model_time: Any) -> Any:
-            return self.model.apply({"params": params}, x_t, model_time, **(told or {}))
+        It is guided away from what the network says of images of no class, and clipped after that.
+        """
 
-        return denoiser(self.process, model_fn, self.config.loss.prediction, clip)
+        def estimate(told: Told) -> Denoiser:
+            def model_fn(x_t: Any, model_time: Any) -> Any:
+                return self.model.apply({"params": params}, x_t, model_time, **told)
+
+            return denoiser(self.process, model_fn, self.config.loss.prediction, clip=False)
+
+        told = told or {}
+        if guidance.scale == 1:
+            return clipping(estimate(told), clip)
+        unconditional = told | {"label": jnp.full_like(told["label"], self.model.num_classes)}
+        return clipping(classifier_free_guidance(estimate(told), estimate(unconditional), *guidance), clip)
 
 
 def joined(frozen: Any, params: Any) -> Any:
@@ -165,6 +177,7 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
     decided = {
         "out_channels": (2 if doubled else 1) * image_shape[-1],
         "num_classes": num_classes if m.class_conditional else 0,
+        "null_class": m.label_dropout > 0,
         "dtype": jnp.dtype(m.dtype),
     }
     model = models.make(m.network, {**m, **decided})

@@ -54,7 +54,7 @@ def define_settings(keys: Mapping[str, Key]) -> dict[str, flags.FlagHolder]:
             continue
         if key.choices:
             holders[name] = flags.DEFINE_enum(name, None, [*key.choices, *key.also], key.help)
-        elif isinstance(key, Setting) and key.several:
+        elif key.kind is tuple or (isinstance(key, Setting) and key.several):
             holders[name] = flags.DEFINE(_Integers(), name, None, key.help)
         else:
             holders[name] = _DEFINE[key.kind](name, None, key.help)

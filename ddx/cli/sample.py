@@ -25,7 +25,7 @@ NUM_SAMPLES = flags.DEFINE_integer(
 )
 SETTINGS = command.define_settings(SAMPLING)
 PRESET = flags.DEFINE_enum("preset", None, [*SAMPLING_PRESETS], "A paper's setting, changed by what else is given.")
-LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3 or cat,dog, in turn; by default all.")
+LABELS = flags.DEFINE_list("labels", None, "Classes to draw, such as 3, cat,dog or none, in turn; by default all.")
 LOW_RES = flags.DEFINE_string("low_res", None, "Images that a super-resolution network is to enlarge.")
 KNOWN = flags.DEFINE_string("known", None, "Images of which a part is kept and the rest drawn: a file or a folder.")
 MASK = flags.DEFINE_string("mask", None, "Mask of --known: white where it is kept, black elsewhere.")
@@ -101,12 +101,17 @@ def _check_together() -> None:
         raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
     if IMAGES.value and not INTERPOLATE.value:
         raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
-    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or SETTINGS["clip"].present or DATA_DIR.present):
+    clips = any(SETTINGS[name].present for name in ("clip", "clip_percentile"))
+    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or clips or DATA_DIR.present):
         raise ConfigError(
-            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed, --clip and --data_dir"
+            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed, --data_dir, --clip and"
+            " --clip_percentile"
         )
-    if IMAGES.value and (NUM_SAMPLES.present or SETTINGS["clip"].present):
-        raise ConfigError("--images decide the rows, and latents are not clipped. Leave out --num_samples and --clip")
+    if IMAGES.value and (NUM_SAMPLES.present or clips):
+        raise ConfigError(
+            "--images decide the rows, and latents are not clipped. Leave out --num_samples, --clip and"
+            " --clip_percentile"
+        )
     if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")
     given = [f"--{flag.name}" for flag in EDITS if flag.present]

@@ -117,6 +117,12 @@ KEYS: dict[str, Key] = {
     "model.patch_size": Key(2, "side of the patches that are the tokens of a dit, in pixels", **within(1, 1024)),
     "model.depth": Key(12, "transformer blocks of a dit", **within(1, 1000)),
     "model.class_conditional": Key(False, "classes of the images, told to the network"),
+    "model.label_dropout": Key(
+        0.0,
+        "probability of not telling an image's class in training; above 0 the network knows a further class, none, and"
+        " can be guided",
+        **between(0, 1),
+    ),
     "model.head": Key(
         "",
         "layers of their own for what a network outputs besides its prediction; empty: none",

@@ -24,6 +24,11 @@ def check_model(c: dict[str, Any]) -> None:
     """Refuse the values of a network that cannot go together."""
     network, blocks = c["model.network"], c["model.depth"]
     _check_own(c)
+    if c["model.label_dropout"] and not c["model.class_conditional"]:
+        raise ConfigError(
+            f"model.label_dropout={c['model.label_dropout']} leaves out classes, and the network is told none; set"
+            " model.class_conditional=True, or leave it 0"
+        )
     if network == "unet":
         _check_unet(c)
         blocks = c["model.num_blocks"]

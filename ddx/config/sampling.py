@@ -21,6 +21,11 @@ def keeps_eps(s: Any) -> bool:
     return bool(s.sampler == "ddim" and s.solver == "euler" and s.clip)
 
 
+def _guided(s: Any) -> str:
+    """The tag of guidance."""
+    return "" if s.guidance == 1 else "_".join([f"_guidance{s.guidance:g}", *map(str, s.guidance_interval)])
+
+
 MOST_TIMES = 100_000  # noise levels of a process, and steps of a sample
 MOST_SAMPLES = 10_000_000  # of a job
 WEIGHTS = ("ema", "raw")  # averaged, or as the last training step left them
@@ -68,6 +73,26 @@ SAMPLING: dict[str, Key] = {
         False,
         "the network's own eps beside a clipped x_0 in ddim with solver euler, as diffusers has it by default",
         tag=lambda s: "_kept_eps" if s.keep_eps and keeps_eps(s) else "",
+    ),
+    "clip_percentile": Key(
+        0.0,
+        "percentile of abs(x_0) at which clip limits each image, then scaled to the range of the data: Imagen's dynamic"
+        " thresholding; 0: the range itself",
+        **within(0, 100),
+        tag=lambda s: f"_threshold{s.clip_percentile:g}" if s.clip_percentile and s.clip else "",
+    ),
+    "guidance": Key(
+        1.0,
+        "scale of classifier-free guidance, for a network trained with model.label_dropout; 1 is none, 0 leaves the"
+        " class out",
+        **within(0, 1000),
+        tag=_guided,
+    ),
+    "guidance_interval": Key(
+        (),
+        "times between which to guide, such as 100,700, both included; empty: all",
+        limit=f"empty or two numbers, the lower first, at least 0 and at most {MOST_TIMES:,}",
+        holds=lambda value: not value or (len(value) == 2 and 0 <= value[0] <= value[1] <= MOST_TIMES),
     ),
     "end": Key(
         0,

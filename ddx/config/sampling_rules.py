@@ -45,6 +45,16 @@ def check_sampling(c: dict[str, Any]) -> None:
     elif s["sampler"] == "ddim" and s["eta"] > 1 and c["process.kind"] == "ddpm" and times:
         found = betas.betas(c["process.schedule"], c["process.num_steps"], c["process.zero_terminal_snr"])
         _check_eta(s["eta"], found, times)
+    if s["clip_percentile"] and not s["clip"]:
+        raise ConfigError(
+            f"sample.clip_percentile={s['clip_percentile']:g} is a way to clip; set sample.clip=True, or leave it 0"
+        )
+    if s["clip_percentile"] and s["keep_eps"]:
+        raise ConfigError(
+            f"sample.clip_percentile={s['clip_percentile']:g} computes eps again, and sample.keep_eps=True keeps the"
+            " network's; leave one out"
+        )
+    _check_guidance(s, c)
     noisy = s["sampler"] == "ancestral" or s["eta"] > 0
     if s["solver"] not in STOCHASTIC_SOLVERS and noisy:
         raise ConfigError(
@@ -58,6 +68,27 @@ def check_sampling(c: dict[str, Any]) -> None:
         )
     if s["solver"] != "euler" and s["sampler"] == "ancestral" and s["variance"] != "small":
         raise ConfigError(f"sample.solver={s['solver']!r} needs sample.variance='small', not {s['variance']!r}")
+
+
+def _check_guidance(s: dict[str, Any], c: dict[str, Any]) -> None:
+    scale, interval = s["guidance"], s["guidance_interval"]
+    if scale == 1:
+        if interval:
+            raise ConfigError(
+                f"sample.guidance_interval={interval} says when to guide, and sample.guidance=1 is no guidance; set a"
+                " scale, such as 2, or leave the interval empty"
+            )
+        return
+    if not c["model.label_dropout"]:
+        lacks = "has not learned to do without" if c["model.class_conditional"] else "knows no classes"
+        raise ConfigError(
+            f"sample.guidance={scale:g} needs a network that is told classes or none, and this one {lacks}; train one"
+            " with model.class_conditional=True and model.label_dropout=0.1, or leave sample.guidance=1"
+        )
+    if interval and interval[1] > c["process.num_steps"]:
+        raise ConfigError(
+            f"sample.guidance_interval={interval} must end at process.num_steps={c['process.num_steps']} or before"
+        )
 
 
 def _check_eta(eta: float, found: np.ndarray, times: tuple[int, ...]) -> None:

@@ -27,6 +27,22 @@ def shrink(images: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return blocks.mean((2, 4))
 
 
+def drop_labels(keys: jax.Array, labels: jax.Array, rate: float, null_class: int) -> jax.Array:
+    """Puts the class that says nothing in the place of each label with probability `rate` (Ho & Salimans 2022).
+
+    Args:
+        keys: (B,) typed keys, one an example, as for `random_flip`.
+        labels: (B,) classes.
+        rate: the probability.
+        null_class: the class that says nothing.
+
+    Returns:
+        (B,), the dtype of `labels`.
+    """
+    dropped = jax.vmap(lambda key: jax.random.bernoulli(key, rate))(keys)
+    return jnp.where(dropped, jnp.asarray(null_class, labels.dtype), labels)
+
+
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
     """Mirrors each image left-right with probability 1/2.
 

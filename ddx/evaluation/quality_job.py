@@ -54,8 +54,8 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     """The curve of the distance to the data, and of the bound, against network evaluations, for several walks.
 
     A walk is a solver of DDIM's deterministic process, or a variance of ancestral sampling; variances have a bound too,
-    with the same steps. All draw the same images i from the same noise. An interrupted job resumes after the last point
-    when it is called again; a finished one changes nothing.
+    with the same steps, unless samples are guided: the bound is the network's. All draw the same images i from the same
+    noise. An interrupted job resumes after the last point when it is called again; a finished one changes nothing.
 
     Args:
       workdir: folder of a training run.
@@ -82,7 +82,9 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     reference = reference_of(work, network)
     count = how["num_samples"] or min(reference.num_examples or MOST_SAMPLES, MOST_SAMPLES)
     check_numbers(count, reference, network.network)
-    bounded = any(point.walk not in SOLVERS for point in points)
+    drawn_as = next(iter(drawings.values())).config.sample
+    guidance = {name: drawn_as[name] for name in ("guidance", "guidance_interval")}
+    bounded = drawn_as.guidance == 1 and any(point.walk not in SOLVERS for point in points)
     examples = _examples(work) if bounded else None
     statistics = {
         point.walk: measured.origin(source, workdir, point.walk, clip) for point in points if point.walk not in SOLVERS
@@ -104,12 +106,14 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
             "seed": how["seed"],
         },
         "reference": reference.told,
+        "sample": guidance,
     }
     used = {"features": network.network.name, "protocol": network.protocol, "num_samples": count, "clip": clip}
     used |= {
         "split": how["split"] or config.data.split,
         "max_examples": reference.num_examples,
         "weights": source.weights,
+        **guidance,
     }
     out = how["out"] or workdir / "quality" / folder_name("quality", source.step, how | {"num_steps": steps} | used)
 
@@ -168,7 +172,9 @@ def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
     walk: dict[str, Any] = {"sampler": "ancestral", "variance": point.walk, "solver": "euler"}
     if point.walk in SOLVERS:
         walk = {"sampler": "ddim", "solver": point.walk, "eta": 0.0}
-    given = {"num_steps": point.num_steps, "clip": clip, "keep_eps": False, "weights": work.source.weights}
+    given: dict[str, Any] = {"num_steps": point.num_steps, "clip": clip, "keep_eps": False, "clip_percentile": 0.0}
+    given |= {name: how[name] for name in ("guidance", "guidance_interval")}
+    given["weights"] = work.source.weights
     given["trajectory"] = _trajectory(work.source.system.config)
     given["batch_size"] = how["batch_size"] or own.batch_size
     return prepare(work.source, work.workdir, how["seed"], None, None, None, None, given | walk)
@@ -226,7 +232,7 @@ def _finish(
     table = []
     for i, point in enumerate(points):
         sampler = drawings[point].sampler
-        evaluations = sampler.solver.evaluations * (len(sampler.times) - 2) + 1
+        evaluations = sampler.evaluations
         numbers = {name: float(x[i]) if np.isfinite(x[i]) else None for name, x in columns.items()}
         marks = {"distance": label, "few_samples": few}
         table.append(point._asdict() | {"evaluations": evaluations} | numbers | marks)

@@ -28,6 +28,8 @@ def card(source: Trained, use: str, checksum: str, header: str = "") -> str:
     trained_for = f"{source.step:,} steps at batch {c.train.batch_size}"
     if (made := source.meta.get("converted")) is not None:
         trained_for = f"elsewhere; converted from {made['from']}"
+    model = source.system.model
+    none = f"| classes | 0 .. {model.num_classes - 1}; {model.num_classes} says that there is none, for guidance |\n"
     return f"""{header}# A denoising diffusion network for images of {height} x {width} x {channels}
 
 Written by ddx: the {source.weights} weights of a run.
@@ -38,7 +40,7 @@ Written by ddx: the {source.weights} weights of a run.
 | network | {_network(c.model)} |
 | process | {c.process.kind}, schedule {c.process.schedule}, {c.process.num_steps} noise levels |
 | output | {c.loss.prediction}, variance {c.loss.variance} |
-| trained | {trained_for} |
+{none * model.null_class}| trained | {trained_for} |
 | SHA-256 of the weights | {checksum} |
 
 {textwrap.indent(use, "    ")}

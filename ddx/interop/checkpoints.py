@@ -239,6 +239,7 @@ def _changed(
     model.multipliers = tuple(width // shape.channels for width in shape.widths)
     model.attention_resolutions = tuple(size[0] >> level for level in shape.attending)
     model.groups, model.scale_shift, model.class_conditional = 32, shape.scale_shift, shape.num_classes > 0
+    model.label_dropout = 0.0  # whether one of its classes is none is not told
     model.resample_blocks = shape.resample_blocks
     if not shape.enlarges:
         model.low_res = 0

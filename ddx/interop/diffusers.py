@@ -155,7 +155,7 @@ def describe(system: System) -> dict[str, Any]:
         "norm_num_groups": m.groups,
         "attn_norm_num_groups": m.groups if m.scale_shift else None,
         "resnet_time_scale_shift": "scale_shift" if m.scale_shift else "default",
-        "num_class_embeds": model.num_classes or None,
+        "num_class_embeds": model.num_classes + model.null_class or None,
     }
     scheduler = schedulers.describe(system.config)
     index = {
@@ -231,6 +231,7 @@ def _read(path: Path) -> _Network:
         "scale_shift": scale_shift,
         "low_res": 0,
         "class_conditional": classes > 0,
+        "label_dropout": 0.0,
         "head": "",
     }
     return _Network(model, (height, width, channels), classes, doubled)

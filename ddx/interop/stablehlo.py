@@ -182,7 +182,8 @@ def levels(system: System) -> dict[str, list[float]]:
 def _told(system: System) -> dict[str, Input]:
     """What a network is told of classes."""
     most = system.model.num_classes
-    return {"label": Input((), np.int32, f"classes, 0 .. {most - 1}")} if most else {}
+    none = f", or {most} for none" if system.model.null_class else ""
+    return {"label": Input((), np.int32, f"classes, 0 .. {most - 1}{none}")} if most else {}
 
 
 def _exported(program: Program, weights: dict[str, Any]) -> export.Exported:

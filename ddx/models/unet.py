@@ -38,6 +38,8 @@ class UNet(nn.Module):
       out_channels: C of the output.
       num_classes: 0, or the number of classes: the network is then told each image's, whose embedding is added to that
         of the time (Improved DDPM's class-conditional networks).
+      null_class: whether it knows one class more, the number num_classes, which says nothing of an image: what
+        classifier-free guidance leads away from.
       dtype: type of the computation, float32 or bfloat16; parameters and output are float32.
       remat: recompute the blocks' activations in the backward pass; same parameters, same numbers, less memory.
       family: "ddpm" or "iddpm", the original code whose conventions are followed where the two differ: the
@@ -60,6 +62,7 @@ class UNet(nn.Module):
     dropout: float = 0.1
     out_channels: int = 3
     num_classes: int = 0
+    null_class: bool = False
     dtype: Any = jnp.float32
     remat: bool = False
     family: str = "ddpm"
@@ -84,7 +87,8 @@ class UNet(nn.Module):
         Args:
           x: (B, H, W, C).
           t: (B,) 0-based time indices, int or float.
-          label: (B,) classes, 0 .. num_classes - 1; None for a network without classes.
+          label: (B,) classes, 0 .. num_classes - 1, or num_classes for none with a null_class; None for a network
+            without classes.
           low_res: (B, h, h * W / H, C) with h the attribute low_res, what x is to agree with; None where that is 0.
           dropout_keys: (B,) keys of `jax.random`, one for each image: apply dropout with the masks that belong to
             them. None outside training.
@@ -162,8 +166,8 @@ class UNet(nn.Module):
         temb = dense(self.channels, 4 * self.channels, like, self.dtype, "temb_dense0")(temb)
         temb = dense(4 * self.channels, 4 * self.channels, like, self.dtype, "temb_dense1")(nn.swish(temb))
         if label is not None:
-            init = nn.initializers.normal(1.0)
-            temb += nn.Embed(self.num_classes, temb.shape[-1], self.dtype, embedding_init=init, name="label")(label)
+            init, count = nn.initializers.normal(1.0), self.num_classes + self.null_class
+            temb += nn.Embed(count, temb.shape[-1], self.dtype, embedding_init=init, name="label")(label)
 
         if low_res is not None:
             x = jnp.concatenate([x, enlarge(low_res, *x.shape[1:3])], axis=-1)

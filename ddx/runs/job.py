@@ -217,7 +217,8 @@ class Job:
             return
         # Settings that are newer than the job were as their defaults are.
         settings = {key: spec.default for key, spec in KEYS.items() if key.startswith("sample.")}
-        old, new = settings | _flat(self.before), _flat(json.loads(json.dumps(self._record)))
+        settings, record = json.loads(json.dumps([settings, self._record]))  # as they come back: tuples are lists
+        old, new = settings | _flat(self.before), _flat(record)
         different = [f"{key} {old.get(key)} -> {new[key]}" for key in new if old.get(key) != new[key]]
         if different:
             raise ConfigError(

@@ -18,6 +18,7 @@ from ddx.diffusion.catalogue import (
     OPTIMAL_VARIANCES,
     X_0_PREDICTIONS,
 )
+from ddx.diffusion.estimate.clipping import DynamicThreshold
 from ddx.diffusion.forward.basis import DCT, PIXEL
 from ddx.diffusion.forward.process import in_dct_basis
 from ddx.diffusion.papers import analytic_dpm
@@ -112,6 +113,11 @@ def as_published(how: Sampler, variance: VarianceFn, name: str, low: float) -> S
     """
     if "_paper" not in name:
         return how
+    if isinstance(how.clip, DynamicThreshold):
+        raise ConfigError(
+            f"variance={name!r} clips as its paper's code, which has no threshold. Set --clip_percentile=0, or use"
+            f" {name.partition('_paper')[0]}"
+        )
     is_ddim = how.eta != 1.0
     limited = analytic_dpm.clip_last(variance, how.times, 1.0 if is_ddim or name.endswith("1") else 2.0, low=low)
     solver = euler(limited) if is_ddim else analytic_dpm.published_ddpm(limited)

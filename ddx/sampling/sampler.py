@@ -9,6 +9,8 @@ from ddx.config.sampling import keeps_eps
 from ddx.config.sampling_rules import tells_x_0
 from ddx.config.values import flatten
 from ddx.diffusion.arrays import Trajectory
+from ddx.diffusion.estimate.clipping import Clip, DynamicThreshold
+from ddx.diffusion.estimate.guidance import Guidance
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.papers.ihdm import heat_sampler
 from ddx.diffusion.reverse.protocol import Solver
@@ -30,9 +32,16 @@ class Sampler(NamedTuple):
     solver: Solver
     deterministic: bool  # no noise is drawn
     eta: float
-    clip: bool | str
+    clip: Clip
     batch_size: int
     prior_noise: float  # of ihdm: added to the blurred images that samples start from
+    guidance: Guidance
+
+    @property
+    def evaluations(self) -> int:
+        """How many networks are evaluated for a sample: a solver's further evaluations are at the ends of steps."""
+        each = [self.guidance.evaluations(t) for t in self.times[:-1]]
+        return sum(each) + (self.solver.evaluations - 1) * sum(each[1:])
 
 
 def make_sampler(
@@ -72,11 +81,21 @@ def make_sampler(
         )
     prior_noise = s.delta if s.prior_noise else 0.0
     deterministic = eta == 0 and variance is None
-    clip = "x0" if s.keep_eps and keeps_eps(s) else s.clip
-    return Sampler(times, steps, solver, deterministic, eta, clip, s.batch_size, prior_noise)
+    clip = "x0" if s.keep_eps and keeps_eps(s) else clip_of(s)
+    return Sampler(times, steps, solver, deterministic, eta, clip, s.batch_size, prior_noise, guidance_of(s))
 
 
 def _start(process: Process, strength: float) -> float:
     """The time at a part of T; where times are integers the nearest, from 1 up."""
     t = strength * process.num_steps
     return t if process.continuous else max(1, round(t))
+
+
+def clip_of(s: ConfigDict) -> bool | DynamicThreshold:
+    """How settings `sample` limit x_0, with an eps that follows from it."""
+    return DynamicThreshold(s.clip_percentile) if s.clip and s.clip_percentile else bool(s.clip)
+
+
+def guidance_of(s: ConfigDict) -> Guidance:
+    """How settings `sample` guide."""
+    return Guidance(s.guidance, tuple(s.guidance_interval) or None)

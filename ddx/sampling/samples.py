@@ -76,7 +76,7 @@ def sample(
       num_samples: N; None for 64, or one for each image of `known` or `start`.
       preset: a paper's setting, one of `ddx.config.sampling.SAMPLING_PRESETS`, changed by what else is given.
       labels: classes of the images, by number or name, of a network that knows classes, and from the first again; None
-        for all in turn.
+        for all in turn; "none" for no class, where it was trained with label dropout.
       low_res: for a super-resolution network, the images to enlarge, and from the first again: a folder, a .npy or an
         .npz file, such as the samples.npz of a smaller network.
       known: images of which a part is kept (`ddx.inpaint`), and from the first again: a picture, a folder, a .npy or an

@@ -37,6 +37,11 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
     if "trajectory" in given and counts_itself(given["trajectory"]):
         sample["num_steps"] = 0
     changed["sample"] = sample = sample | given
+    # What a run's own setting belongs to may be left out; what is given may not contradict.
+    if not sample["clip"] and "clip_percentile" not in given:
+        sample["clip_percentile"] = 0.0
+    if sample["guidance"] == 1 and "guidance_interval" not in given:
+        sample["guidance_interval"] = ()
     if "eta" in given and sample["sampler"] != "ddim":
         raise ConfigError(
             f"eta={given['eta']} belongs to the ddim sampler, not {sample['sampler']}."
@@ -105,7 +110,8 @@ def class_numbers(source: Trained, labels: Labels | None) -> tuple[int, ...] | N
     """The numbers of classes that are given by name or number; None for None.
 
     Where all are names of classes, that is what they are. Otherwise text that is a number is that number, so that
-    names such as "3" are of use where they leave no doubt.
+    names such as "3" are of use where they leave no doubt. "none" is the class that says nothing of an image, of a
+    network that was trained with label dropout.
 
     Raises:
       ConfigError: the network is told no classes, or one is no class of its.
@@ -117,17 +123,28 @@ def class_numbers(source: Trained, labels: Labels | None) -> tuple[int, ...] | N
         raise ConfigError("labels: the network was trained without classes. Leave out --labels")
     said = source.meta.get("data")
     classes = [str(name) for name in said.get("classes", ())] if isinstance(said, dict) else []
+    null_class = source.system.model.num_classes if source.system.model.null_class else None
     if all(isinstance(label, str) and label in classes for label in given):
         return tuple(classes.index(str(label)) for label in given)
-    return tuple(label if isinstance(label, int) else _class_number(label, classes) for label in given)
+    return tuple(label if isinstance(label, int) else _class_number(label, classes, null_class) for label in given)
 
 
-def _class_number(label: str, classes: list[str]) -> int:
+NONE = "none"
+"""The name of the class that says nothing of an image, unless a class of the data has that name."""
+
+
+def _class_number(label: str, classes: list[str], null_class: int | None) -> int:
     try:
         return int(label)
     except ValueError:
         if label in classes:
             return classes.index(label)
+    if label == NONE and null_class is not None:
+        return null_class
+    if label == NONE:
+        raise ConfigError(
+            f"labels: {NONE!r} is known to a network trained with model.label_dropout, and this one is not. Use a class"
+        )
     if not classes:
         raise ConfigError(f"labels: {shown(label)} is no number, and the checkpoint names no classes. Use 0, 1, ...")
     close = difflib.get_close_matches(label, classes, n=3) or difflib.get_close_matches(label, classes, n=3, cutoff=0)
@@ -146,9 +163,10 @@ def to_tell(system: System, labels: tuple[int, ...] | None, low_res: Path | None
     given: dict[str, np.ndarray] = {}
     if labels:
         num_classes = system.model.num_classes
-        wrong = [label for label in labels if not 0 <= label < num_classes]
+        wrong = [label for label in labels if not 0 <= label < num_classes + system.model.null_class]
         if wrong:
-            raise ConfigError(f"labels: {wrong[0]} must be one of the classes 0..{num_classes - 1}")
+            none = f", or {num_classes} for none" if system.model.null_class else ""
+            raise ConfigError(f"labels: {wrong[0]} must be one of the classes 0..{num_classes - 1}{none}")
         given["label"] = np.asarray(labels, np.int32)
     if system.low_res_shape is None and low_res is not None:
         raise ConfigError("low_res: the network does not enlarge images. Leave out --low_res")

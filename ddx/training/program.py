@@ -82,6 +82,8 @@ def step_of(config: ConfigDict, system: System, times: TimeSampler, optimizer: o
         times=times,
         batch_size=t.batch_size,
         flip=config.data.flip,
+        label_dropout=config.model.label_dropout,
+        null_class=system.model.num_classes,
         low=config.data.low,
         clip_norm=t.clip_norm,
         ema_decay=t.ema_decay,

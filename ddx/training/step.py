@@ -2,7 +2,7 @@
 
 Every random number is a function of (seed, step) and, where it belongs to an example, of the example's place in the
 global batch. So neither the number of devices nor gradient accumulation nor a restart changes the times, the noise, the
-flips and the dropout masks that are drawn.
+flips, the dropped labels and the dropout masks that are drawn.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ddx.training.state import TrainState, clipped, update_ema
 
 Step = Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Any]]]
 
-_TIME, _NOISE, _FLIP, _DROPOUT = range(4)  # streams of random numbers within a step
+_TIME, _NOISE, _FLIP, _DROPOUT, _LABEL = range(5)  # streams of random numbers within a step
 
 
 def make_step(
@@ -33,6 +33,8 @@ def make_step(
     times: TimeSampler,
     batch_size: int,
     flip: bool,
+    label_dropout: float,
+    null_class: int,
     low: float,
     clip_norm: float,
     ema_decay: float,
@@ -48,6 +50,8 @@ def make_step(
       times: draws the times, and weights with which losses count.
       batch_size: of the global batch.
       flip: mirror each image with probability 1/2.
+      label_dropout: probability with which an example's label becomes `null_class`.
+      null_class: the class that says nothing of an image.
       low: the lowest value of the data, for black.
       clip_norm: see `clipped`.
       ema_decay: see `update_ema`.
@@ -95,9 +99,12 @@ def make_step(
         x_0 = augment.to_float(batch["image"], low)
         if flip:
             x_0 = augment.random_flip(keys(_FLIP), x_0)
+        label = batch["label"]
+        if label_dropout:
+            label = augment.drop_labels(keys(_LABEL), label, label_dropout, null_class)
         t, weight = times.draw(state.times, jax.random.fold_in(key, _TIME), batch["example"], batch_size)
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
-        told = (batch["label"], t, noise, keys(_DROPOUT))
+        told = (label, t, noise, keys(_DROPOUT))
         grad, (each, named) = gradient(state.params, state.frozen, weight, x_0, *told)
         level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
         quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)

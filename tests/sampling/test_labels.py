@@ -11,11 +11,11 @@ from ddx.sampling.settings import class_numbers
 ANIMALS = ("cat", "dog", "zebra")
 
 
-def network(classes=ANIMALS, num_classes=None):
+def network(classes=ANIMALS, num_classes=None, null_class=False):
     """What `class_numbers` asks of a trained network."""
     count = len(classes) if num_classes is None else num_classes
     meta = {} if classes is None else {"data": {"classes": list(classes)}}
-    model = types.SimpleNamespace(num_classes=count)
+    model = types.SimpleNamespace(num_classes=count, null_class=null_class)
     return types.SimpleNamespace(system=types.SimpleNamespace(model=model), meta=meta)
 
 
@@ -49,9 +49,16 @@ def test_of_classes_that_are_named_by_numbers_names_win_where_all_are_names():
     assert class_numbers(digits, ("3", "7")) == class_numbers(digits, (3, 7)) == (3, 7)
 
 
+def test_none_is_the_class_after_the_last_unless_a_class_is_named_so():
+    assert class_numbers(network(null_class=True), ("cat", "none")) == (0, 3)
+    assert class_numbers(network(("none", "some"), null_class=True), "none") == (0,)
+    assert class_numbers(network(None, 5, null_class=True), ("none", 1)) == (5, 1)
+
+
 @pytest.mark.parametrize(
     ("source", "given", "message"),
     [
+        (network(), ("none",), "'none' is known to a network trained with model.label_dropout, and this one is not"),
         (network(), ("zebre",), r"labels: 'zebre' is none of the 3 classes\. Choose one, such as zebra"),
         (network(), ("cat", "dogs"), r"'dogs' is none of the 3 classes\. Choose one, such as dog"),
         (network(), ("qqq",), "'qqq' is none of the 3 classes"),

@@ -31,6 +31,8 @@ def make(loss, **changes):
     options = {
         "num_steps": T,
         "flip": False,
+        "label_dropout": 0.0,
+        "null_class": 10,
         "low": -1.0,
         "clip_norm": 0.0,
         "ema_decay": 0.9,
@@ -96,11 +98,11 @@ def test_no_two_purposes_share_a_key(monkeypatch):
 
     monkeypatch.setattr("ddx.training.step.example_keys", spy)
     monkeypatch.setattr("ddx.diffusion.objective.time_samplers.example_keys", spy)
-    step, state = make(loss, flip=True)
+    step, state = make(loss, flip=True, label_dropout=0.1)
     for _ in range(2):
         state, _ = step(state, jax.random.key(0), batch())
-    # In each of two steps: flips, times, noise and dropout.
-    assert len(used) == 8 and len(set(used)) == 8
+    # In each of two steps: flips, labels, times, noise and dropout.
+    assert len(used) == 10 and len(set(used)) == 10
 
 
 def test_what_an_example_gets_depends_on_its_place_alone():
@@ -116,6 +118,38 @@ def test_what_an_example_gets_depends_on_its_place_alone():
     )
     assert len(parts) == 4
     assert {tuple(p[1]) for p in parts} == {tuple(t[i : i + 2]) for i in range(0, 8, 2)}
+
+
+def labels_seen(steps, places=range(8), seed=0, **changes):
+    """The labels that the loss was given in each of some steps, where all are 0."""
+    log = []
+
+    def loss(params, x_0, label, t, noise, dropout_keys):
+        jax.debug.callback(lambda label: log.append(np.asarray(label)), label)
+        return params["w"] + 0 * t, {}
+
+    step, state = make(loss, **changes)
+    for _ in range(steps):
+        state, _ = jax.jit(step)(state, jax.random.key(seed), batch(places))
+    jax.effects_barrier()
+    return np.concatenate(log)
+
+
+def test_labels_are_dropped_at_their_rate_by_seed_step_and_place_alone():
+    assert not labels_seen(1).any()
+    seen = labels_seen(40, label_dropout=0.25).reshape(40, 8)
+    assert set(np.unique(seen)) == {0, 10}
+    dropped = seen == 10
+    assert 0.17 < dropped.mean() < 0.33 and dropped.mean(0).max() < 0.6  # 4 standard errors of 320, and of every place
+    assert len(np.unique(dropped, axis=0)) > 15
+    np.testing.assert_array_equal(labels_seen(40, [6, 2, 3], label_dropout=0.25).reshape(40, 3), seen[:, [6, 2, 3]])
+    assert np.any(labels_seen(40, seed=1, label_dropout=0.25).reshape(40, 8) != seen)
+
+
+def test_dropping_labels_changes_nothing_else_that_is_drawn():
+    for one, other in zip(drawn(1, flip=True), drawn(1, flip=True, label_dropout=0.5), strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2, 8])

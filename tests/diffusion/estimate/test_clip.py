@@ -106,6 +106,8 @@ def test_each_image_is_clipped_to_its_own_percentile_and_scaled():
     np.testing.assert_allclose(thresholded(values, 87.5), values.clip(-3, 3) / 3, atol=1e-6)  # between 2 and 4
     np.testing.assert_allclose(thresholded(values, 100), values / 4, atol=1e-6)
     np.testing.assert_allclose(thresholded(values, 25), values.clip(-1, 1), atol=1e-6)  # s is 1 at least
+    colours = values.reshape(1, 1, 1, 5)  # all of a pixel's channels count
+    np.testing.assert_allclose(thresholded(colours, 75), row(0.0, -0.25, 0.5, 1.0, -1.0).reshape(1, 1, 1, 5), atol=1e-6)
     two = np.concatenate([values, values / 2])
     np.testing.assert_allclose(thresholded(two, 75)[1:], thresholded(values / 2, 75), atol=1e-6)
 

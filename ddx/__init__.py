@@ -35,6 +35,7 @@ _HOME = {
     "DynamicThreshold": "ddx.diffusion.estimate.clipping",
     "classifier_free_guidance": "ddx.diffusion.estimate.guidance",
     "classifier_guidance": "ddx.diffusion.estimate.guidance",
+    "hutchinson": "ddx.diffusion.estimate.slope",
     "Denoiser": "ddx.diffusion.estimate.denoiser",
     "Denoised": "ddx.diffusion.estimate.denoiser",
     "trajectory": "ddx.diffusion.reverse.trajectory",
@@ -49,6 +50,7 @@ _HOME = {
     "VarianceFn": "ddx.diffusion.reverse.variance",
     "sn": "ddx.diffusion.reverse.variance",
     "npr": "ddx.diffusion.reverse.variance",
+    "ocm": "ddx.diffusion.reverse.variance",
     "heuristic": "ddx.diffusion.reverse.variance",
     "encode": "ddx.diffusion.reverse.encode",
     "encodable": "ddx.diffusion.reverse.encode",
@@ -122,6 +124,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.estimate.denoiser import from_pixels as from_pixels
     from ddx.diffusion.estimate.guidance import classifier_free_guidance as classifier_free_guidance
     from ddx.diffusion.estimate.guidance import classifier_guidance as classifier_guidance
+    from ddx.diffusion.estimate.slope import hutchinson as hutchinson
     from ddx.diffusion.forward.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.forward.gaussian import prior_kl as prior_kl
     from ddx.diffusion.forward.gaussian import q_posterior as q_posterior
@@ -166,6 +169,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.reverse.variance import VarianceFn as VarianceFn
     from ddx.diffusion.reverse.variance import heuristic as heuristic
     from ddx.diffusion.reverse.variance import npr as npr
+    from ddx.diffusion.reverse.variance import ocm as ocm
     from ddx.diffusion.reverse.variance import sn as sn
     from ddx.diffusion.reverse.walk import plan as plan
     from ddx.diffusion.reverse.walk import sample as sample

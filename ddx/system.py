@@ -18,7 +18,8 @@ from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES
 from ddx.diffusion.estimate.clipping import Clip
 from ddx.diffusion.estimate.denoiser import Denoiser, clipping, denoiser
 from ddx.diffusion.estimate.guidance import UNGUIDED, Guidance, classifier_free_guidance
-from ddx.diffusion.forward.process import Process
+from ddx.diffusion.estimate.slope import hutchinson
+from ddx.diffusion.forward.process import Process, in_dct_basis
 from ddx.diffusion.objective import losses, time_samplers
 from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
 from ddx.diffusion.objective.weights import WEIGHTS, LossWeight
@@ -26,6 +27,7 @@ from ddx.diffusion.papers.blurring import blurring
 from ddx.diffusion.papers.ddpm import ddpm
 from ddx.diffusion.papers.ihdm import ihdm
 from ddx.diffusion.papers.rectified_flow import rectified_flow
+from ddx.diffusion.random import fold_in, signs
 from ddx.models import Network, of_head
 from ddx.runtime.errors import ConfigError
 
@@ -44,6 +46,7 @@ class System(NamedTuple):
     process: Process
     model: Network
     image_shape: tuple[int, int, int]
+    probes: int = 0  # draws of signs by which its denoisers tell the slope of eps; 0: they do not
 
     @property
     def low_res_shape(self) -> tuple[int, int, int] | None:
@@ -114,30 +117,43 @@ class System(NamedTuple):
             each = losses.simple_loss(*args, weight)
             return each * (np.prod(x_0.shape[1:]) if loss.reduction == "sum" else 1), {}
         if loss.objective == "head":
-            head = losses.head_loss(self.process, model_fn, x_0, t, noise, loss.variance, loss.prediction, weight)
+            kind, v = loss.variance.removesuffix("_frequency"), None
+            if kind == "ocm":
+                v = signs(fold_in(dropout_keys, _SIGNS), x_0.shape[1:])
+            head = losses.head_loss(self.process, model_fn, x_0, t, noise, kind, loss.prediction, weight, v)
             return head.mse + head.head, {"mse": head.mse, "head": head.head}
         if loss.objective == "hybrid":
             hybrid = losses.hybrid_loss(*args, loss.variance, loss.vlb_weight, weight=weight)
             return hybrid.loss, {"mse": hybrid.mse, "vb": hybrid.vb}
         return losses.kl_loss(*args, loss.variance, rescaled=loss.objective == "rescaled_kl"), {}
 
-    def denoiser(self, params: Any, clip: Clip, told: Told | None = None, guidance: Guidance = UNGUIDED) -> Denoiser:
+    def denoiser(
+        self, params: Any, clip: Clip, told: Told | None = None, guidance: Guidance = UNGUIDED, keys: Any = None
+    ) -> Denoiser:
         """The network with these parameters as an estimator of (x_0, eps) of images of which it is `told`.
 
-        It is guided away from what the network says of images of no class, and clipped after that.
+        It is guided away from what the network says of images of no class, and clipped after that. With `probes` it
+        tells the slope of the network's eps too, unguided, and needs the images' keys, (B,).
         """
 
-        def estimate(told: Told) -> Denoiser:
+        def estimate(told: Told, probes: int) -> Denoiser:
             def model_fn(x_t: Any, model_time: Any) -> Any:
                 return self.model.apply({"params": params}, x_t, model_time, **told)
 
-            return denoiser(self.process, model_fn, self.config.loss.prediction, clip=False)
+            made = denoiser(self.process, model_fn, self.config.loss.prediction, clip=False)
+            return hutchinson(made, keys, probes) if probes else made
 
         told = told or {}
         if guidance.scale == 1:
-            return clipping(estimate(told), clip)
-        unconditional = told | {"label": jnp.full_like(told["label"], self.model.num_classes)}
-        return clipping(classifier_free_guidance(estimate(told), estimate(unconditional), *guidance), clip)
+            return clipping(estimate(told, self.probes), clip)
+        without = told | {"label": jnp.full_like(told["label"], self.model.num_classes)}
+        if guidance == Guidance(0.0):
+            return clipping(estimate(without, self.probes), clip)
+        guided = classifier_free_guidance(estimate(told, self.probes), estimate(without, 0), *guidance)
+        return clipping(guided, clip)
+
+
+_SIGNS = 2**31 - 1  # a stream of an example's keys: no layer draws from it
 
 
 def joined(frozen: Any, params: Any) -> Any:
@@ -157,6 +173,8 @@ def make_process(config: ConfigDict) -> Process:
     else:
         made = ddpm(p.num_steps, p.schedule, p.rescale_time, p.zero_terminal_snr)
         made = dataclasses.replace(made, time_offset=1 - p.first_time)
+    if config.loss.variance == "ocm_frequency":
+        made = in_dct_basis(made)
     return dataclasses.replace(made, low=float(config.data.low))
 
 

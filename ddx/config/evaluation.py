@@ -79,6 +79,16 @@ EVALUATION: dict[str, Setting] = {
         jobs=("bpd",),
         tag=lambda s: f"_{s.variance}",
     ),
+    "probes": Setting(
+        None,
+        SAMPLING["probes"].meaning,
+        limit=SAMPLING["probes"].limit,
+        holds=SAMPLING["probes"].holds,
+        kind=int,
+        unset="the run's",
+        jobs=("bpd",),
+        tag=SAMPLING["probes"].tag,
+    ),
     "basis": Setting(
         "dct",
         "coordinates to tell apart: dct, frequencies, or pixel",

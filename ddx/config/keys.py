@@ -15,7 +15,7 @@ PROCESSES = ("ddpm", "blurring", "ihdm", "rectified_flow")
 NETWORKS = ("unet", "dit")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
-HEADS = ("", "simple", "complex")
+HEADS = ("", "simple", "complex", "dense")
 WEIGHTS = ("none", "constant", "min_snr", "p2", "edm")
 TIME_SAMPLERS = ("uniform", "antithetic", "low_discrepancy", "loss_second_moment", "lognormal")
 
@@ -126,7 +126,7 @@ KEYS: dict[str, Key] = {
     "model.head": Key(
         "",
         "layers of their own for what a network outputs besides its prediction; empty: none",
-        limit="empty, simple or complex",
+        limit="empty, simple, complex or dense",
         holds=lambda value: value in HEADS,
     ),
     "model.dtype": Key("float32", "type of the computation; parameters stay float32", **one_of("float32", "bfloat16")),
@@ -134,7 +134,7 @@ KEYS: dict[str, Key] = {
     "loss.prediction": Key("eps", "output of the network", **one_of(*PREDICTIONS)),
     "loss.objective": Key(
         "simple",
-        "loss: simple (DDPM), hybrid (Improved DDPM), head (SN- and NPR-DPM) or a term of the bound",
+        "loss: simple (DDPM), hybrid (Improved DDPM), head (SN-, NPR- and OCM-DPM) or a term of the bound",
         **one_of(*OBJECTIVES),
     ),
     "loss.variance": Key(

@@ -87,8 +87,8 @@ def _check_head(c: dict[str, Any]) -> None:
     variance, objective = c["loss.variance"], c["loss.objective"]
     if (objective == "head") != (variance in HEAD_VARIANCES):
         raise ConfigError(
-            f"loss.objective={objective!r} with loss.variance={variance!r}: objective head trains what sn or npr is"
-            " from, and nothing else does; set both or neither"
+            f"loss.objective={objective!r} with loss.variance={variance!r}: objective head trains what sn, npr, ocm or"
+            " ocm_frequency is from, and nothing else does; set both or neither"
         )
     if objective == "head" and c["loss.prediction"] not in X_0_PREDICTIONS:
         raise ConfigError(
@@ -98,10 +98,15 @@ def _check_head(c: dict[str, Any]) -> None:
     if c["model.head"] and variance not in (*HEAD_VARIANCES, *LEARNED_VARIANCES):
         raise ConfigError(
             f"model.head={c['model.head']!r} has nothing to output with loss.variance={variance!r}; set it to npr, sn,"
-            " learned or range, or model.head=''"
+            " ocm, ocm_frequency, learned or range, or model.head=''"
+        )
+    if variance == "ocm_frequency" and c["process.kind"] != "ddpm":
+        raise ConfigError(
+            f"loss.variance='ocm_frequency' with process.kind={c['process.kind']!r}, which works in frequencies anyway;"
+            " use ocm"
         )
     if c["train.backbone"] and not c["model.head"]:
-        raise ConfigError("train.backbone trains model.head alone; set model.head='simple' or 'complex'")
+        raise ConfigError("train.backbone trains model.head alone; set model.head='simple', 'complex' or 'dense'")
     if c["train.backbone"] and c["train.init_from"]:
         raise ConfigError(
             "train.backbone and train.init_from are two ways to take another run's weights; set one of them"

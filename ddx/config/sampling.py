@@ -8,7 +8,7 @@ of its folders. A new setting is a row here and its use in `make_sampler` of
 from typing import Any
 
 from ddx.config.key import Key, one_of, within
-from ddx.diffusion.catalogue import FIXED_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES, SOLVERS
+from ddx.diffusion.catalogue import FIXED_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES, PROBED_VARIANCES, SOLVERS
 
 
 def _walks(s: Any) -> bool:
@@ -57,6 +57,12 @@ SAMPLING: dict[str, Key] = {
         **one_of(*FIXED_VARIANCES, *LEARNED_VARIANCES),
         also=OPTIMAL_VARIANCES,
         tag=lambda s: f"_{s.variance}" if s.sampler == "ancestral" or s.variance in OPTIMAL_VARIANCES else "",
+    ),
+    "probes": Key(
+        4,
+        "draws of random signs at a step, each a further evaluation, of the variances ocm_probes, ocm_probes_frequency",
+        **within(1, 10_000),
+        tag=lambda s: f"{s.probes}" if s.variance in PROBED_VARIANCES else "",
     ),
     "solver": Key(
         "euler",

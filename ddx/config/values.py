@@ -178,8 +178,8 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
 
     Args:
       workdir: its folder.
-      variance: what the head is for: "sn" or "npr".
-      head: "simple" or "complex"; see `ddx.models.UNet`.
+      variance: what the head is for: "sn", "npr", "ocm" or "ocm_frequency".
+      head: "simple", "complex" or "dense"; see `ddx.models.UNet`.
 
     Raises:
       ConfigError: the folder has no run, or one whose network cannot have such a head.
@@ -193,7 +193,7 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
 
 
 def set_head(config: ConfigDict, variance: str) -> None:
-    """Have what a config's network outputs besides its prediction be what a variance, "sn" or "npr", is from."""
+    """Have what a config's network outputs besides its prediction be what a variance is from, such as "npr"."""
     config.loss.objective, config.loss.variance, config.loss.times = "head", variance, "uniform"
     config.loss.reduction = "mean"
     if config.sample.variance in LEARNED_VARIANCES:

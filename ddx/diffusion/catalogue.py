@@ -13,7 +13,10 @@ STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 o
 # Reverse variances, by what they are computed from.
 FIXED_VARIANCES = ("small", "large")  # the process alone
 LEARNED_VARIANCES = ("learned", "range")  # further outputs of a network that the bound has trained
-HEAD_VARIANCES = ("sn", "npr")  # further outputs that predict the squares of the output, or of its errors
+SQUARE_VARIANCES = ("sn", "npr")  # further outputs that predict the squares of the output, or of its errors
+# A further output for each coordinate, told by what a network has beside its prediction: a head.
+HEAD_VARIANCES = (*SQUARE_VARIANCES, "ocm", "ocm_frequency")  # "ocm": it predicts the slope of eps
+PROBED_VARIANCES = ("ocm_probes", "ocm_probes_frequency")  # the slope of eps itself, by random signs
 HEURISTIC_VARIANCES = ("heuristic", "heuristic_averaged")  # the estimate of (x_0, eps) alone
 ANALYTIC_VARIANCES = (  # statistics of a trained network
     *("analytic", "analytic_frequency", "analytic_pixel", "analytic_gamma"),
@@ -21,11 +24,11 @@ ANALYTIC_VARIANCES = (  # statistics of a trained network
 )
 # With the limits that the papers' code puts on V and on the last noise; "paper1" is for networks with the lower limit.
 PUBLISHED_VARIANCES = tuple(
-    f"{name}_{paper}" for name in ("analytic", *HEAD_VARIANCES, *HEURISTIC_VARIANCES) for paper in ("paper", "paper1")
+    f"{name}_{paper}" for name in ("analytic", *SQUARE_VARIANCES, *HEURISTIC_VARIANCES) for paper in ("paper", "paper1")
 )
 # Optimal given what is known of a trained network, with any sampler.
 OPTIMAL_VARIANCES = tuple(
-    dict.fromkeys((*ANALYTIC_VARIANCES, *HEAD_VARIANCES, *HEURISTIC_VARIANCES, *PUBLISHED_VARIANCES))
+    dict.fromkeys((*ANALYTIC_VARIANCES, *HEAD_VARIANCES, *PROBED_VARIANCES, *HEURISTIC_VARIANCES, *PUBLISHED_VARIANCES))
 )
 DDPM_VARIANCES = ("large", *LEARNED_VARIANCES)  # for steps of eta = 1 only
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)

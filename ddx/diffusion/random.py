@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from ddx.diffusion.arrays import Array, Key, Shape
+from ddx.diffusion.arrays import Array, Key, Shape, Times
 
 _THREEFRY = "threefry2x32"
 
@@ -105,6 +105,42 @@ def fold_in(keys: Key, data: Array | int) -> Key:
       ValueError: `keys` are not keys.
     """
     return jax.vmap(jax.random.fold_in, (0, None))(typed(keys), data)
+
+
+def fold_in_time(keys: Key, t: Times) -> Key:
+    """Fold a time into the keys of all examples; of a real time, the bits of its float32.
+
+    Args:
+      keys: (B,).
+      t: one time, (), or one for each example, (B,).
+
+    Returns:
+      Keys of shape (B,).
+
+    Raises:
+      ValueError: `keys` are not keys.
+    """
+    keys, t = typed(keys), jnp.asarray(t)
+    if jnp.issubdtype(t.dtype, jnp.floating):
+        t = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
+    return jax.vmap(jax.random.fold_in)(keys, jnp.broadcast_to(t, keys.shape))
+
+
+def signs(keys: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:
+    """Rademacher draws: 1 or -1, as likely; example i is drawn from keys[i].
+
+    Args:
+      keys: (B,).
+      shape: the shape of one example.
+      dtype: the type of the result.
+
+    Returns:
+      (B, *shape).
+
+    Raises:
+      ValueError: `keys` are not keys.
+    """
+    return jax.vmap(lambda key: jax.random.rademacher(key, shape, dtype))(typed(keys))
 
 
 def white_noise(keys: Key, shape: Shape, dtype: DTypeLike = jnp.float32) -> jax.Array:

@@ -20,7 +20,7 @@ from ddx.diffusion.bound.terms import (
     noise_at,
     prior_bits,
 )
-from ddx.diffusion.estimate.denoiser import to_coordinates, to_pixels
+from ddx.diffusion.estimate.denoiser import in_coordinates_of
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.papers import ihdm_bound
 from ddx.diffusion.random import example_keys, fold_in, seed_key
@@ -62,7 +62,7 @@ def variational(system: System, variance: str | VarianceFn, how: Mapping[str, An
 
     def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = system.to_float(images)
-        denoise = system.denoiser(params, how["clip"], system.told(x_0, label))
+        denoise = system.denoiser(params, how["clip"], system.told(x_0, label), keys)
         return bound_terms(denoise, x_0, rows, rows.level.t, chosen, noise_at(keys, x_0), how["cdf"])
 
     rows = bound_rows(process, how["times"], system.image_shape[:2], eta)
@@ -115,8 +115,7 @@ def compared(
             first = jax.tree.map(lambda x: x[0], rows)
             at = look(denoise, u_0, first, draw(first.level.t))
             d, x_t = at.d, process.basis.synthesis(at.u_t)
-            pixels = to_pixels(process.basis, d)
-            seen = [(p, p.basis.analysis(x_t), to_coordinates(p.basis, pixels), v) for p, v in variances]
+            seen = [(p, p.basis.analysis(x_t), in_coordinates_of(p, process, d), v) for p, v in variances]
 
             def of(row: Any) -> Any:
                 step = row.expand(shape)

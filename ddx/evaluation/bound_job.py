@@ -58,7 +58,7 @@ def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **setting
     trajectory = measured.trajectory(source, workdir, given["trajectory"], num_steps, variance, clip)
     how = bound_settings(config, given | {"trajectory": trajectory}, rate_distortion)
     times = how["times"]
-    system, chosen = measured.variance(source, workdir, how["variance"], how["clip"])
+    system, chosen = measured.variance(source, workdir, how["variance"], how["clip"], how.get("probes"))
     examples = open_split(source, given)
     protocol = {
         "of_examples": examples.data.num_examples,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.evaluation import folder_name
-from ddx.diffusion.catalogue import SOLVERS
+from ddx.diffusion.catalogue import PROBED_VARIANCES, SOLVERS
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
@@ -97,6 +97,7 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
             "points": [f"{point.walk} {point.num_steps}" for point in points],  # parts are numbered in this order
             "bound_of": f"{len(examples.indices)} examples of {examples.split}" if examples else "",
             "trajectory": _trajectory(config),
+            **({"probes": config.sample.probes} if any(p.walk in PROBED_VARIANCES for p in points) else {}),
             "num_samples": count,
             "clip": clip,
             "cdf": how["cdf"],
@@ -213,7 +214,7 @@ def _bits(work: Work, point: Point, drawing: Drawing, examples: Examples, clip: 
     trajectory = drawing.config.sample.trajectory
     asked = {"num_steps": point.num_steps, "variance": point.walk, "clip": clip, "cdf": work.settings["cdf"]}
     how = bound_settings(source.system.config, asked | {"trajectory": trajectory})
-    system, chosen = measured.variance(source, work.workdir, point.walk, clip)
+    system, chosen = measured.variance(source, work.workdir, point.walk, clip, how.get("probes"))
     bound = Bound(bound_protocol(system, how, chosen or point.walk, None))
     size = batch_size(work, examples)
     parts = bound.parts(source.params, examples.data, examples.indices, work.settings["seed"], size, frozenset())

@@ -13,6 +13,7 @@ from ddx.diffusion.catalogue import (
     HEAD_VARIANCES,
     LEARNED_VARIANCES,
     OPTIMAL_VARIANCES,
+    PROBED_VARIANCES,
 )
 from ddx.diffusion.reverse import trajectory as trajectories
 from ddx.diffusion.reverse.variance import VarianceFn
@@ -45,8 +46,14 @@ def _variational(config: Any, asked: dict[str, Any]) -> dict[str, Any]:
     variance = asked.get("variance") or default_variance(config)
     choices = dict.fromkeys((*FIXED_VARIANCES, config.loss.variance, *OPTIMAL_VARIANCES))
     if variance not in choices:
-        possible = [v for v in choices if not v.startswith(HEAD_VARIANCES) or v.startswith(config.loss.variance)]
+        heads = {v: v.partition("_paper")[0] for v in choices if v.partition("_paper")[0] in HEAD_VARIANCES}
+        possible = [v for v in choices if heads.get(v, config.loss.variance) == config.loss.variance]
         raise ConfigError(f"variance={variance!r} was not learned by the network. Choose one of: {', '.join(possible)}")
+    if variance in PROBED_VARIANCES:
+        asked.setdefault("probes", config.sample.probes)
+    elif "probes" in asked:
+        of = " and ".join(PROBED_VARIANCES)
+        raise ConfigError(f"probes={asked['probes']} belongs to the variances {of}, not {variance}. Leave it out")
     if "delta" in asked:
         raise ConfigError("delta belongs to an IHDM network, which predicts the residual. Leave out --delta")
     of_x_0 = [name for name in ("clip", "rate_distortion") if asked.get(name)]

@@ -10,7 +10,7 @@ from ddx.config.keys import UNKNOWN
 from ddx.config.model_rules import check_image_size
 from ddx.config.sampling import WEIGHTS
 from ddx.config.values import check_keys, default_config, validate
-from ddx.diffusion.catalogue import HEAD_VARIANCES
+from ddx.diffusion.catalogue import SQUARE_VARIANCES
 from ddx.interop import analytic, checkpoints, diffusers, ms_eps, own
 from ddx.interop.checkpoints import Hints
 from ddx.interop.fill import fill
@@ -72,7 +72,7 @@ def convert(
         raise ConfigError(f"from={kind!r} is unknown. {did_you_mean(kind, SOURCES)}Choose one of: {', '.join(SOURCES)}")
     for name, value, choices, of in (
         ("weights", weights, WEIGHTS, kind),
-        ("head", head, HEAD_VARIANCES, "analytic-dpm"),
+        ("head", head, SQUARE_VARIANCES, "analytic-dpm"),
         ("attention_order", attention_order, ATTENTION_ORDERS, "guided-diffusion"),
     ):
         if value is not None and value not in choices:
@@ -136,7 +136,7 @@ def _result(out: Path, found: Found, num_params: int, measured: Path | None) -> 
     also = ""
     if measured is not None:
         also, variance = f", with the statistics of {measured}", " --variance=analytic_paper"
-    if found.config.loss.variance in HEAD_VARIANCES:
+    if found.config.loss.variance in SQUARE_VARIANCES:
         variance = f" --variance={found.config.loss.variance}_paper"
     message = (
         f"wrote {out}: a network of {num_params:,} parameters for images of {shape}{also}. Draw some with"

@@ -18,7 +18,7 @@ from ddx.models.embeddings import time_embedding
 from ddx.models.inputs import check_inputs, given
 from ddx.models.norm import GroupNorm, Measured, joined, measure
 
-HEADS = ("simple", "complex")
+HEADS = ("simple", "complex", "dense")
 
 # Eight images of 32 x 32: activations of a part stay in a CPU's caches, which makes a batch of 64 a quarter faster.
 _PIXELS_A_PART = 8192
@@ -51,7 +51,9 @@ class UNet(nn.Module):
       low_res: 0, or the height of the low-resolution images that are to be enlarged to x's size (super-resolution).
       head: "" for none; or layers of its own for as many channels again, from what the last convolution is given
         (Extended Analytic-DPM's): "simple", a normalisation and a convolution, "complex", a residual block before them.
-        Their names begin with "head".
+        "dense", ours, is for outputs that are no pixels, such as frequencies: a residual block, the mean over the image
+        and two dense layers, the last with an output of its own for each coordinate of images of the size that the
+        network was made for. Their names begin with "head".
     """
 
     channels: int = 128
@@ -210,9 +212,14 @@ class UNet(nn.Module):
         out = output(h, "norm_out", "conv_out")
         if not self.head:
             return out
-        if self.head == "complex":
+        if self.head != "simple":
             h = residual(h, "head_block", self.multipliers[0])
-        return jnp.concatenate([out, output(h, "head_norm", "head_conv")], axis=-1)
+        if self.head != "dense":
+            return jnp.concatenate([out, output(h, "head_norm", "head_conv")], axis=-1)
+        y = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name="head_norm")(h)).mean((1, 2))
+        y = nn.swish(dense(self.channels, 4 * self.channels, like, self.dtype, "head_dense0")(y))
+        y = dense(4 * self.channels, out[0].size, like, self.dtype, "head_dense1", last=True)(y)
+        return jnp.concatenate([out, y.reshape(out.shape).astype(jnp.float32)], axis=-1)
 
     def _low_res_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the low-resolution images that belong to images of this one."""

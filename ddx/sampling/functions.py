@@ -62,7 +62,7 @@ def functions(system: System, sampler: Sampler, solver: Solver) -> Functions:
         return start(solver, basis.analysis(x_T))
 
     def walk(params: Any, rows: Plan, entries: Any, keys: Any, told: Any, known: Any, state: State) -> State:
-        denoise = system.denoiser(params, sampler.clip, told, sampler.guidance)
+        denoise = system.denoiser(params, sampler.clip, told, sampler.guidance, keys)
         draw = no_noise if sampler.deterministic else _draw(keys, state.u_t)
         if not known:
             return advance(denoise, state, rows, entries, solver, draw)

@@ -3,6 +3,7 @@
 Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads are part of the network.
 """
 
+import dataclasses
 import shlex
 from typing import Any, NamedTuple
 
@@ -16,11 +17,11 @@ from ddx.diffusion.catalogue import (
     FIXED_VARIANCES,
     HEAD_VARIANCES,
     OPTIMAL_VARIANCES,
+    PROBED_VARIANCES,
     X_0_PREDICTIONS,
 )
 from ddx.diffusion.estimate.clipping import DynamicThreshold
 from ddx.diffusion.forward.basis import DCT, PIXEL
-from ddx.diffusion.forward.process import in_dct_basis
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse import variance as variances
 from ddx.diffusion.reverse.solvers import euler
@@ -38,15 +39,17 @@ FOLDER = "statistics"
 
 
 def in_basis(system: System, basis: str) -> System:
-    """The system, its process seen in a basis: "dct", or "pixel" for one that has no other.
+    """The system, its process seen in a basis: "dct", or "pixel" for one that does not blur.
 
     Raises:
       ConfigError: the process is not diagonal in it.
     """
-    if system.process.basis is DCT and basis == "pixel":
+    process = system.process
+    if process.blur is not None and basis == "pixel":
         raise ConfigError("a process that blurs has statistics of frequencies, not of pixels. Use basis dct")
-    wanted = system.process.basis is PIXEL and basis == "dct"
-    return system._replace(process=in_dct_basis(system.process)) if wanted else system
+    if process.basis.name == basis:
+        return system
+    return system._replace(process=dataclasses.replace(process, basis={"dct": DCT, "pixel": PIXEL}[basis]))
 
 
 class _Found(NamedTuple):
@@ -70,10 +73,12 @@ def origin(source: Trained, workdir: Path, variance: str, clip: bool) -> dict[st
     return {"statistics": found.protocol | {"sha256": found.checksum}}
 
 
-def variance(source: Trained, workdir: Path, name: str, clip: bool) -> tuple[System, VarianceFn | None]:
+def variance(
+    source: Trained, workdir: Path, name: str, clip: bool, probes: int | None = None
+) -> tuple[System, VarianceFn | None]:
     """The system to draw from and its reverse variance, for a name; None for one that is not of `OPTIMAL_VARIANCES`.
 
-    `clip` says whether the estimate of x_0 is clipped.
+    `clip` says whether the estimate of x_0 is clipped, `probes` how many draws "ocm_probes" takes; None: the run's.
 
     Raises:
       ConfigError: the network is not one for it, has no such head, or there are no statistics of it.
@@ -83,12 +88,17 @@ def variance(source: Trained, workdir: Path, name: str, clip: bool) -> tuple[Sys
     config, process = source.system.config, source.system.process
     _check_tells(source, f"variance={name!r}", "Use small or large")
     kind = name.partition("_paper")[0]
+    if kind == "ocm_frequency" and process.blur is not None:
+        raise ConfigError("variance='ocm_frequency': a process that blurs works in frequencies anyway. Use ocm")
     if kind in HEAD_VARIANCES and config.loss.variance != kind:
         raise ConfigError(
             f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
             f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
             f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
         )
+    if name in PROBED_VARIANCES:
+        system = in_basis(source.system, "dct") if name.endswith("_frequency") else source.system
+        return system._replace(probes=probes or config.sample.probes), variances.ocm()
     if kind not in ANALYTIC_VARIANCES:
         return source.system, variances.VARIANCES[kind]
     is_gamma = _is_gamma(name)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
-from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
+from ddx.diffusion.catalogue import OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
@@ -227,13 +227,16 @@ def settle(
       ConfigError: a setting is invalid, or not for this network.
     """
     variance = settings.get("variance")
+    if settings.get("probes") is not None and variance not in PROBED_VARIANCES:
+        of = " and ".join(PROBED_VARIANCES)
+        raise ConfigError(f"probes={settings['probes']} belongs to the variances {of}, not {variance}. Leave it out")
     if settings.get("trajectory") == "optimal":
         settings = settings | {"trajectory": _optimal(source, workdir, settings)}
     if variance in OPTIMAL_VARIANCES:
         settings = settings | {"variance": None}  # no config has it
     config = sampling_config(source.system.config, seed, preset, **settings)
     variance = str(variance or config.sample.variance)
-    system, chosen = measured.variance(source, workdir, variance, config.sample.clip)
+    system, chosen = measured.variance(source, workdir, variance, config.sample.clip, config.sample.probes)
     how = make_sampler(config, system, chosen, strength)
     if chosen is not None:
         how = measured.as_published(how, chosen, variance, system.process.low)

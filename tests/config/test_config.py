@@ -461,8 +461,8 @@ def test_a_run_that_a_config_does_not_have_is_named_with_those_that_it_has(name,
         shipped(pathlib.Path(f"configs/{name}.py"), arg)
 
 
-@pytest.mark.parametrize("kind", ["npr", "sn"])
-@pytest.mark.parametrize("form", ["", "simple", "complex"])
+@pytest.mark.parametrize("kind", ["npr", "sn", "ocm"])
+@pytest.mark.parametrize("form", ["", "simple", "complex", "dense"])
 @pytest.mark.parametrize("network", ["digits", "iddpm_cifar10", "blurring_cifar10"])
 def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, tmp_path):
     theirs = config_lib.validate(shipped(pathlib.Path(f"configs/{network}.py")))
@@ -475,6 +475,19 @@ def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, t
     paper = (500_000, 128, 1e-4, 0.9999)
     found = (config.train.num_steps, config.train.batch_size, config.train.learning_rate, config.train.ema_decay)
     assert (found == paper) == (network != "digits")
+
+
+def test_a_head_of_frequencies_is_dense_and_of_a_process_that_does_not_work_in_them_by_itself(tmp_path):
+    path, arg = pathlib.Path("configs/heads.py"), f"ocm_frequency,{tmp_path}"
+    for network in ("digits", "digits_blurring"):
+        theirs = config_lib.validate(shipped(pathlib.Path(f"configs/{network}.py")))
+        (tmp_path / "config.json").write_text(config_lib.to_json(theirs))
+        if network == "digits":
+            config = config_lib.validate(shipped(path, arg))
+            assert (config.loss.variance, config.model.head) == ("ocm_frequency", "dense")
+            continue
+        with pytest.raises(ConfigError, match="works in frequencies anyway; use ocm"):
+            shipped(path, arg)
 
 
 def test_a_user_s_own_keys_are_kept_and_change_nothing():

@@ -16,6 +16,7 @@ from ddx.diffusion.objective import losses
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse.rows import downward
 from ddx.evaluation import evaluate
+from ddx.evaluation.work import open_split
 from ddx.models import of_head
 from ddx.runs import trained
 from ddx.runtime.errors import CheckpointError, ConfigError
@@ -167,6 +168,49 @@ def test_samples_have_the_variance_that_the_head_says(name, sampler, headed, tmp
     assert json.loads((tmp_path / "samples.json").read_text())["sample"]["variance"] == name
 
 
+def test_a_head_of_frequencies_works_in_them_from_training_to_the_bound(whole, tmp_path):
+    run, settings = tmp_path / "run", {"num_steps": 5, "max_examples": 4, "batch_size": 4}
+    train(of(whole, "ocm_frequency", "dense", **{"train.num_steps": 3}), run)
+    source, before = trained.load(run), trained.load(whole)
+    assert source.system.process.basis.name == "dct"
+    head = of_head(source.params)
+    assert {name for name in head if head[name]} == {"head_norm", "head_block", "head_dense0", "head_dense1"}
+    for name, module in before.params.items():
+        jax.tree.map(np.testing.assert_array_equal, source.params[name], module)
+    assert "variance ocm_frequency" in evaluate(run, out=tmp_path / "bound", **settings).message
+    agrees_with(tmp_path / "bound", source, source.system.denoiser(source.params, True))
+    assert sample(run, 2, out=tmp_path / "samples", variance="ocm_frequency", num_steps=3).arrays()["samples"].any()
+
+
+@pytest.mark.parametrize(("name", "basis"), [("ocm_probes", "pixel"), ("ocm_probes_frequency", "dct")])
+def test_probes_need_no_head_and_belong_to_an_example(name, basis, whole, tmp_path):
+    given = {"variance": name, "probes": 2, "num_steps": 3}
+    evaluate(whole, out=tmp_path / "bound", max_examples=4, **given | {"num_steps": 5})
+    source = trained.load(whole)
+    system = measured.in_basis(source.system, basis)
+    agrees_with(tmp_path / "bound", source, system.denoiser(source.params, True), draws=2)
+    found = [
+        sample(whole, 3, out=tmp_path / f"of{size}", sampler="ancestral", batch_size=size, **given) for size in (1, 3)
+    ]
+    one, three = (result.arrays()["samples"].astype(int) for result in found)
+    assert np.abs(one - three).max() <= 1 and np.ptp(one) > 0
+    assert json.loads((tmp_path / "of1" / "samples.json").read_text())["sample"]["probes"] == 2
+
+
+def agrees_with(folder, source, denoise, draws=0):
+    """The bound in a folder is that of a denoiser by `ddx.bits_per_dim`, with its head or with probes."""
+    protocol = json.loads((folder / "bpd.json").read_text())["protocol"]
+    with np.load(folder / "bpd.npz") as file:
+        total, examples, times = file["total"], file["example"], file["times"]
+    data = open_split(source, {"split": "test", "max_examples": 4, "seed": 0, "data_dir": None}).data
+    x_0 = source.system.to_float(data.read(examples)["image"])
+    keys = random.example_keys(random.seed_key(0), jnp.asarray(examples, jnp.uint32))
+    denoise = ddx.hutchinson(denoise, keys, draws) if draws else denoise
+    assert protocol.get("probes", 0) == draws
+    expected = ddx.bits_per_dim(denoise, x_0, keys, (*times[::-1].tolist(), 0), "ocm").total
+    np.testing.assert_allclose(total, expected, rtol=2e-4)
+
+
 def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
     settings = {"num_steps": 5, "max_examples": 4, "batch_size": 4}
     assert "variance npr" in evaluate(headed, out=tmp_path / "npr", **settings).message
@@ -187,6 +231,10 @@ def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
         (lambda run, other: sample(run, 1, variance="npr", sampler="ddim", solver="heun"), "this variance belongs to"),
         (lambda run, other: interpolate(run, 2, variance="npr"), "variance=npr is for samples and bounds"),
         (lambda run, other: interpolate(run, 2, trajectory="optimal"), "trajectory=optimal is for samples and bounds"),
+        (lambda run, other: sample(other, 1, variance="ocm"), "--config=heads:ocm,"),
+        (lambda run, other: sample(other, 1, probes=2), "belongs to the variances ocm_probes and .*, not None"),
+        (lambda run, other: evaluate(other, probes=2), "belongs to the variances ocm_probes and .*, not small"),
+        (lambda run, other: evaluate(other, variance="ocm_probes", probes=0), "probes=0 must be at least 1"),
         (lambda run, other: evaluate(run, variance="range"), r"small, large, npr, analytic, .*npr_paper1"),
         (lambda run, other: train(of(other, **{"train.backbone": str(run / "no")}), run.parent / "no"), "no trained"),
     ],

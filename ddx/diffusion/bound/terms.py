@@ -42,7 +42,7 @@ from ddx.diffusion.estimate.denoiser import Denoised, Denoiser, check_denoiser
 from ddx.diffusion.forward.basis import PIXEL
 from ddx.diffusion.forward.gaussian import gaussian_kl, host_eta, prior_kl
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.random import batch_keys, fold_in, given_noise, white_noise
+from ddx.diffusion.random import batch_keys, fold_in_time, given_noise, white_noise
 from ddx.diffusion.reverse.rows import Plan, Row, Step, downward, visited
 from ddx.diffusion.reverse.variance import VarianceFn, variance_fn
 
@@ -280,17 +280,10 @@ def prior_bits(process: Process, x_0: Images, t: Times) -> PerExample:
 def noise_at(key: Key | None, x_0: Images) -> Callable[[Any], Coordinates]:
     """draw(t) -> white noise like x_0 at one time; each example's noise is drawn from its key with t folded in.
 
-    For a real t, the bits of its float32 are folded in. `key` is one key, or keys of shape (B,).
+    `key` is one key, or keys of shape (B,).
 
     Raises:
       ValueError: there is no key, or not one for each example.
     """
     keys = batch_keys(key, x_0.shape[0])
-
-    def draw(t: Any) -> Coordinates:
-        t = jnp.asarray(t)
-        if jnp.issubdtype(t.dtype, jnp.floating):
-            t = jax.lax.bitcast_convert_type(t.astype(jnp.float32), jnp.uint32)
-        return white_noise(fold_in(keys, t), x_0.shape[1:], x_0.dtype)
-
-    return draw
+    return lambda t: white_noise(fold_in_time(keys, t), x_0.shape[1:], x_0.dtype)

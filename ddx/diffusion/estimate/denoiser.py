@@ -37,6 +37,7 @@ class Denoised(NamedTuple):
     gain: Coefficient | None = None  # d x_0 / d output, -sigma / D: what an error of the output does to x_0
     most: Coefficient | None = None  # per coordinate, the largest variance of data in its range
     own_eps: Images | Coordinates | None = None  # only for clip="x0": the network's eps, with which x_0 does not agree
+    slope: Coordinates | None = None  # only of `ddx.hutchinson`: -sigma times the diagonal of d eps / d u_t
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +196,15 @@ def to_pixels(basis: Basis, d: Denoised) -> Denoised:
 def to_coordinates(basis: Basis, d: Denoised) -> Denoised:
     """The inverse of `to_pixels`."""
     return _changed(d, basis.analysis)
+
+
+def in_coordinates_of(other: Process, process: Process, d: Denoised) -> Denoised:
+    """An estimate in coordinates of a process as one in those of another, which differs in its basis alone."""
+    if other.basis is process.basis:
+        return d
+    shape = d.x_0.shape[-3:-1]
+    most = None if d.most is None else jnp.asarray(largest_variance(other.basis, shape, other.low), d.x_0.dtype)
+    return to_coordinates(other.basis, to_pixels(process.basis, d))._replace(most=most)
 
 
 def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:

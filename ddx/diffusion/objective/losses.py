@@ -12,8 +12,9 @@ import numpy as np
 
 from ddx.diffusion.arrays import Images, PerExample, Times, check_floats, mean_over_image
 from ddx.diffusion.bound.terms import bound_term
-from ddx.diffusion.estimate.denoiser import ModelFn, known, network_times, read
+from ddx.diffusion.estimate.denoiser import ModelFn, denoiser, known, network_times, read
 from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, split_output, target
+from ddx.diffusion.estimate.slope import with_slope
 from ddx.diffusion.forward.gaussian import q_sample
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.objective.weights import LossWeight, of_output
@@ -80,11 +81,14 @@ def head_loss(
     head: str,
     prediction: str | WeightsFn = "eps",
     weight: LossWeight | None = None,
+    v: Images | None = None,
 ) -> HeadLoss:
-    """The losses of SN- and NPR-DPM's heads (Bao et al. 2022b), and L_simple of their network.
+    """The losses of SN-, NPR- and OCM-DPM's heads (Bao et al. 2022b; Ou et al. 2025), and L_simple of their network.
 
     With y the target of the network, in coordinates of the basis, an "sn" head fits E[y^2 given x_t]. An "npr" head
-    fits the squared error of the network's own output, through which no gradient flows.
+    fits the squared error of the network's own output, an "ocm" head v * (-sigma J v), J = d eps / d u_t of the
+    network's own eps: on average over random signs v the slope h of `ddx.diffusion.estimate.slope`. No gradient flows
+    through what "npr" and "ocm" heads fit.
 
     Args:
       process: the process.
@@ -92,9 +96,10 @@ def head_loss(
       x_0: (B, H, W, C) data in the process's range, [-1, 1] for most.
       t: (B,) times in 1..T, or real times in [0, T] where they are continuous.
       noise: like x_0, standard normal.
-      head: "sn" or "npr".
+      head: "sn", "npr" or "ocm".
       prediction: what the first C channels are: a name such as "eps", or a `WeightsFn`.
       weight: of the network's squared error, as in `simple_loss`; the head's own loss has none.
+      v: for "ocm", like x_0: 1 or -1, as likely, in coordinates of the basis.
 
     Returns:
       Both losses, means over coordinates; the paper's code sums over pixels instead: multiply by H * W * C. To train
@@ -103,17 +108,25 @@ def head_loss(
 
     Raises:
       ValueError: the head is unknown or the network has none, x_0 or noise are not floating-point numbers or differ in
-        shape, a time is not a noise level, or the prediction is unknown or impossible for this process.
+        shape, a time is not a noise level, v is missing, or the prediction is unknown or impossible for this process.
     """
-    if head not in ("sn", "npr"):
-        raise ValueError(f"head {head!r} is unknown; choose sn or npr")
+    if head not in ("sn", "npr", "ocm"):
+        raise ValueError(f"head {head!r} is unknown; choose sn, npr or ocm")
+    if (head == "ocm") != (getattr(v, "shape", None) == x_0.shape):
+        raise ValueError(f"v must be signs like x_0, {x_0.shape}, for head 'ocm', and None for others")
     t, x_t = _diffused(process, x_0, t, noise)
-    output, extra = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
-    if extra is None:
-        raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
     y = process.basis.analysis(target(process, prediction, x_0, t, noise))
-    error = jnp.square(y - process.basis.analysis(output))
-    goal = jnp.square(y) if head == "sn" else jax.lax.stop_gradient(error)
+    if head == "ocm":
+        denoise, level = denoiser(process, model_fn, prediction, clip=False), process.level(t, x_0.shape[-3:-1])
+        d = with_slope(denoise, process.basis.analysis(x_t), level, jnp.asarray(v)[None])
+        y_hat, extra, goal = d.output, d.extra, d.slope
+    else:
+        output, extra = split_output(model_fn(x_t, process.model_time(t)), x_0.shape[-1])
+        y_hat, goal = process.basis.analysis(output), jnp.square(y) if head == "sn" else None
+    if extra is None or y_hat is None:
+        raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
+    error = jnp.square(y - y_hat)
+    goal = jax.lax.stop_gradient(error if goal is None else goal)
     weighted = error if weight is None else of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * error
     losses = mean_over_image(weighted), mean_over_image(jnp.square(goal - extra))
     return HeadLoss(*(known(process, t, loss) for loss in losses))

@@ -8,10 +8,10 @@
 | range | large^f small^(1 - f), f = (v + 1) / 2, v the network's extra channels | Improved DDPM eq. 15 |
 | npr | equation (1), V = (sigma / alpha)^2 g, g a head for the squared error of the network's eps | Bao et al. 2022b |
 | sn | equation (1), V = (sigma / alpha)^2 (h - eps^2), h a head for E[eps^2 given u_t] | Bao et al. 2022b |
+| ocm | equation (1), V = (sigma / alpha)^2 (1 + h), h the slope of eps, of a head or of probes | Ou et al. 2025 |
 | heuristic | equation (1), V = (sigma / alpha)^2 (1 - eps^2), eps the estimate's | Extended Analytic-DPM's code |
 
-The optimal variance adds the estimate's uncertainty about u_0 to the variance of q
-(`ddx.diffusion.forward.gaussian`, equation 6):
+The optimal variance adds the estimate's uncertainty about u_0 to the variance of q (`forward.gaussian`, equation 6):
 
     variance = lambda2 + gamma^2 V        V = Var[u_0 | u_t]                                                    (1)
 
@@ -21,12 +21,12 @@ u_0 = (q u_t - sigma y) / D with D = q alpha - p sigma, so
 
     Var[u_0 | u_t] = (sigma / D)^2 Var[y | u_t]                                                                 (2)
 
-where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and unlimited for "eps". On a step to noise-free data
-every variance of equation (1) is "small", as in those papers' bounds.
+where (sigma / D)^2 is 1 for "x0", at most 1 without blur for "v", and unlimited for "eps"; a slope is that of eps
+always (`ddx.diffusion.estimate.slope`). On a step to noise-free data every variance of equation (1) is "small".
 
-"large", "learned" and "range" belong to eta = 1. The two ends of "range" are computed for the step that is taken, so it
-works with every trajectory, and per coordinate, as v is, so it works with every process. On a step to the data the ends
-are the clipped lambda2 and sigma_t^2.
+"large", "learned" and "range" belong to eta = 1. The two ends of "range" are computed for the step that is taken and
+per coordinate, so it works with every trajectory and process. On a step to the data they are the clipped lambda2 and
+sigma_t^2.
 """
 
 from collections.abc import Callable
@@ -131,11 +131,7 @@ def heuristic(averaged: bool = False, limit: Numbers | str | None = "range") -> 
     _check(averaged, limit)
 
     def variance(d: Denoised, step: Step) -> Coefficient:
-        m = step.level
-        some = m.alpha > 0
-        v = jnp.square(m.sigma / jnp.where(some, m.alpha, 1.0)) * (1.0 - jnp.square(d.eps))
-        # Without signal, eps does not determine x_0: V is then as large as the limit allows.
-        return _limited(d, step, jnp.where(some, v, jnp.inf), averaged, limit)
+        return _limited(d, step, _of_eps(step, 1.0 - jnp.square(d.eps)), averaged, limit)
 
     return variance
 
@@ -192,6 +188,31 @@ def npr(averaged: bool = False, limit: Numbers | str | None = "range") -> Varian
     return variance
 
 
+def ocm(limit: Numbers | str | None = "range") -> VarianceFn:
+    """V = (sigma / alpha)^2 (1 + h), h = -sigma diag(d eps / d u_t): optimal covariance matching (Ou et al. 2025).
+
+    For denoisers of `ddx.hutchinson`, which tell h, and of networks with 2 C output channels, the second half a head
+    for h, trained by `ddx.head_loss`. V is exact, of each image and coordinate, where the network is exact.
+
+    Args:
+      limit: V is clipped to [0, limit], a number or a `Coefficient`; "range" takes the largest variance that the range
+        of the data allows; None does not clip, and V may be negative.
+
+    Returns:
+      A `VarianceFn`.
+
+    Raises:
+      ValueError: limit is another string.
+    """
+    _check(False, limit)
+
+    def variance(d: Denoised, step: Step) -> Coefficient:
+        h = _extra(d, "ocm", "or use ddx.hutchinson, which needs none") if d.slope is None else d.slope
+        return _limited(d, step, _of_eps(step, 1.0 + h), False, limit)
+
+    return variance
+
+
 VARIANCES: dict[str, VarianceFn] = {
     "small": small,
     "large": large,
@@ -199,6 +220,7 @@ VARIANCES: dict[str, VarianceFn] = {
     "range": learned_range,
     "sn": sn(),
     "npr": npr(),
+    **dict.fromkeys(("ocm", "ocm_frequency"), ocm()),  # the latter is of a process in the DCT basis
     "heuristic": heuristic(),
     "heuristic_averaged": heuristic(averaged=True),
 }
@@ -239,6 +261,12 @@ def total(step: Step, v: Numbers) -> Coefficient:
     return jnp.where(step.target.sigma == 0, step.small, step.lambda2 + jnp.square(step.gamma) * v)
 
 
+def _of_eps(step: Step, v: Coordinates) -> Coefficient:
+    """Var[u_0 | u_t] for Var[eps | u_t] = v. Without signal eps does not determine x_0, and it is unlimited."""
+    alpha, some = step.level.alpha, step.level.alpha > 0
+    return jnp.where(some, jnp.square(step.level.sigma / jnp.where(some, alpha, 1.0)) * v, jnp.inf)
+
+
 def _limited(d: Denoised, step: Step, v: Coefficient, averaged: bool, limit: Numbers | str | None) -> Coefficient:
     if isinstance(limit, str):
         if d.most is None:
@@ -251,19 +279,15 @@ def _limited(d: Denoised, step: Step, v: Coefficient, averaged: bool, limit: Num
 
 def _head(d: Denoised, name: str) -> tuple[Coordinates, Coordinates, Coefficient]:
     """The head's output, the network's output, and the gain from an error of the latter to an error of x_0."""
-    if d.extra is None:
-        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, the second half its head")
+    head = _extra(d, name)
     if d.gain is None or d.output is None:
         raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network")
-    return d.extra, d.output, d.gain
+    return head, d.output, d.gain
 
 
-def _extra(d: Denoised, name: str) -> Array:
+def _extra(d: Denoised, name: str, instead: str = "use variance='small' or 'large'") -> Array:
     if d.extra is None:
-        raise ValueError(
-            f"variance {name!r} needs a network with 2 C output channels, the second half for variances;"
-            " use variance='small' or 'large'"
-        )
+        raise ValueError(f"variance {name!r} needs a network with 2 C output channels, half for it; {instead}")
     return d.extra
 
 

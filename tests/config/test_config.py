@@ -186,14 +186,14 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
             {"sample__solver": "dpmpp_2m", "sample__sampler": "ancestral", "sample__variance": "large"},
             "needs sample.variance",
         ),
-        ({"loss__variance": "npr"}, "objective head trains what sn or npr is from"),
+        ({"loss__variance": "npr"}, "objective head trains what sn, npr, ocm or ocm_frequency is from"),
         ({"loss__objective": "head"}, "set both or neither"),
         (
             {"loss__objective": "head", "loss__variance": "sn", "loss__prediction": "mean"},
             "belongs to a loss.prediction of eps, x0, v, velocity, not 'mean'",
         ),
         ({"model__head": "simple"}, "has nothing to output with loss.variance='small'"),
-        ({"model__head": "large"}, "must be empty, simple or complex"),
+        ({"model__head": "large"}, "must be empty, simple, complex or dense"),
         ({"train__backbone": "runs/x"}, "trains model.head alone"),
         (
             {"data__dir": "s3://bucket/images"},
@@ -395,9 +395,8 @@ def test_the_names_a_config_may_use_are_those_the_library_has():
     from ddx.models import NETWORKS, conventions
 
     assert tuple(catalogue.PREDICTIONS) == tuple(prediction.PREDICTIONS)
-    assert set(variance.VARIANCES) == set(catalogue.VARIANCES) - set(catalogue.ANALYTIC_VARIANCES) - set(
-        catalogue.PUBLISHED_VARIANCES
-    )
+    of_runs = {*catalogue.ANALYTIC_VARIANCES, *catalogue.PUBLISHED_VARIANCES, *catalogue.PROBED_VARIANCES}
+    assert set(variance.VARIANCES) == set(catalogue.VARIANCES) - of_runs
     assert tuple(solvers.SOLVERS) == catalogue.SOLVERS
     assert catalogue.STOCHASTIC_SOLVERS == tuple(name for name, make in solvers.SOLVERS.items() if make().any_eta)
     assert (*time_samplers.TIME_SAMPLERS, "lognormal") == keys.TIME_SAMPLERS

@@ -170,6 +170,7 @@ LOSSES = {
     "kl": lambda p, t: ddx.kl_loss(p, two, NOISE, t, NOISE),
     "hybrid": lambda p, t: ddx.hybrid_loss(p, two, NOISE, t, NOISE),
     "head": lambda p, t: ddx.head_loss(p, two, NOISE, t, NOISE, "sn"),
+    "ocm": lambda p, t: ddx.head_loss(p, two, NOISE, t, NOISE, "ocm", v=NOISE),
 }
 
 

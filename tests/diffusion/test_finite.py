@@ -35,17 +35,20 @@ def test_a_heuristic_variance_without_signal_is_that_of_the_data_s_range(average
         assert np.isfinite(x_0).all()
 
 
-@pytest.mark.parametrize("name", ["sn", "npr", "heuristic", "heuristic averaged"])
+@pytest.mark.parametrize("name", ["sn", "npr", "ocm", "heuristic", "heuristic averaged"])
 def test_samplers_with_optimal_variances_have_gradients(name):
     """Where V is clipped to 0, at eta = 0 the variance is 0 and its root has no slope."""
     process = ddx.ddpm(20, "cosine")
-    variance = {"sn": ddx.sn(), "npr": ddx.npr(), "heuristic": ddx.heuristic()}.get(name, ddx.heuristic(True))
+    named = {"sn": ddx.sn(), "npr": ddx.npr(), "ocm": ddx.ocm(), "heuristic": ddx.heuristic()}
+    variance = named.get(name, ddx.heuristic(True))
 
     def loss(scale, plan):
         def model_fn(x, t):
             return jnp.concatenate([scale * jnp.tanh(2 * x), scale * jnp.sin(5 * x)], axis=-1)
 
-        return ddx.walk(ddx.denoiser(process, model_fn), plan, 2 * X, KEY, variance=variance).sum()
+        denoise = ddx.denoiser(process, model_fn)
+        denoise = ddx.hutchinson(denoise, KEY) if name == "ocm" else denoise
+        return ddx.walk(denoise, plan, 2 * X, KEY, variance=variance).sum()
 
     gradient = jax.jit(jax.grad(loss))
     for eta in (0.0, 0.5, 1.0):

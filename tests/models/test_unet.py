@@ -248,14 +248,18 @@ def test_a_large_batch_is_computed_in_parts_with_the_same_result(batch, classes,
     assert ("while" in jax.jit(model.apply).lower(params, *inputs).as_text()) == (batch > 4)
 
 
-@pytest.mark.parametrize(("family", "head"), [("ddpm", "complex"), ("iddpm", "simple")])
+@pytest.mark.parametrize(("family", "head"), [("ddpm", "complex"), ("iddpm", "simple"), ("ddpm", "dense")])
 def test_a_head_is_layers_of_its_own_that_leave_the_prediction_as_it_is(family, head):
     model = SMALLEST.clone(family=family, head=head)
     inputs = model.inputs((8, 8, 3), 2)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), *inputs))["params"]
     names = {name for name, is_head in of_head(shapes).items() if is_head}
-    assert names == {"head_norm", "head_conv", *["head_block"] * (head == "complex")}
-    assert shapes["head_conv"]["kernel"].shape == (3, 3, 8, 3) and shapes["conv_out"]["kernel"].shape[-1] == 3
+    layers = {"head_dense0", "head_dense1"} if head == "dense" else {"head_conv"}
+    assert names == {"head_norm", *layers, *["head_block"] * (head != "simple")}
+    last = shapes["head_dense1" if head == "dense" else "head_conv"]["kernel"].shape
+    assert (
+        last == ((32, 8 * 8 * 3) if head == "dense" else (3, 3, 8, 3)) and shapes["conv_out"]["kernel"].shape[-1] == 3
+    )
     started = run_once(model.init, jax.random.key(0), *inputs)
     x, t = jax.random.normal(jax.random.key(1), (2, 8, 8, 3)), jnp.asarray([3, 3])
     # It starts at zero, but for DDPM's 1e-10.

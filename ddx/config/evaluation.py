@@ -38,6 +38,24 @@ class Setting(Key):
 
 MOST_EXAMPLES = 1_000_000_000
 
+
+def _of_sampling(name: str, *jobs: str, meaning: str = "", is_named: bool = False) -> Setting:
+    """A setting of `launch.sample` for some jobs, in the names of whose folders it is or not; unset, it is the run's."""
+    key = SAMPLING[name]
+    return Setting(
+        None,
+        meaning or key.meaning,
+        limit=key.limit,
+        holds=lambda value: key.holds(value) or value in key.also,
+        choices=key.choices,
+        also=key.also,
+        kind=key.kind,
+        unset="the run's",
+        jobs=jobs,
+        tag=key.tag if is_named else None,
+    )
+
+
 EVALUATION: dict[str, Setting] = {
     "split": Setting(
         None,
@@ -79,16 +97,7 @@ EVALUATION: dict[str, Setting] = {
         jobs=("bpd",),
         tag=lambda s: f"_{s.variance}",
     ),
-    "probes": Setting(
-        None,
-        SAMPLING["probes"].meaning,
-        limit=SAMPLING["probes"].limit,
-        holds=SAMPLING["probes"].holds,
-        kind=int,
-        unset="the run's",
-        jobs=("bpd",),
-        tag=SAMPLING["probes"].tag,
-    ),
+    "probes": _of_sampling("probes", "bpd", is_named=True),
     "basis": Setting(
         "dct",
         "coordinates to tell apart: dct, frequencies, or pixel",
@@ -111,13 +120,7 @@ EVALUATION: dict[str, Setting] = {
         jobs=("bpd",),
         tag=lambda s: "" if s.eta == 1 else f"_eta{s.eta:g}",
     ),
-    "weights": Setting(
-        None,
-        SAMPLING["weights"].meaning,
-        **one_of(*SAMPLING["weights"].choices),
-        unset="the run's",
-        tag=SAMPLING["weights"].tag,
-    ),
+    "weights": _of_sampling("weights", is_named=True),
     "clip": Setting(
         None,
         "clipping of the estimate of x_0; --noclip: none",
@@ -196,25 +199,13 @@ EVALUATION: dict[str, Setting] = {
         jobs=("quality",),
         tag=lambda s: "_" + s.walks.replace(",", "-")[:60],
     ),
-    "guidance": Setting(
-        None,
-        "scale of classifier-free guidance; a guided curve has no bits/dim, which are the network's",
-        limit=SAMPLING["guidance"].limit,
-        holds=SAMPLING["guidance"].holds,
-        kind=float,
-        unset="the run's",
-        jobs=("quality",),
-        tag=SAMPLING["guidance"].tag,
+    "guidance": _of_sampling(
+        "guidance",
+        "quality",
+        meaning="scale of classifier-free guidance; a guided curve has no bits/dim, which are the network's",
+        is_named=True,
     ),
-    "guidance_interval": Setting(
-        None,
-        SAMPLING["guidance_interval"].meaning,
-        limit=SAMPLING["guidance_interval"].limit,
-        holds=SAMPLING["guidance_interval"].holds,
-        kind=tuple,
-        unset="the run's",
-        jobs=("quality",),
-    ),
+    "guidance_interval": _of_sampling("guidance_interval", "quality"),
     "batch_size": Setting(
         None,
         "examples at once",
@@ -236,17 +227,7 @@ EVALUATION: dict[str, Setting] = {
 
 # What `launch.sample` says of a setting holds for samples that are scored, too.
 DRAWING = {
-    name: Setting(
-        None,
-        key.meaning,
-        limit=key.limit,
-        holds=lambda value, key=key: key.holds(value) or value in key.also,  # type: ignore[misc]
-        choices=key.choices,
-        also=key.also,
-        kind=key.kind,
-        unset="the run's",
-        jobs=tuple(name for name, evaluator in EVALUATORS.items() if evaluator.draws),
-    )
+    name: _of_sampling(name, *(job for job, evaluator in EVALUATORS.items() if evaluator.draws))
     for name, key in SAMPLING.items()
     if key.is_flag and not (name in EVALUATION and not EVALUATION[name].jobs)
 }

@@ -62,7 +62,7 @@ def variational(system: System, variance: str | VarianceFn, how: Mapping[str, An
 
     def terms(params: Any, rows: Any, keys: Any, images: Any, label: Any) -> Terms:
         x_0 = system.to_float(images)
-        denoise = system.denoiser(params, how["clip"], system.told(x_0, label), keys)
+        denoise = system.denoiser(params, how["clip"], system.told(x_0, label), keys=keys)
         return bound_terms(denoise, x_0, rows, rows.level.t, chosen, noise_at(keys, x_0), how["cdf"])
 
     rows = bound_rows(process, how["times"], system.image_shape[:2], eta)

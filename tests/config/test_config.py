@@ -410,7 +410,7 @@ def test_a_setting_of_one_network_is_known_to_be_so():
 
     settings = {key.removeprefix("model.") for key in keys.KEYS if key.startswith("model.")}
     has = {name: settings & network.__dataclass_fields__.keys() for name, network in NETWORKS.items()}
-    assert settings - {"network", "class_conditional"} == has["unet"] | has["dit"]
+    assert settings - {"network", "class_conditional", "label_dropout"} == has["unet"] | has["dit"]
     alone = {"unet": has["unet"] - has["dit"] - {"dropout"}, "dit": has["dit"] - has["unet"]}  # 0.0 there, as it is not
     assert alone == {name: set(names) for name, names in model_rules.OF_ONE.items()}
 

@@ -194,14 +194,14 @@ def told(result: dict[str, Any]) -> str:
 
 
 def _told(name: str, made: dict[str, Any]) -> list[str]:
-    ms, earlier = made["ms"], ", which had compiled it before" if made["compiled_before"] else ""
+    ms, earlier = made["ms"], ", with programs of an earlier process" if made["compiled_before"] else ""
     lines = [
         f"{name}, {made['batch_size']} images a step",
         f"  time         {ms['median']:,.4g} ms a step, from {ms['min']:,.4g} to {ms['max']:,.4g} in {made['calls']}"
         f" calls of {made['steps_per_call']}; {made['steps_per_second']:,.3g} steps/s",
         f"  images       {made['images_per_second']:,.4g} a second",
-        f"  first call   {made['first_call_seconds']:,.1f} s, of which {made['compile_seconds']:,.1f} the"
-        f" compiler's{earlier}",
+        f"  first call   {made['first_call_seconds']:,.1f} s, of which the compiler took"
+        f" {made['compile_seconds']:,.1f}{earlier}",
         f"  arithmetic   {_arithmetic(made)}",
         f"  memory       {'at most ' * made['peak_is_a_bound']}{made['peak_bytes'] / 2**20:,.0f} MiB at the peak",
     ]

@@ -25,7 +25,7 @@ def keep_little() -> None:
 
     Otherwise each of the some thirty threads that write a checkpoint has an arena of its own, which keeps the buffers
     that it has used: 40 to 65 MiB for a network of 136, another number each time. With one arena for all, and with
-    large buffers returned at once, it is about 20. With another C library nothing is done.
+    large buffers returned at once, it is 20 to 35. With another C library nothing is done.
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

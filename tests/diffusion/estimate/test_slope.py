@@ -112,7 +112,7 @@ def test_the_head_that_minimises_the_loss_is_the_slope(name):
 
         def loss(w):
             model_fn = lambda x, time: jnp.concatenate([network(x, time), jnp.broadcast_to(w, x.shape)], -1)  # noqa: E731
-            return losses.head_loss(process, model_fn, x_0, np.full(3, t), z, "ocm", "v", v)
+            return losses.head_loss(process, model_fn, x_0, np.full(3, t), z, "ocm", "v", v=v)
 
         h = -(level.sigma**2) / (level.alpha**2 * DATA.variance + level.sigma**2)
         at_h = loss(h)
@@ -127,7 +127,7 @@ def test_no_gradient_flows_into_the_network_through_what_the_head_fits():
 
     def loss(w, head):
         model_fn = lambda x, _: jnp.concatenate([w * x**2, head * jnp.ones_like(x)], -1)  # noqa: E731
-        return losses.head_loss(process, model_fn, v / 2, np.array([8, 9]), v, "ocm", "eps", v).head.sum()
+        return losses.head_loss(process, model_fn, v / 2, np.array([8, 9]), v, "ocm", "eps", v=v).head.sum()
 
     of_network, of_head = jax.grad(loss, (0, 1))(0.3, 0.1)
     assert of_network == 0 and of_head != 0

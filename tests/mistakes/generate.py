@@ -484,7 +484,7 @@ def _sample(rng):
         typo = _typo(preset, rng, 1)
         yield Mistake("no such name", "sample", (*good, f"--preset={typo}"), (typo,))
     classes = "--workdir=classes"
-    for labels in ("10", "-1", "cat", "1,x", "1,,2", ",", str(10**23), "1.5", "x" * 3000, " "):
+    for labels in ("10", "-1", "cat", "none", "1,x", "1,,2", ",", str(10**23), "1.5", "x" * 3000, " "):
         args = ("--workdir=classes", f"--labels={labels}")
         yield Mistake("labels", "sample", args, ("labels",))
     yield Mistake("labels", "sample", (*good, "--labels=1"), ("labels",))
@@ -505,6 +505,10 @@ SAMPLES = {
     ("--num_steps=0", "--trajectory=ddim9"): "ddim9",
     ("--eta=0.5", "--sampler=ancestral"): "eta",
     ("--variance=large",): "variance",
+    ("--guidance=2",): "guidance",
+    ("--guidance_interval=3,9",): "guidance",
+    ("--clip_percentile=99", "--noclip"): "clip_percentile",
+    ("--clip_percentile=99", "--keep_eps"): "clip_percentile",
     ("--variance=large", "--sampler=ddim"): "variance",
     ("--delta=0.1",): "delta",
     ("--prior_noise",): "prior_noise",

@@ -82,7 +82,7 @@ def make_edit(
     return Edit(known, mask, jump_length, num_resamples, start, strength)
 
 
-_MOST = 10_000  # jumps, or rows in one: enough for every schedule
+_MOST = 1000  # of either: a plan is in memory
 
 
 def check(edit: Edit, config: ConfigDict) -> None:

@@ -73,7 +73,8 @@ def make_sampler(
             " euler, or train v",
             stacklevel=2,
         )
-    if system.process.blur is None and system.process.forgets and times[0] < system.process.num_steps:
+    from_noise = strength == 1.0 and system.process.blur is None  # not from images
+    if from_noise and system.process.forgets and times[0] < system.process.num_steps:
         warnings.warn(
             f"samples start from pure noise at t = {times[0]}, where this process still has some of the data; only at"
             f" T = {system.process.num_steps} it has none. Use a trajectory that visits T, such as trailing",

@@ -81,4 +81,5 @@ def test_a_walk_that_leaves_out_the_level_without_signal_says_so(tiny_config, ch
     for spacing in ("trailing", "karras", "logsnr", "linspace"):
         config.sample.trajectory = spacing
         make_sampler(config, system)
+    make_sampler(config, system, strength=0.5)  # from noised images
     assert not recwarn.list

@@ -9,7 +9,6 @@ from ddx.runtime.errors import ConfigError
 MOST_WEIGHTS = 10**11  # of a network: 400 GB
 MOST_VALUES = 2**33  # of images at once: 32 GiB as floats
 
-
 OF_ONE = {
     "unet": (
         *("family", "multipliers", "num_blocks", "attention_resolutions", "groups", "head_channels"),
@@ -22,28 +21,13 @@ OF_ONE = {
 
 def check_model(c: dict[str, Any]) -> None:
     """Refuse the values of a network that cannot go together."""
-    network, blocks = c["model.network"], c["model.depth"]
     _check_own(c)
     if c["model.label_dropout"] and not c["model.class_conditional"]:
         raise ConfigError(
             f"model.label_dropout={c['model.label_dropout']} leaves out classes, and the network is told none; set"
             " model.class_conditional=True, or leave it 0"
         )
-    if network == "unet":
-        _check_unet(c)
-        blocks = c["model.num_blocks"]
-    else:
-        _check_dit(c)
-    multipliers = c["model.multipliers"] if network == "unet" else (1,)
-    weights = sum(18 * blocks * (c["model.channels"] * m) ** 2 for m in multipliers)
-    if weights > MOST_WEIGHTS:
-        levels, number = (
-            (f" with model.multipliers={multipliers}", "num_blocks") if network == "unet" else ("", "depth")
-        )
-        raise ConfigError(
-            f"model.channels={c['model.channels']}{levels} and model.{number}={blocks} makes more than {weights:.1e}"
-            " weights; use less of one of them"
-        )
+    {"unet": _check_unet, "dit": _check_dit}[c["model.network"]](c)
     if size := c["data.image_size"]:
         model = {key.removeprefix("model."): value for key, value in c.items() if key.startswith("model.")}
         height, width = size if isinstance(size, tuple) else (size, size)
@@ -70,6 +54,7 @@ def _check_dit(c: dict[str, Any]) -> None:
         )
     if c["model.dropout"]:
         raise ConfigError(f"model.dropout={c['model.dropout']}: model.network='dit' has no dropout; set 0.0")
+    _check_weights(c, 18 * c["model.depth"] * channels**2, "model.channels", "model.depth")
 
 
 def _check_unet(c: dict[str, Any]) -> None:
@@ -89,6 +74,17 @@ def _check_unet(c: dict[str, Any]) -> None:
         raise ConfigError(
             f"model.{heads[0]}={heads[1]} must divide the {c['model.channels'] * c['model.multipliers'][-1]}"
             " channels of the last level; use another number"
+        )
+    weights = sum(18 * c["model.num_blocks"] * (c["model.channels"] * m) ** 2 for m in c["model.multipliers"])
+    _check_weights(c, weights, "model.channels", "model.multipliers", "model.num_blocks")
+
+
+def _check_weights(c: dict[str, Any], weights: int, *keys: str) -> None:
+    """Refuse a network of so many weights, of which the keys make many, that no host has memory for it."""
+    if weights > MOST_WEIGHTS:
+        *others, last = (f"{key}={c[key]}" for key in keys)
+        raise ConfigError(
+            f"{', '.join(others)} and {last} make more than {weights:.1e} weights; use less of one of them"
         )
 
 

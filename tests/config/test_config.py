@@ -277,7 +277,7 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
         (DIT | {"data__image_size": (32, 30)}, "32 x 30: both must be multiples of model.patch_size=4"),
         (
             DIT | {"model__channels": 16384, "model__depth": 1000},
-            "model.channels=16384 and model.depth=1000 makes more",
+            "model.channels=16384 and model.depth=1000 make more",
         ),
         (
             {"data__image_size": 64, "model__low_res": 24},

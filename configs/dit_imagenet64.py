@@ -5,10 +5,10 @@ as its DiT/2 has. No published score belongs to these runs.
 
 | argument | blocks, channels, heads | parameters |
 | --- | --- | --- |
-| s | 12, 384, 6 | 32,901,600 |
-| b | 12, 768, 12 | 130,388,832 |
-| l | 24, 1024, 16 | 457,938,016 |
-| xl | 28, 1152, 16 | 674,944,224 |
+| s | 12, 384, 6 | 32,901,984 |
+| b | 12, 768, 12 | 130,389,600 |
+| l | 24, 1024, 16 | 457,939,040 |
+| xl | 28, 1152, 16 | 674,945,376 |
 
     python -m launch.train  --config=configs/dit_imagenet64.py:b --workdir=runs/dit64 --config.data.dir=TFDS_DATA_DIR
     python -m launch.sample --workdir=runs/dit64 --num_samples=50000 --preset=iddpm --num_steps=250
@@ -33,6 +33,7 @@ def get_config(arg="b"):
     config.model.depth, config.model.channels, config.model.num_heads = SIZES[arg]
     config.model.patch_size = 4
     config.model.class_conditional = True
+    config.model.label_dropout = 0.1
     config.model.dropout = 0.0
     config.loss.objective = "hybrid"
     config.loss.variance = "range"

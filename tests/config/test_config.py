@@ -430,7 +430,7 @@ def test_a_dit_is_of_the_paper_s_size_and_told_classes_and_makes_variances(size)
     from ddx.system import make_system
 
     system = make_system(config_lib.load(f"dit_imagenet64:{size}"), (64, 64, 3), 1000)
-    assert system.model == create(f"dit_{size}_4", num_classes=1000, null_class=False, out_channels=6)
+    assert system.model == create(f"dit_{size}_4", out_channels=6)
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,11 @@ def variance(
     if kind == "ocm_frequency" and process.blur is not None:
         raise ConfigError("variance='ocm_frequency': a process that blurs works in frequencies anyway. Use ocm")
     if kind in HEAD_VARIANCES and config.loss.variance != kind:
+        without = {"ocm": "ocm_probes", "ocm_frequency": "ocm_probes_frequency"}.get(kind)
         raise ConfigError(
             f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
             f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
-            f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
+            f" --workdir={shlex.quote(f'{workdir}_{kind}')}" + (f", or use {without}" if without else "")
         )
     if name in PROBED_VARIANCES:
         system = in_basis(source.system, "dct") if name.endswith("_frequency") else source.system

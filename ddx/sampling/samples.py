@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from ddx.config.sampling import SAMPLING
 from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
 from ddx.diffusion.catalogue import OPTIMAL_VARIANCES, PROBED_VARIANCES
@@ -96,7 +97,7 @@ def sample(
       **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
         batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
         `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
-        "sn" and "npr" a network with such a head. The trajectory "optimal" needs statistics too.
+        "sn", "npr" and "ocm" a network with such a head. The trajectory "optimal" needs statistics too.
 
     Returns:
       What was written; its arrays() are {"samples": (N, H, W, C) uint8}.
@@ -228,14 +229,16 @@ def settle(
       ConfigError: a setting is invalid, or not for this network.
     """
     variance = settings.get("variance")
-    if settings.get("probes") is not None and variance not in PROBED_VARIANCES:
-        of = " and ".join(PROBED_VARIANCES)
-        raise ConfigError(f"probes={settings['probes']} belongs to the variances {of}, not {variance}. Leave it out")
     if settings.get("trajectory") == "optimal":
         settings = settings | {"trajectory": _optimal(source, workdir, settings)}
     if variance in OPTIMAL_VARIANCES:
         settings = settings | {"variance": None}  # no config has it
+    own = settings.get("probes") if variance in PROBED_VARIANCES else None
+    if own is not None:
+        settings = settings | {"probes": None}
     config = sampling_config(source.system.config, seed, preset, **settings)
+    if own is not None:
+        config.sample.probes = SAMPLING["probes"].checked("probes", own)
     variance = str(variance or config.sample.variance)
     system, chosen = measured.variance(source, workdir, variance, config.sample.clip, config.sample.probes)
     how = make_sampler(config, system, chosen, strength)

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS, keeps_eps
 from ddx.config.values import validate
 from ddx.data import given_images
-from ddx.diffusion.catalogue import OPTIMAL_VARIANCES
+from ddx.diffusion.catalogue import OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
@@ -60,6 +60,9 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
         raise ConfigError(
             f"variance={given['variance']} is for samples and bounds, not for encoding and interpolation. Leave it out"
         )
+    if "probes" in given:
+        of = " and ".join(PROBED_VARIANCES)
+        raise ConfigError(f"probes={given['probes']} belongs to samples with the variances {of}. Leave it out")
     if given.get("trajectory") == "optimal":
         raise ConfigError(
             "trajectory=optimal is for samples and bounds, not for encoding and interpolation. Use another"
@@ -83,7 +86,9 @@ def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: 
 
     The others are in the config that is returned.
     """
-    own = {"variance": OPTIMAL_VARIANCES, "trajectory": ("optimal",)}
+    own: dict[str, Any] = {"variance": OPTIMAL_VARIANCES, "trajectory": ("optimal",)}
+    if settings.get("variance") in PROBED_VARIANCES:
+        own["probes"] = (settings.get("probes"),)
     settings = {name: value for name, value in settings.items() if value not in own.get(name, ())}
     return sampling_config(config, seed, preset, **settings)
 

@@ -23,7 +23,6 @@ from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
 from ddx.runs.job import Job, Result, working
 from ddx.runtime import devices, hosts, storage
-from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
 from ddx.runtime.pictures import grid, save_png
 from ddx.runtime.storage import replacing, sha256

@@ -40,7 +40,7 @@ MOST_EXAMPLES = 1_000_000_000
 
 
 def _of_sampling(name: str, *jobs: str, meaning: str = "", is_named: bool = False) -> Setting:
-    """A setting of `launch.sample` for some jobs; the names of their folders tell it, or not. Unset, it is the run's."""
+    """A setting of `launch.sample` for some jobs, in the names of whose folders it is or not; unset, the run's."""
     key = SAMPLING[name]
     return Setting(
         None,

@@ -621,7 +621,9 @@ def commands(text):
 
 
 def known_flags(name):
-    text = (ROOT / "ddx" / "cli" / f"{name}.py").read_text() + (ROOT / "ddx" / "cli" / "command.py").read_text()
+    """The flags that a command defines, alone or with others."""
+    files = [f"{name}.py", "command.py", *["programs.py"] * (name in ("bench", "compile"))]
+    text = "".join((ROOT / "ddx" / "cli" / file).read_text() for file in files)
     return {*re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", text), *SAMPLING, *EVALUATION, "config"}
 
 

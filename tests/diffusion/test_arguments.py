@@ -298,7 +298,7 @@ def test_noise_of_the_wrong_shape_is_refused_at_any_eta():
 
 @pytest.mark.parametrize("clip", ["xo", "true", 1, None, 0.5])
 def test_a_clip_that_is_none_is_refused(clip):
-    with pytest.raises(ValueError, match=r"clip=.* must be True, False or 'x0'"):
+    with pytest.raises(ValueError, match=r"clip=.* must be True, False, 'x0' or a ddx.DynamicThreshold"):
         ddx.denoiser(DDPM, zeros, clip=clip)
 
 

@@ -31,8 +31,11 @@ Clip: TypeAlias = bool | str | DynamicThreshold
 def check_clip(clip: Clip) -> None:
     """Refuse, with a ValueError, what is no `Clip`."""
     if isinstance(clip, DynamicThreshold):
-        if not 0 < clip.percentile <= 100:
-            raise ValueError(f"the percentile {clip.percentile} of a DynamicThreshold must be above 0 and at most 100")
+        number = isinstance(clip.percentile, int | float | np.number)
+        if not number or not 0 < clip.percentile <= 100:
+            raise ValueError(
+                f"the percentile {clip.percentile!r} of a DynamicThreshold must be above 0 and at most 100"
+            )
     elif not (isinstance(clip, bool | np.bool_) or clip == "x0"):
         raise ValueError(f"clip={clip!r} must be True, False, 'x0' or a ddx.DynamicThreshold")
 

@@ -38,6 +38,7 @@ class Denoised(NamedTuple):
     most: Coefficient | None = None  # per coordinate, the largest variance of data in its range
     own_eps: Images | Coordinates | None = None  # only for clip="x0": the network's eps, with which x_0 does not agree
     slope: Coordinates | None = None  # only of `ddx.hutchinson`: -sigma times the diagonal of d eps / d u_t
+    own_output: Images | Coordinates | None = None  # only of what is guided: the output that `extra` was trained beside
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +213,7 @@ def _changed(d: Denoised, change: Callable[[Any], Any]) -> Denoised:
     return d._replace(**changed)
 
 
-_IMAGES = ("x_0", "eps", "output", "own_eps")
+_IMAGES = ("x_0", "eps", "output", "own_eps", "own_output")
 
 
 def check_denoiser(denoise: Any) -> Denoiser:

@@ -90,9 +90,8 @@ def classifier_free_guidance(
     process = conditional.process
     if not _same(process, unconditional.process):
         raise ValueError("the two denoisers are of different processes; make both for the same one")
-    if is_host(scale) and not (np.ndim(scale) == 0 and np.isfinite(scale)):
-        raise ValueError(f"scale={scale!r} must be a finite number; 1 is no guidance")
-    if interval is not None and not (len(interval) == 2 and 0 <= interval[0] <= interval[1] <= process.num_steps):
+    _check_scale(scale, 1)
+    if interval is not None and not _is_interval(interval, process.num_steps):
         raise ValueError(f"interval={interval!r} must be two times, the lower one first, of 0..{process.num_steps}")
     if is_host(scale) and scale == 1:
         return conditional
@@ -102,7 +101,7 @@ def classifier_free_guidance(
 
     def at(u_t: Coordinates, level: Level) -> Denoised:
         d = conditional.at(u_t, level)
-        d = d if alike else d._replace(output=None, gain=None)
+        d = _with_own_output(d) if alike else d._replace(output=None, gain=None)
 
         def guided(d: Denoised) -> Denoised:
             other = unconditional.at(u_t, level)
@@ -143,17 +142,29 @@ def classifier_guidance(denoise: Denoiser, log_prob: LogProbFn, scale: float = 1
       A `Denoiser` of the same process. Where nothing is left of a coordinate of x_0 (alpha = 0), it is not guided.
 
     Raises:
-      ValueError: `denoise` is no denoiser, or clips.
+      ValueError: `denoise` is no denoiser, or clips; the scale is no number; or, when it is called, log_prob returns
+        anything but one number an image.
     """
     check_denoiser(denoise)
     check_unclipped(denoise)
+    _check_scale(scale, 0)
     basis = denoise.process.basis
 
     def at(u_t: Coordinates, level: Level) -> Denoised:
-        d = denoise.at(u_t, level)
+        d = _with_own_output(denoise.at(u_t, level))
         x_t = basis.synthesis(u_t)
         model_time = jnp.broadcast_to(jnp.asarray(level.model_time), x_t.shape[:1])
-        gradient = basis.analysis(jax.grad(lambda x: jnp.sum(log_prob(x, model_time)))(x_t))
+
+        def of_all(x: Images) -> Any:
+            found = log_prob(x, model_time)
+            if jnp.shape(found) != x.shape[:1]:
+                raise ValueError(
+                    f"log_prob must return one number an image, {x.shape[:1]}; got {jnp.shape(found)}. Take the class"
+                    " that is wanted, such as [:, 3]"
+                )
+            return jnp.sum(found)
+
+        gradient = basis.analysis(jax.grad(of_all)(x_t))
         g = scale * jnp.where(level.alpha > 0, gradient, 0.0)
         change = g * level.sigma**2 / jnp.where(level.alpha > 0, level.alpha, 1.0)
         output = d.output
@@ -162,6 +173,27 @@ def classifier_guidance(denoise: Denoiser, log_prob: LogProbFn, scale: float = 1
         return d._replace(x_0=d.x_0 + change, eps=d.eps - level.sigma * g, output=output)
 
     return dataclasses.replace(denoise, at=at)
+
+
+def _with_own_output(d: Denoised) -> Denoised:
+    """An estimate, before its output is guided, that keeps the output which its further outputs belong to."""
+    return d if d.extra is None or d.own_output is not None else d._replace(own_output=d.output)
+
+
+def _check_scale(scale: Any, none: int) -> None:
+    if not is_host(scale):
+        return
+    value = np.asarray(scale)
+    is_number = value.shape == () and (value.dtype.kind in "biu" or jnp.issubdtype(value.dtype, jnp.floating))
+    if not (is_number and np.isfinite(value)):
+        raise ValueError(f"scale={scale!r} must be a finite number; {none} is no guidance")
+
+
+def _is_interval(interval: Any, num_steps: int) -> bool:
+    try:
+        return bool(len(interval) == 2 and 0 <= interval[0] <= interval[1] <= num_steps)
+    except TypeError:  # no numbers
+        return False
 
 
 def _same(one: Process, other: Process) -> bool:

@@ -278,11 +278,11 @@ def _limited(d: Denoised, step: Step, v: Coefficient, averaged: bool, limit: Num
 
 
 def _head(d: Denoised, name: str) -> tuple[Coordinates, Coordinates, Coefficient]:
-    """The head's output, the network's output, and the gain from an error of the latter to an error of x_0."""
+    """The head's output, the network's own output, and the gain from an error of the latter to an error of x_0."""
     head = _extra(d, name)
     if d.gain is None or d.output is None:
         raise ValueError(f"variance {name!r} needs a ddx.denoiser of a network")
-    return head, d.output, d.gain
+    return head, d.output if d.own_output is None else d.own_output, d.gain
 
 
 def _extra(d: Denoised, name: str, instead: str = "use variance='small' or 'large'") -> Array:

@@ -132,7 +132,9 @@ def test_every_solver_takes_it():
         assert np.abs(x_0).max() <= 1 + 1e-6
 
 
-@pytest.mark.parametrize("clip", [ddx.DynamicThreshold(0), ddx.DynamicThreshold(101), "dynamic", 99.5, None])
+@pytest.mark.parametrize(
+    "clip", [ddx.DynamicThreshold(0), ddx.DynamicThreshold(101), ddx.DynamicThreshold("99"), "dynamic", 99.5, None]
+)
 def test_what_is_no_way_to_clip_is_refused(clip):
     with pytest.raises(ValueError, match=r"must be above 0 and at most 100|must be True, False, 'x0' or a ddx.Dynamic"):
         ddx.denoiser(ddx.ddpm(100, "cosine"), network, clip=clip)

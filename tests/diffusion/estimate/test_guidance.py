@@ -175,6 +175,29 @@ def test_further_outputs_are_the_conditional_network_s():
     np.testing.assert_array_equal(ddx.classifier_free_guidance(*both, 3.0)(noisy(), 30).extra, np.ones((3, *SHAPE)))
 
 
+@pytest.mark.parametrize("name", ["npr", "sn", "ocm"])
+def test_a_head_s_variance_is_the_conditional_network_s_whatever_guides_it(name):
+    """A head for E[y^2] beside a guided y would leave no variance at all."""
+    y_c, y_u = (lambda x, k=k: k * jnp.tanh(x) for k in (0.9, 0.4))
+    both = [
+        ddx.denoiser(PIXELS, lambda x, t, y=y: jnp.concatenate([y(x), y(x) ** 2 - 0.2], -1), clip=False)
+        for y in (y_c, y_u)
+    ]
+    by_class = ddx.classifier_guidance(both[0], lambda x, t: (x**2).sum((1, 2, 3)), 5.0)
+    row = jax.tree.map(lambda x: x[0], ddx.plan(PIXELS, (50, 20, 0), 1.0)).expand(SHAPE[:2])
+    variance = {"npr": ddx.npr, "sn": ddx.sn, "ocm": ddx.ocm}[name](limit=None)
+    expected = variance(both[0].at(noisy(), row.level), row)
+    for guided in (
+        ddx.classifier_free_guidance(*both, 4.0),
+        ddx.classifier_free_guidance(*both, 4.0, (20, 60)),
+        by_class,
+        ddx.classifier_free_guidance(by_class, both[1], 2.0),
+    ):
+        d = guided.at(noisy(), row.level)
+        assert np.abs(d.output - both[0].at(noisy(), row.level).output).max() > 0.1
+        np.testing.assert_array_equal(variance(d, row), expected)
+
+
 def test_networks_of_two_predictions_are_guided_in_what_they_estimate():
     (conditional, _), (_, unconditional) = pair(PIXELS, "v"), pair(PIXELS, "eps")
     mixed, same = (ddx.classifier_free_guidance(conditional, other, 2.0) for other in (unconditional, pair(PIXELS)[1]))
@@ -215,6 +238,10 @@ def test_clipping_comes_after_guiding():
     [
         (float("nan"), None, "scale=nan must be a finite number"),
         (np.ones(3), None, "must be a finite number"),
+        ("2", None, "scale='2' must be a finite number"),
+        (None, None, "must be a finite number"),
+        (2.0, 5, "must be two times"),
+        (2.0, ("1", "5"), "must be two times"),
         (2.0, (60, 20), "must be two times, the lower one first"),
         (2.0, (0, 101), r"of 0\.\.100"),
         (2.0, (1, 2, 3), "must be two times"),
@@ -309,3 +336,13 @@ def test_where_nothing_is_left_of_the_data_a_classifier_guides_nothing():
     for one, other in ((10, True), (9, False)):
         same = np.array_equal(guided(noisy(), one).x_0, denoise(noisy(), one).x_0)
         assert same == other and np.all(np.isfinite(guided(noisy(), one).x_0))
+
+
+def test_what_is_no_classifier_or_scale_of_one_is_refused():
+    conditional = pair(PIXELS)[0]
+    classes = lambda x, t: jax.nn.log_softmax(jnp.stack([x.sum((1, 2, 3)), x.max((1, 2, 3))], -1))  # noqa: E731
+    with pytest.raises(ValueError, match=r"must return one number an image, \(3,\); got \(3, 2\)\. Take the class"):
+        ddx.classifier_guidance(conditional, classes)(noisy(), 30)
+    for scale in (float("nan"), "2", np.ones(2)):
+        with pytest.raises(ValueError, match="must be a finite number; 0 is no guidance"):
+            ddx.classifier_guidance(conditional, classes, scale)

@@ -41,7 +41,7 @@ from ddx.diffusion.reverse.variance import VarianceFn
 from ddx.diffusion.reverse.walk import DrawFn, advance, noise_from, plan, start
 
 _JUMP = "jump"  # in `Row.extra`: the `Change` from the level that the walk is at to the level of the row
-_OF_KNOWN, _OF_JUMP = 2**31 - 5, 2**31 - 6  # streams of keys: no walk has so many steps
+_OF_KNOWN, _OF_JUMP = 2**31 - 5, 2**31 - 7  # streams of keys: no walk has so many steps
 
 
 class Draws(NamedTuple):
@@ -109,9 +109,9 @@ def inpaint(
         entries: Any = jnp.arange(shape[0])
         draw = draws_from(keys, x_T, noise_from(keys, x_T))
     else:
-        entries, draw = Draws(*noise), given_noise
-        if any(given.shape != shape for given in noise):
+        if len(noise) != len(Draws._fields) or any(given.shape != shape for given in noise):
             raise ValueError(f"noise must be three arrays of the shape {shape}, one draw a row")
+        entries, draw = Draws(*noise), given_noise
     known = known.astype(computing_dtype(x_T))
     keeping = replacing(chosen, known, mask)
     state = advance(denoise, start(keeping, process.basis.analysis(x_T)), rows, entries, keeping, draw)

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import ddx
+from ddx.diffusion.estimate import slope
+from ddx.diffusion.papers import ihdm
 from ddx.diffusion.random import batch_keys
+from ddx.diffusion.reverse import inpaint, interpolate, walk
 from ddx.diffusion.reverse.inpaint import Draws, draws_from, replacing, with_jumps
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.diffusion.reverse.solvers import euler
@@ -198,3 +201,11 @@ def test_what_cannot_be_inpainted_is_refused():
         for value in (0, -1, 2.0, True):
             refused(f"{name}={value} must be an integer", **{name: value})
     refused("noise must be three arrays", noise=(jnp.zeros((5, 3, *SHAPE)),) * 3)
+    refused("noise must be three arrays", num_resamples=1, noise=(jnp.zeros((5, 3, *SHAPE)),) * 2)
+
+
+def test_no_two_draws_of_an_example_are_of_one_stream():
+    """A jump and random signs of ocm_probes, for example: the signs of time k would be of the key of jump k."""
+    streams = (walk._INITIAL, interpolate._NOISE_A, interpolate._NOISE_B, ihdm._IMAGE, slope._SIGNS)
+    streams += (inpaint._OF_KNOWN, inpaint._OF_JUMP)
+    assert len(set(streams)) == len(streams)

@@ -60,6 +60,8 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["sample"], 3, "has no trained network"),
         (["sample", "--num_steps=x"], 2, "num_steps"),
         (["sample", "--sampler=dpm"], 2, "sampler"),
+        (["sample", "--guidance=2", "--guidance_interval="], 3, "has no trained network"),  # guided at all times
+        (["sample", "--guidance_interval=1,x"], 2, "--guidance_interval=1,x must be numbers"),
         (["sample", "--interpolate", "--gif"], 2, "--gif and --png are of samples"),
         (["sample", "--images=x"], 2, "Add --interpolate"),
         (["sample", "--interpolate", "--reconstruct=x"], 2, "two jobs"),

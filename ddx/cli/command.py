@@ -55,16 +55,22 @@ def define_settings(keys: Mapping[str, Key]) -> dict[str, flags.FlagHolder]:
         if key.choices:
             holders[name] = flags.DEFINE_enum(name, None, [*key.choices, *key.also], key.help)
         elif key.kind is tuple or (isinstance(key, Setting) and key.several):
-            holders[name] = flags.DEFINE(_Integers(), name, None, key.help)
+            holders[name] = flags.DEFINE(_Integers(key.kind is tuple), name, None, key.help)
         else:
             holders[name] = _DEFINE[key.kind](name, None, key.help)
     return holders
 
 
 class _Integers(flags.ArgumentParser):
-    """Reads the value of a flag that may be several numbers."""
+    """Reads the value of a flag that may be several numbers, or none, if they may be."""
+
+    def __init__(self, may_be_none: bool) -> None:
+        super().__init__()
+        self._may_be_none = may_be_none
 
     def parse(self, argument: str) -> tuple[int, ...]:
+        if self._may_be_none and not argument:
+            return ()
         return tuple(map(int, argument.split(",")))
 
     def flag_type(self) -> str:

@@ -66,7 +66,7 @@ class Generator:
         self._low = system.process.low
         basis = system.process.basis
         # A film shows the estimate of x_0 as blurred as x_t is: what else a network may say of it is lost in noise.
-        at = system.process.level(np.asarray(frames, int), self._shape[:2])
+        at = system.process.level(np.asarray(frames, float), self._shape[:2])
         kept = np.divide(at.alpha, at.a, out=np.ones_like(at.alpha), where=at.a > 0)
         kept = kept[:, None].astype(np.float32)
 

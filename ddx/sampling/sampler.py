@@ -45,12 +45,12 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    config: ConfigDict, system: System, variance: VarianceFn | None = None, strength: float = 1.0
+    config: ConfigDict, system: System, variance: VarianceFn | None = None, strength: float | None = None
 ) -> Sampler:
     """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
 
     `variance` is one that is no name, and replaces the config's; with it ddim draws noise at any eta. With a `strength`
-    below 1 the walk starts at that part of T and goes through the times below.
+    the walk starts from noised images, at that part of T, and goes through the times below.
 
     Raises:
       ConfigError: the settings do not go together.
@@ -61,7 +61,7 @@ def make_sampler(
         times: Trajectory = trajectory(
             config.process.num_steps, s.num_steps or None, s.trajectory, system.process.schedule
         )
-        times = times if strength == 1.0 else times_from(times, _start(system.process, strength))
+        times = times if strength is None else times_from(times, _start(system.process, strength))
         solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
         end = 0 if s.sampler == "heat" else s.end
         steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end, end)
@@ -73,7 +73,7 @@ def make_sampler(
             " euler, or train v",
             stacklevel=2,
         )
-    from_noise = strength == 1.0 and system.process.blur is None  # not from images
+    from_noise = strength is None and system.process.blur is None  # not from images
     if from_noise and system.process.forgets and times[0] < system.process.num_steps:
         warnings.warn(
             f"samples start from pure noise at t = {times[0]}, where this process still has some of the data; only at"

@@ -203,7 +203,7 @@ def prepare(
       ConfigError: a setting is invalid, or not for this network.
       DataError: images that are needed cannot be read.
     """
-    config, system, how, variance = settle(source, workdir, seed, preset, settings, edit.strength or 1.0)
+    config, system, how, variance = settle(source, workdir, seed, preset, settings, edit.strength)
     edits.check(edit, config)
     how, given = edits.edited(how, system, edit), edits.read(edit, system)
     images = training_images(source, data_dir) if edit.start is None else None
@@ -220,7 +220,7 @@ def settle(
     seed: int,
     preset: str | None,
     settings: dict[str, Any],
-    strength: float = 1.0,
+    strength: float | None = None,
 ) -> Settled:
     """What settings decide of a `Drawing`.
 

@@ -5,6 +5,7 @@ images = run.sample(64, num_steps=20)        # (64, 8, 8, 1) uint8; the second c
 denoise = run.denoiser()                     # for every function of ddx, such as ddx.encode
 """
 
+import hashlib
 import json
 from typing import Any
 
@@ -22,7 +23,7 @@ from ddx.runs.job import Result
 from ddx.runtime import devices, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, optional_path, user_path
-from ddx.sampling.edits import make_edit
+from ddx.sampling.edits import make_edit, read
 from ddx.sampling.generator import Generator
 from ddx.sampling.sampler import clip_of, guidance_of
 from ddx.sampling.samples import prepare
@@ -140,7 +141,10 @@ class Run:
             raise ConfigError("weights are chosen when a run is loaded. Use ddx.load(..., weights=...)")
         numbers = class_numbers(self._source, labels)
         small, data = optional_path(low_res, "low_res"), optional_path(data_dir, "data_dir")
-        key = json.dumps([preset, numbers, str(small), str(data), edit, sorted(settings.items())], default=str)
+        # What files hold, not their names: a mask may be drawn anew between two calls.
+        given, told = read(edit, self.system), to_tell(self.system, numbers, small)
+        contents = [_checksum(array) for array in (*(given or ()), *told.values()) if array is not None]
+        key = json.dumps([preset, contents, str(data), edit, sorted(settings.items())], default=str)
         if key not in self._generators:
             drawing = prepare(self._source, self.workdir, seed, preset, numbers, small, data, settings, edit)
             self._generators[key] = drawing.generator(), 64 if drawing.given is None else len(drawing.given.images)
@@ -151,6 +155,10 @@ class Run:
         """Score the network as `ddx.evaluation.evaluate` does, with the same arguments."""
         settings.setdefault("weights", self._source.weights)
         return evaluate(self.workdir, metrics, step=self.step, **settings)
+
+
+def _checksum(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def load(workdir: str | Path, step: int | None = None, weights: str | None = None) -> Run:

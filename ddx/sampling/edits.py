@@ -19,6 +19,7 @@ from ddx.system import System, make_process
 UNKNOWN = 128  # the grey of pixels that are not known, in pictures
 JUMP_LENGTH, NUM_RESAMPLES = 10, 10  # the paper's
 _CELLS = 100  # of a picture
+_STEM = 24  # characters of a file's name in a folder's, which may not be long
 
 
 class Edit(NamedTuple):
@@ -99,8 +100,8 @@ def read(edit: Edit, system: System) -> Given | None:
     """The images of an edit, made as the run's own were, and its masks; None if there are none.
 
     Raises:
-      DataError: they cannot be read; a mask has grey levels, or another size than the network's images; or there are
-        neither one nor as many masks as images.
+      DataError: they cannot be read; a mask has grey levels, or another size than the network's images; all masks are
+        white everywhere, or black; or there are neither one nor as many masks as images.
     """
     path = edit.known or edit.start
     if path is None:
@@ -124,6 +125,11 @@ def _masks(path: Path, count: int, shape: tuple[int, int]) -> np.ndarray:
         raise DataError(
             f"mask {path} has grey levels, such as {between[0]}; a mask is white where the image is known and black"
             " elsewhere. Save it as a PNG without smooth edges"
+        )
+    if (grey == grey.flat[0]).all():
+        everywhere = "white everywhere, so nothing is drawn" if grey.flat[0] else "black everywhere, so nothing is kept"
+        raise DataError(
+            f"mask {path} is {everywhere}. Paint white what is known and black the rest; transparency is not looked at"
         )
     if len(grey) not in (1, count):
         raise DataError(f"{path} has {len(grey)} masks for {count} images. Give one, or one for each image")
@@ -159,11 +165,13 @@ def record(edit: Edit, given: Given | None) -> Edited:
     of_images, *of_mask = (hashlib.sha256(array.tobytes()).hexdigest() for array in given if array is not None)
     if edit.start is not None:
         told = {"start": of_images, "strength": edit.strength}
-        return Edited(told, f"_from_{edit.start.stem}_{of_images[:8]}_strength{edit.strength:g}", " from images")
+        return Edited(
+            told, f"_from_{edit.start.stem[:_STEM]}_{of_images[:8]}_strength{edit.strength:g}", " from images"
+        )
     assert edit.known is not None and edit.mask is not None and given.mask is not None
     told = {"known": of_images, "mask": of_mask[0]}
     told |= {"jump_length": edit.jump_length, "num_resamples": edit.num_resamples}
-    name = f"_known_{edit.known.stem}_{of_images[:8]}_{edit.mask.stem}_{of_mask[0][:8]}"
+    name = f"_known_{edit.known.stem[:_STEM]}_{of_images[:8]}_{edit.mask.stem[:_STEM]}_{of_mask[0][:8]}"
     name += f"_jumps{edit.jump_length}x{edit.num_resamples}"
     return Edited(told, name, f" with {np.mean(given.mask):.0%} of their pixels known")
 

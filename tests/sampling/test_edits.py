@@ -1,6 +1,7 @@
 """Samples that keep a part of given images, or start from them."""
 
 import json
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,8 @@ def given(images, tmp_path_factory):
     Image.fromarray(UPPER).convert("RGB").save(folder / "colour.png")
     Image.fromarray(UPPER[:, :7]).save(folder / "narrow.png")
     Image.fromarray(UPPER // 2).save(folder / "grey.png")
+    Image.fromarray(np.full_like(UPPER, 255)).save(folder / "white.png")
+    Image.fromarray(np.zeros_like(UPPER)).save(folder / "black.png")
     np.savez(folder / "two.npz", images=np.stack([UPPER, UPPER])[..., None])
     np.savez(folder / "three.npz", images=np.stack([UPPER, 255 - UPPER, UPPER])[..., None])
     return folder
@@ -145,6 +148,8 @@ def test_heat_starts_from_images_blurred_as_at_the_strength_and_needs_no_trainin
         ({"mask": "upper.png"}, ConfigError, "--mask needs --known"),
         ({"known": "pictures", "mask": "grey.png"}, DataError, "grey levels, such as 127; a mask is white where"),
         ({"known": "pictures", "mask": "narrow.png"}, DataError, "must be 8 x 8, .* and this is 8 x 7"),
+        ({"known": "pictures", "mask": "white.png"}, DataError, "white everywhere, so nothing is drawn. Paint white"),
+        ({"known": "pictures", "mask": "black.png"}, DataError, "black everywhere, so nothing is kept"),
         ({"known": "pictures", "mask": "two.npz"}, DataError, "has 2 masks for 3 images"),
         ({"known": "pictures", "mask": "nowhere"}, DataError, "nowhere"),
         ({"known": "pictures", "mask": "upper.png", "jump_length": 5}, ConfigError, "needs a walk of more steps"),
@@ -176,3 +181,28 @@ def test_a_mask_may_be_in_colour_and_of_each_image(given, images, whole):
     each = edits.read(edits.make_edit(given / "pictures", given / "three.npz"), system)
     np.testing.assert_array_equal(each.images, images)
     assert each.mask[0, 0].all() and not each.mask[1, 0].any() and each.mask[1, 7].all()
+
+
+def test_a_run_draws_from_what_its_files_hold_now(whole, images, given, tmp_path):
+    run, mask = ddx.load(whole), tmp_path / "mask.png"
+    for upper in (True, False):
+        Image.fromarray(UPPER if upper else 255 - UPPER).save(mask)
+        found = run.sample(known=given / "pictures", mask=mask, **KNOWN)
+        kept = slice(0, 4) if upper else slice(4, 8)
+        np.testing.assert_array_equal(found[:, kept], images[:, kept])
+    assert len(run._generators) == 2
+
+
+@pytest.mark.parametrize(("strength", "times"), [(1.0, (20, 17, 13, 9, 5, 1, 0)), (0.95, (19, 17, 13, 9, 5, 1, 0))])
+def test_a_walk_starts_at_its_part_of_t_even_where_that_is_all(tiny_config, strength, times):
+    config = tiny_config(process__num_steps=20, process__zero_terminal_snr=True, loss__prediction="v")
+    system = make_system(config, (8, 8, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # that samples start from pure noise, which these do not
+        assert make_sampler(config, system, strength=strength).times == times
+
+
+def test_folders_are_not_named_longer_than_a_disk_allows(images, tmp_path):
+    given = edits.Given(images, np.broadcast_to(UPPER[..., None] > 0, (3, 8, 8, 1)))
+    edit = edits.make_edit(tmp_path / f"{'k' * 200}.png", tmp_path / f"{'m' * 200}.png")
+    assert len(edits.record(edit, given).name) < 100

@@ -100,7 +100,7 @@ def _check_head(c: dict[str, Any]) -> None:
             f"model.head={c['model.head']!r} has nothing to output with loss.variance={variance!r}; set it to npr, sn,"
             " ocm, ocm_frequency, learned or range, or model.head=''"
         )
-    if variance == "ocm_frequency" and c["process.kind"] != "ddpm":
+    if variance == "ocm_frequency" and c["process.kind"] in ("blurring", "ihdm"):
         raise ConfigError(
             f"loss.variance='ocm_frequency' with process.kind={c['process.kind']!r}, which works in frequencies anyway;"
             " use ocm"

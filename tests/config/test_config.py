@@ -478,10 +478,10 @@ def test_a_head_s_config_is_made_from_that_of_its_network(kind, form, network, t
 
 def test_a_head_of_frequencies_is_dense_and_of_a_process_that_does_not_work_in_them_by_itself(tmp_path):
     path, arg = pathlib.Path("configs/heads.py"), f"ocm_frequency,{tmp_path}"
-    for network in ("digits", "digits_blurring"):
+    for network in ("digits", "digits_flow", "digits_blurring"):
         theirs = config_lib.validate(shipped(pathlib.Path(f"configs/{network}.py")))
         (tmp_path / "config.json").write_text(config_lib.to_json(theirs))
-        if network == "digits":
+        if network != "digits_blurring":
             config = config_lib.validate(shipped(path, arg))
             assert (config.loss.variance, config.model.head) == ("ocm_frequency", "dense")
             continue

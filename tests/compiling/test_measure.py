@@ -63,6 +63,7 @@ def test_a_chip_is_known_by_what_jax_calls_it():
         assert (of_float32.how, of_bfloat16.how) == ("TF32", "bfloat16")
         assert of_bfloat16.flops == pytest.approx(2 * of_float32.flops, rel=0.01)
     assert peak("NVIDIA H100 PCIe", "bfloat16").flops < peak("NVIDIA H200", "bfloat16").flops
+    assert peak("NVIDIA H200 NVL", "bfloat16") == peak("NVIDIA H100 NVL", "bfloat16") != peak("NVIDIA H200", "bfloat16")
     for kind in ("Tesla V100-SXM2-16GB", "Tesla T4"):
         assert peak(kind, "float32").how == "float32" and peak(kind, "bfloat16") is None
     kinds = {
@@ -76,6 +77,7 @@ def test_a_chip_is_known_by_what_jax_calls_it():
     for name, kind in kinds.items():
         assert peak(kind, "float32") == peak(kind, "bfloat16") == (CHIPS[name].flops, "bfloat16")
     assert {peak(kind, "float32") for kind in ("cpu", "NVIDIA L40S", "TPU v4 lite", "NVIDIA T400")} == {None}
+    assert peak("NVIDIA RTX A1000 Laptop GPU", "bfloat16") is None  # no A100
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from ddx.runtime import devices, memory, parallel
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.progress import Progress
 from ddx.training.program import make_program
+from ddx.training.step import parts_in_loop
 from ddx.training.summary import describe_devices, flops_per_step
 
 _SMALLER = "Use a smaller train.batch_size or sample.batch_size"
@@ -88,7 +89,8 @@ def _train(config: ConfigDict, image_shape: Shape, num_classes: int, num_calls: 
         state, metrics = program.call(state, key, work)
         return state, metrics
 
-    return _measured("train", lambda: program.lower(state), call, program.per_call, size, config, num_calls)
+    parts = parts_in_loop(config.train.accumulation)
+    return _measured("train", lambda: program.lower(state), call, program.per_call, size, config, num_calls, parts)
 
 
 def _sample(config: ConfigDict, image_shape: Shape, num_classes: int, num_calls: int) -> dict[str, Any]:
@@ -117,6 +119,7 @@ def _measured(
     batch_size: int,
     config: ConfigDict,
     num_calls: int,
+    parts: int = 1,
 ) -> dict[str, Any]:
     """What calls of so many steps take, as JSON.
 
@@ -141,7 +144,7 @@ def _measured(
             progress.advance()
             progress.tick()
     median = statistics.median(seconds)
-    flops, most = flops_per_step(lowered), peak(str(device.device_kind), config.model.dtype)
+    flops, most = flops_per_step(lowered, parts), peak(str(device.device_kind), config.model.dtype)
     return {
         "batch_size": batch_size,
         "steps_per_call": steps,

@@ -34,6 +34,7 @@ from ddx.training.pace import Pace
 from ddx.training.program import make_program
 from ddx.training.remedies import smaller_step
 from ddx.training.state import TrainState, init_state
+from ddx.training.step import parts_in_loop
 from ddx.training.watch import Watch, is_due
 
 
@@ -86,7 +87,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
             make_directory(workdir / "samples", "--workdir")
         run = _Run(config, workdir, data, checkpoints, start.history, held)
         state = run.program.place(run.restore(step) if step else run.begin())
-        flops = summary.flops_per_step(run.program.lower(state))
+        flops = summary.flops_per_step(run.program.lower(state), parts_in_loop(config.train.accumulation))
         print(summary.describe_run(config, data, state, flops))
         print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:

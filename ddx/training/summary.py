@@ -90,10 +90,12 @@ def describe_loss(config: Any) -> str:
     return ", ".join(parts)
 
 
-def flops_per_step(lowered: Any) -> float | None:
+def flops_per_step(lowered: Any, parts: int = 1) -> float | None:
     """Floating-point operations of one step on one device before optimisation, by XLA's count; None if it has none.
 
-    `lowered` is `Program.lower`'s. Of the steps in its loop, whose number is data, XLA counts one.
+    `lowered` is `Program.lower`'s. Of what is in a loop XLA counts one: of the steps, whose number is data, and of the
+    `parts` of a batch whose gradients are averaged (`ddx.training.step.parts_in_loop`). The little that a step does but
+    once, such as its update, is counted for each part too.
     """
     cost = lowered.cost_analysis()
-    return cost.get("flops") if cost else None
+    return cost["flops"] * parts if cost and "flops" in cost else None

@@ -9,8 +9,10 @@ import pytest
 
 from ddx.diffusion.objective import time_samplers
 from ddx.diffusion.random import example_keys
+from ddx.runtime import devices
 from ddx.training.state import init_state
-from ddx.training.step import make_step, many_steps
+from ddx.training.step import make_step, many_steps, parts_in_loop
+from ddx.training.summary import flops_per_step
 
 T = 100
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
@@ -162,6 +164,21 @@ def test_the_update_is_that_of_the_mean_gradient(accumulation):
     np.testing.assert_allclose(state.params["w"], -noise.mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], abs(noise.mean()), rtol=1e-5)
     assert int(state.step) == 1 and bool(metrics["finite"]) and float(metrics["quartile_count"].sum()) == 8
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_a_step_in_parts_is_told_to_compute_as_much_as_one_of_the_whole_batch(platform, monkeypatch):
+    monkeypatch.setattr(devices, "platform", lambda: platform)
+
+    def loss(params, x_0, label, t, noise, dropout_keys):
+        return jnp.sin(params["w"] * noise.reshape(-1, 16) @ jnp.ones((16, 9999))).mean(1), {}
+
+    whole, in_parts = (
+        flops_per_step(jax.jit(step).lower(state, jax.random.key(0), batch()), parts_in_loop(accumulation))
+        for accumulation in (1, 4)
+        for step, state in [make(loss, accumulation=accumulation)]
+    )
+    assert in_parts == pytest.approx(whole, rel=0.02)
 
 
 def test_quartiles_of_the_loss_follow_the_times():

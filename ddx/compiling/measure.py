@@ -59,6 +59,11 @@ def measure(
     image_shape, num_classes = images_of(config, image_shape, num_classes)
     for name in what:
         check_batch(name, config)
+    if "sample" in what and config.sample.guidance_interval:
+        raise ConfigError(
+            f"sample.guidance_interval={config.sample.guidance_interval} makes some steps slower than others, and the"
+            " first are measured for all; leave it empty, and then sample.guidance=1, to measure both kinds"
+        )
     return {
         "devices": devices.count(),
         "device_kind": str(devices.every()[0].device_kind),

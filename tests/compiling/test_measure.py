@@ -92,6 +92,12 @@ def test_what_cannot_be_measured_is_refused(tiny_config, given, message):
         measure.measure(tiny_config(), **given)
 
 
+def test_steps_that_differ_are_not_measured_by_the_first(tiny_config):
+    guided = {"model__class_conditional": True, "model__label_dropout": 0.1, "sample__guidance": 2.0}
+    with pytest.raises(ConfigError, match=r"guidance_interval=\(5, 9\) makes some steps slower than others"):
+        measure.measure(tiny_config(**guided, sample__guidance_interval=(5, 9)))
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -186,6 +186,11 @@ def head_config(workdir: str | os.PathLike[str], variance: str, head: str = "sim
     """
     folder = user_path(workdir, "workdir")
     config = from_file(folder / "config.json", "Name the folder of a run that is trained")
+    if config.model.network != "unet":
+        raise ConfigError(
+            f"{folder} has a network of model.network={config.model.network!r}, which takes no further layers. Train it"
+            f" anew with its own config and --config.loss.objective=head --config.loss.variance={variance}"
+        )
     set_head(config, variance)
     config.model.head, config.model.dropout = head, 0.0
     config.train.backbone, config.train.init_from = str(folder), ""

@@ -489,6 +489,16 @@ def test_a_head_of_frequencies_is_dense_and_of_a_process_that_does_not_work_in_t
             shipped(path, arg)
 
 
+def test_a_head_of_a_dit_is_trained_with_it(tmp_path):
+    theirs = config_lib.validate(shipped(pathlib.Path("configs/digits_dit.py")))
+    (tmp_path / "config.json").write_text(config_lib.to_json(theirs))
+    advice = "Train it anew with its own config and --config.loss.objective=head --config.loss.variance=ocm"
+    with pytest.raises(ConfigError, match=f"takes no further layers. {advice}"):
+        shipped(pathlib.Path("configs/heads.py"), f"ocm,{tmp_path}")
+    theirs.loss.objective, theirs.loss.variance = "head", "ocm"  # which is possible
+    config_lib.validate(theirs)
+
+
 def test_a_user_s_own_keys_are_kept_and_change_nothing():
     config = config_lib.default_config()
     config.user.note = "first try"

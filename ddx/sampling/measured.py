@@ -92,16 +92,23 @@ def variance(
         raise ConfigError("variance='ocm_frequency': a process that blurs works in frequencies anyway. Use ocm")
     if kind in HEAD_VARIANCES and config.loss.variance != kind:
         without = {"ocm": "ocm_probes", "ocm_frequency": "ocm_probes_frequency"}.get(kind)
+        advice = (
+            f"Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
+            f" --workdir={shlex.quote(f'{workdir}_{kind}')}"
+        )
+        if config.model.network != "unet":  # which has no layers of its own for a head
+            advice = f"Train one with its config, --config.loss.objective=head and --config.loss.variance={kind}"
         raise ConfigError(
             f"variance={name!r} needs a network with a head for it, and this one has {config.loss.variance!r}."
-            f" Train one on it with python -m launch.train --config={shlex.quote(f'heads:{kind},{workdir}')}"
-            f" --workdir={shlex.quote(f'{workdir}_{kind}')}" + (f", or use {without}" if without else "")
+            f" {advice}" + (f", or use {without}" if without else "")
         )
+    # A run with a head for frequencies works in them; what is of pixels is so there too.
+    of_pixels = in_basis(source.system, "pixel") if process.blur is None else source.system
     if name in PROBED_VARIANCES:
-        system = in_basis(source.system, "dct") if name.endswith("_frequency") else source.system
+        system = in_basis(source.system, "dct") if name.endswith("_frequency") else of_pixels
         return system._replace(probes=probes or config.sample.probes), variances.ocm()
     if kind not in ANALYTIC_VARIANCES:
-        return source.system, variances.VARIANCES[kind]
+        return source.system if kind in HEAD_VARIANCES else of_pixels, variances.VARIANCES[kind]
     is_gamma = _is_gamma(name)
     if is_gamma and process.blur is not None:
         raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
@@ -109,8 +116,8 @@ def variance(
         in_basis(source.system, "pixel")
     statistics = _load(source, workdir, *_needs(name, clip))
     if is_gamma:
-        of_pixels = ((1.0 - process.low) / 2.0) ** 2
-        return source.system, analytic.analytic(statistics, "gamma", limit=None if kind == name else of_pixels)
+        largest = ((1.0 - process.low) / 2.0) ** 2  # variance of a pixel
+        return source.system, analytic.analytic(statistics, "gamma", limit=None if kind == name else largest)
     if name == "analytic":
         return source.system, analytic.analytic(statistics)
     return in_basis(source.system, str(_needs(name, clip)[0])), analytic.analytic(statistics, per_coordinate=True)

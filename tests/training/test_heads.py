@@ -173,6 +173,8 @@ def test_a_head_of_frequencies_works_in_them_from_training_to_the_bound(whole, t
     train(of(whole, "ocm_frequency", "dense", **{"train.num_steps": 3}), run)
     source, before = trained.load(run), trained.load(whole)
     assert source.system.process.basis.name == "dct"
+    for name, basis in (("ocm_frequency", "dct"), ("ocm_probes", "pixel"), ("heuristic", "pixel")):
+        assert measured.variance(source, run, name, True)[0].process.basis.name == basis
     head = of_head(source.params)
     assert {name for name in head if head[name]} == {"head_norm", "head_block", "head_dense0", "head_dense1"}
     for name, module in before.params.items():

@@ -170,7 +170,7 @@ def lognormal(process: Process, mean: float = -1.2, std: float = 1.2, whole: boo
       A sampler without state, whose weights are 1: the expected loss is not the one of uniform times.
 
     Raises:
-      ValueError: noise does not grow with t (IHDM), or no time has a probability.
+      ValueError: noise does not grow with t (IHDM), or no noise between the first and the last level has a probability.
     """
     log_sigma = -0.5 * np.asarray(process.schedule.at(np.arange(process.num_steps + 1)).logsnr)
     edges = log_sigma
@@ -178,12 +178,17 @@ def lognormal(process: Process, mean: float = -1.2, std: float = 1.2, whole: boo
         edges = np.concatenate([[-np.inf], 0.5 * (log_sigma[1:-1] + log_sigma[2:]), [np.inf]])
     if not np.all(np.diff(log_sigma) > 0):
         raise ValueError("lognormal times need noise that grows with t, and IHDM's does not; use uniform")
-    below = np.array([0.5 * math.erfc((mean - edge) / (std * math.sqrt(2.0))) for edge in edges])
-    if not below[-1] > below[0]:
+
+    def probability_below(log_sigma: float) -> float:
+        return 0.5 * math.erfc((mean - log_sigma) / (std * math.sqrt(2.0)))
+
+    first, last = (log_sigma[1] if whole else log_sigma[0]), log_sigma[-1]
+    if first < last and not probability_below(last) > probability_below(first):
         raise ValueError(
             f"lognormal times of mean {mean} and std {std} leave out all noise of this process, whose"
-            f" log(sigma / alpha) goes from {log_sigma[0]:.3g} to {log_sigma[-1]:.3g}; use a mean between"
+            f" log(sigma / alpha) goes from {first:.3g} to {last:.3g}; use a mean between"
         )
+    below = np.array([probability_below(edge) for edge in edges])
     cumulative = (below[1:] - below[0]) / (below[-1] - below[0])
 
     def draw(state: Any, key: Key, examples: Array, batch_size: int) -> tuple[PerExample, PerExample]:

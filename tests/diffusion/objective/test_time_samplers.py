@@ -147,6 +147,7 @@ def test_a_lognormal_time_depends_on_the_place_in_the_batch_alone():
     [
         (lambda: lognormal(ddx.ihdm(10)), "noise that grows with t, and IHDM's does not; use uniform"),
         (lambda: lognormal(ddx.blurring(10), 20.0, 0.1, whole=False), "goes from -5 to 5; use a mean between"),
+        (lambda: lognormal(ddx.ddpm(1000), 20.0, 0.1), "goes from -4.61 to 5.06; use a mean between"),
     ],
 )
 def test_lognormal_times_that_cannot_be_are_refused(make, message):

@@ -47,6 +47,8 @@ _HOME = {
     "Row": "ddx.diffusion.reverse.rows",
     "Step": "ddx.diffusion.reverse.rows",
     "Solver": "ddx.diffusion.reverse.protocol",
+    "dpm_v3": "ddx.diffusion.reverse.dpm_v3",
+    "ModelStatistics": "ddx.diffusion.reverse.dpm_v3",
     "VarianceFn": "ddx.diffusion.reverse.variance",
     "sn": "ddx.diffusion.reverse.variance",
     "npr": "ddx.diffusion.reverse.variance",
@@ -68,6 +70,7 @@ _HOME = {
     "bits_per_dim": "ddx.diffusion.bound.terms",
     "rate_distortion": "ddx.diffusion.bound.terms",
     "estimate_statistics": "ddx.diffusion.bound.statistics",
+    "estimate_model_statistics": "ddx.diffusion.bound.model_statistics",
     "analytic": "ddx.diffusion.bound.analytic",
     "step_costs": "ddx.diffusion.bound.optimal",
     "bound_costs": "ddx.diffusion.bound.optimal",
@@ -110,6 +113,7 @@ if TYPE_CHECKING:
     from ddx import system as system
     from ddx import training as training
     from ddx.diffusion.bound.analytic import analytic as analytic
+    from ddx.diffusion.bound.model_statistics import estimate_model_statistics as estimate_model_statistics
     from ddx.diffusion.bound.optimal import bound_costs as bound_costs
     from ddx.diffusion.bound.optimal import optimal_trajectories as optimal_trajectories
     from ddx.diffusion.bound.optimal import step_costs as step_costs
@@ -151,6 +155,8 @@ if TYPE_CHECKING:
     from ddx.diffusion.papers.ihdm_bound import heat_bits_per_dim as heat_bits_per_dim
     from ddx.diffusion.papers.ihdm_bound import kde_centres as kde_centres
     from ddx.diffusion.papers.rectified_flow import rectified_flow as rectified_flow
+    from ddx.diffusion.reverse.dpm_v3 import ModelStatistics as ModelStatistics
+    from ddx.diffusion.reverse.dpm_v3 import dpm_v3 as dpm_v3
     from ddx.diffusion.reverse.encode import encodable as encodable
     from ddx.diffusion.reverse.encode import encode as encode
     from ddx.diffusion.reverse.film import progressive as progressive

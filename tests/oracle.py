@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import ndtr
 
 
 class Gaussian(NamedTuple):
@@ -70,3 +71,50 @@ def random_gaussian(shape, seed=0):
     """A Gaussian with different means and variances in every pixel."""
     rng = np.random.default_rng(seed)
     return Gaussian(jnp.asarray(rng.uniform(-0.5, 0.5, shape)), jnp.asarray(rng.uniform(0.05, 0.6, shape)))
+
+
+class Mixture(NamedTuple):
+    """u_0 is one of two Gaussians, per coordinate: N(centre +- mean, variance), each with probability 1 / 2.
+
+    Coordinates are independent, so the flow of each is the one increasing map between its laws.
+    """
+
+    mean: np.ndarray
+    variance: np.ndarray
+    centre: float = 0.0
+
+    def _sides(self, alpha, sigma):
+        """The means, from the centre, and the common spread of the two Gaussians of u_t."""
+        return alpha * self.mean, jnp.sqrt(alpha**2 * self.variance + sigma**2)
+
+    def expectation(self, alpha, sigma, u_t):
+        """E[u_0 | u_t]."""
+        mean, spread = self._sides(alpha, sigma)
+        gain = self.variance * alpha / spread**2
+        v_t = u_t - alpha * self.centre
+        side = jnp.tanh(mean * v_t / spread**2)  # P(+) - P(-)
+        return self.centre + gain * v_t + side * self.mean * (1.0 - alpha * gain)
+
+    def model_fn(self, process):
+        """The optimal network of eps of a process with integer times in pixels."""
+
+        def model_fn(x_t, model_time):
+            m = process.marginal(model_time + process.time_offset)
+            return (x_t - m.alpha * self.expectation(m.alpha, m.sigma, x_t)) / m.sigma
+
+        return model_fn
+
+    def _below(self, m, u):
+        """P(u_t < u)."""
+        (mean, spread), u = self._sides(m.alpha, m.sigma), u - m.alpha * self.centre
+        return 0.5 * (ndtr((u - mean) / spread) + ndtr((u + mean) / spread))
+
+    def flow(self, m_s, m_t, u_t):
+        """The exact solution of the probability-flow equation from t to s, by bisection."""
+        wanted = self._below(m_t, u_t)
+        low, high = jnp.full_like(u_t, -9.0), jnp.full_like(u_t, 9.0)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            above = self._below(m_s, middle) > wanted
+            low, high = jnp.where(above, low, middle), jnp.where(above, middle, high)
+        return 0.5 * (low + high)

@@ -12,7 +12,7 @@ from typing import Any
 from ddx.config.evaluators import EVALUATORS
 from ddx.config.key import MOST_STEPS, Key, above, between, one_of, within
 from ddx.config.sampling import MOST_SAMPLES, MOST_TIMES, SAMPLING
-from ddx.diffusion.catalogue import CDFS, SOLVERS, VARIANCES
+from ddx.diffusion.catalogue import CDFS, MEASURED_SOLVERS, SOLVERS, VARIANCES
 from ddx.features.networks import NETWORKS
 from ddx.runtime.arguments import integers
 from ddx.runtime.errors import ConfigError, did_you_mean
@@ -37,6 +37,7 @@ class Setting(Key):
 
 
 MOST_EXAMPLES = 1_000_000_000
+_SOLVERS = (*SOLVERS, *MEASURED_SOLVERS)
 
 
 def _of_sampling(name: str, *jobs: str, meaning: str = "", is_named: bool = False) -> Setting:
@@ -102,7 +103,7 @@ EVALUATION: dict[str, Setting] = {
         "dct",
         "coordinates to tell apart: dct, frequencies, or pixel",
         **one_of("dct", "pixel"),
-        jobs=("statistics",),
+        jobs=("statistics", "model_statistics"),
         tag=lambda s: f"_{s.basis}",
     ),
     "seed": Setting(
@@ -126,7 +127,7 @@ EVALUATION: dict[str, Setting] = {
         "clipping of the estimate of x_0; --noclip: none",
         kind=bool,
         unset="where the network tells it at all times",
-        jobs=("bpd", "statistics", "comparison", "quality"),
+        jobs=("bpd", "statistics", "model_statistics", "comparison", "quality"),
         tag=lambda s: "" if s.clip else "_unclipped",
     ),
     "cdf": Setting(
@@ -194,8 +195,8 @@ EVALUATION: dict[str, Setting] = {
     "walks": Setting(
         "euler,dpmpp_2m,small,large,analytic",
         "ways to draw: solvers, which are deterministic, and variances of ancestral sampling",
-        limit=f"names of solvers ({', '.join(SOLVERS)}) and variances ({', '.join(VARIANCES)}), such as euler,small",
-        holds=lambda value: bool(value) and set(value.split(",")) <= {*SOLVERS, *VARIANCES},
+        limit=f"names of solvers ({', '.join(_SOLVERS)}) and variances ({', '.join(VARIANCES)}), such as euler,small",
+        holds=lambda value: bool(value) and set(value.split(",")) <= {*_SOLVERS, *VARIANCES},
         jobs=("quality",),
         tag=lambda s: "_" + s.walks.replace(",", "-")[:60],
     ),

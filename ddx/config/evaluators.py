@@ -27,6 +27,7 @@ EVALUATORS = {
         also=("rate_distortion",),
     ),
     "statistics": Evaluator("what analytic variances need", "ddx.evaluation.statistics_job:measure"),
+    "model_statistics": Evaluator("what solver dpm_v3 needs", "ddx.evaluation.model_statistics_job:measure"),
     "comparison": Evaluator("a table of all variances", "ddx.evaluation.comparison_job:compare"),
     "reference": Evaluator(
         "features of the data, which distances of samples are to", "ddx.evaluation.reference_job:make_reference"

@@ -8,7 +8,14 @@ of its folders. A new setting is a row here and its use in `make_sampler` of
 from typing import Any
 
 from ddx.config.key import Key, one_of, within
-from ddx.diffusion.catalogue import FIXED_VARIANCES, LEARNED_VARIANCES, OPTIMAL_VARIANCES, PROBED_VARIANCES, SOLVERS
+from ddx.diffusion.catalogue import (
+    FIXED_VARIANCES,
+    LEARNED_VARIANCES,
+    MEASURED_SOLVERS,
+    OPTIMAL_VARIANCES,
+    PROBED_VARIANCES,
+    SOLVERS,
+)
 
 
 def _walks(s: Any) -> bool:
@@ -68,6 +75,7 @@ SAMPLING: dict[str, Key] = {
         "euler",
         "way to take a step: euler is DDIM and DDPM, the others have a higher order",
         **one_of(*SOLVERS),
+        also=MEASURED_SOLVERS,
         tag=lambda s: f"_{s.solver}" if s.solver != "euler" else "",
     ),
     "clip": Key(

@@ -8,6 +8,7 @@ solver, variance or prediction, put a function in its table and its name here; c
 from typing import NamedTuple
 
 SOLVERS = ("euler", "heun", "dpmpp_2m", "dpmpp_3m", "deis", "unipc_2", "unipc_3")
+MEASURED_SOLVERS = ("dpm_v3",)  # from statistics of a trained network, in the run's folder; they are in no config
 STOCHASTIC_SOLVERS = ("euler", "dpmpp_2m")  # the others take steps of eta = 0 only
 
 # Reverse variances, by what they are computed from.

@@ -68,7 +68,7 @@ def evaluate_bound(workdir: str | Path, rate_distortion: bool = False, **setting
         "noise_draws_per_term": 1,
     }
     record = record_of(work, examples, protocol, times=digest(list(times)))
-    record |= measured.origin(source, workdir, how["variance"], how["clip"])
+    record |= measured.origin(source, workdir, how["clip"], how["variance"])
     training = _training(source, how, given["data_dir"])
     if training is not None:
         record["prior"] = fingerprint_of(training, np.arange(training.num_examples))

@@ -69,7 +69,7 @@ def compare(workdir: str | Path, **settings: Any) -> Result:
     basis = measured_basis(work, clip)
     variances = _variances(source, workdir, basis, clip)
     cells = [Cell(v, spacing, k) for spacing in TRAJECTORIES for k in steps for v in variances]
-    coordinates = measured.origin(source, workdir, f"analytic_{_COORDINATES[basis]}", clip)["statistics"]
+    coordinates = measured.origin(source, workdir, clip, f"analytic_{_COORDINATES[basis]}")["statistics"]
     protocol = {
         "num_steps": list(steps),
         "variances": list(variances),
@@ -77,7 +77,7 @@ def compare(workdir: str | Path, **settings: Any) -> Result:
         "cdf": given["cdf"],
         "noise_draws_per_term": 1,
     }
-    statistics = measured.origin(source, workdir, "analytic", clip) | {"coordinates": coordinates}
+    statistics = measured.origin(source, workdir, clip, "analytic") | {"coordinates": coordinates}
     out = output_folder(work, "compared", examples, num_steps=steps, clip=clip)
 
     def parts(size: int, done: frozenset[int]) -> Parts:

@@ -154,12 +154,12 @@ def _prepare(work: Work) -> Drawing:
 
 def drawn(work: Work, drawing: Drawing, count: int) -> Subject:
     """Samples of a run's network; image i depends only on (seed, i)."""
-    source, seed = work.source, work.settings["seed"]
+    source, seed, sample = work.source, work.settings["seed"], drawing.config.sample
     record = {
         **trained.identity(source, work.workdir),
         "num_samples": count,
-        "sample": drawing.config.sample.to_dict() | {"variance": drawing.variance},
-        **measured.origin(source, work.workdir, drawing.variance, drawing.config.sample.clip),
+        "sample": sample.to_dict() | {"variance": drawing.variance},
+        **measured.origin(source, work.workdir, sample.clip, drawing.variance, sample.solver),
     }
     if drawing.images is not None:
         record["starts_from"] = fingerprint_of(drawing.images, np.arange(drawing.images.num_examples))

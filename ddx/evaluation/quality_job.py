@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.evaluation import folder_name
-from ddx.diffusion.catalogue import PROBED_VARIANCES, SOLVERS
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, PROBED_VARIANCES, SOLVERS
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
 from ddx.evaluation.discrepancy import kid
 from ddx.evaluation.distance_job import reference_of
 from ddx.evaluation.feature_sets import Extraction, at_once, chosen_network, extractor
+from ddx.evaluation.model_statistics_job import measure_if_none
 from ddx.evaluation.reference_job import Reference
 from ddx.evaluation.scores import FEW, FEWER, FEWEST, are_few, check_numbers, distance_to
 from ddx.evaluation.settings import bound_protocol, bound_settings
@@ -39,6 +40,7 @@ from ddx.sampling.samples import Drawing, prepare
 NUM_STEPS = (5, 10, 20, 50, 100)
 MOST_SAMPLES = 1000  # by default
 BOUND_EXAMPLES = 500  # of the test split
+_SOLVERS = (*SOLVERS, *MEASURED_SOLVERS)
 _WRITTEN = ("quality.json", "quality.npz", "quality.md", "quality.csv", "quality.png")
 
 
@@ -78,16 +80,18 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     clip = bound_settings(config, {"clip": how["clip"], "variance": "small"})["clip"]
     if any(point.walk.startswith("analytic") for point in points):
         measured_basis(work, clip)
+    if any(point.walk in MEASURED_SOLVERS for point in points):
+        measure_if_none(work, clip)
     drawings = {point: _prepare(work, point, clip) for point in points}  # what is not possible is refused first
     reference = reference_of(work, network)
     count = how["num_samples"] or min(reference.num_examples or MOST_SAMPLES, MOST_SAMPLES)
     check_numbers(count, reference, network.network)
     drawn_as = next(iter(drawings.values())).config.sample
     guidance = {name: drawn_as[name] for name in ("guidance", "guidance_interval")}
-    bounded = drawn_as.guidance == 1 and any(point.walk not in SOLVERS for point in points)
+    bounded = drawn_as.guidance == 1 and any(point.walk not in _SOLVERS for point in points)
     examples = _examples(work) if bounded else None
     statistics = {
-        point.walk: measured.origin(source, workdir, point.walk, clip) for point in points if point.walk not in SOLVERS
+        point.walk: measured.origin(source, workdir, clip, point.walk) for point in points if point.walk not in SOLVERS
     }
     record = {
         **trained.identity(source, workdir),
@@ -171,7 +175,7 @@ def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
     """How a point's samples are drawn."""
     how, own = work.settings, work.source.system.config.sample
     walk: dict[str, Any] = {"sampler": "ancestral", "variance": point.walk, "solver": "euler"}
-    if point.walk in SOLVERS:
+    if point.walk in _SOLVERS:
         walk = {"sampler": "ddim", "solver": point.walk, "eta": 0.0}
     given: dict[str, Any] = {"num_steps": point.num_steps, "clip": clip, "keep_eps": False, "clip_percentile": 0.0}
     given |= {name: how[name] for name in ("guidance", "guidance_interval")}
@@ -200,7 +204,7 @@ def _point(
     if reference.features is not None and min(count, len(reference.features)) >= FEWEST["kid"]:
         kernel = kid(features, reference.features, seed)
         found |= {"kid": kernel.distance, "kid_standard_error": kernel.standard_error}
-    if examples is not None and point.walk not in SOLVERS:
+    if examples is not None and point.walk not in _SOLVERS:
         found |= _bits(work, point, drawing, examples, clip)
     return {name: np.float64(found.get(name, np.nan)) for name in _COLUMNS}
 

@@ -5,7 +5,7 @@ statistics.npz    the fields of `ddx.diffusion.bound.statistics.Statistics`
 """
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,23 +14,25 @@ from ddx.config.evaluation import checked_settings
 from ddx.data import Dataset
 from ddx.diffusion.bound import statistics as stats
 from ddx.diffusion.bound.terms import bound_rows, noise_at
-from ddx.diffusion.random import example_keys, seed_key
-from ddx.diffusion.reverse.rows import num_rows
 from ddx.evaluation.settings import default_clip
+from ddx.evaluation.sums import PARTS, parts_of_sums
 from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
 from ddx.runs.job import Job, Result
-from ddx.runtime import devices, parallel
+from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.runtime.paths import Path
-from ddx.runtime.progress import Progress
 from ddx.runtime.storage import sha256, write_arrays
 from ddx.sampling import measured
-from ddx.sampling.generator import in_pieces
 from ddx.system import System
 
 STATISTICS_EXAMPLES = 500  # of the training set, for a job that needs statistics and finds none
-PARTS = 8  # at most so many files of an unfinished job: each holds a number for every time and coordinate
-_MOMENTS = ("first", "second")  # sums of the coordinates and of their squares
+
+
+class Moments(NamedTuple):
+    """Sums over images of the coordinates and of their squares, (H, W, C) each."""
+
+    first: Any
+    second: Any
 
 
 @devices.job("measuring", devices.FEWER_AT_ONCE)
@@ -113,57 +115,24 @@ def _parts(
     done: frozenset[int],
 ) -> Parts:
     """The sums over the examples of each part, without those whose first place is in `done`."""
-    process, (batch, size) = system.process, sizes
-    shape = system.image_shape
+    process = system.process
     rows = bound_rows(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
-    num_steps = num_rows(rows)
 
     def sums(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.Sums:
         x_0 = system.to_float(images)
         denoise = system.denoiser(params, clip, system.told(x_0, label))
         return stats.error_sums(denoise, x_0, weight, rows, rows.level.t, noise_at(keys, x_0))
 
-    def moments(images: Any, weight: Any) -> tuple[Any, Any]:
+    def moments(keys: Any, images: Any, weight: Any) -> Moments:
+        del keys
         u_0 = process.basis.analysis(system.to_float(images))
-        return tuple(jnp.einsum("b,b...->...", weight, x) for x in (u_0, jnp.square(u_0)))  # type: ignore[return-value]
+        return Moments(*(jnp.einsum("b,b...->...", weight, x) for x in (u_0, jnp.square(u_0))))
 
-    call = parallel.over_batch(sums, shared=2, split=4)
-    call_moments = parallel.over_batch(moments, shared=0, split=2)
-    shares, params = len(devices.own()), parallel.replicate(params)
-    starts = range(0, len(examples), size)
-    calls = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts) * num_steps
-    before = sum(math.ceil(min(size, len(examples) - start) / batch) for start in starts if start in done) * num_steps
-    with Progress("measuring", calls, before) as progress:
-        for start in starts:
-            if start in done:
-                continue
-            total = {
-                **{name: np.zeros((num_steps, *shape) if name == "mse" else num_steps) for name in stats.Sums._fields},
-                **{name: np.zeros(shape) for name in _MOMENTS},
-            }
-            for first in range(start, min(start + size, len(examples)), batch):
-                here = examples[first : min(first + batch, start + size)]
-                filled = np.resize(here, -(-batch // shares) * shares)
-                weight = (np.arange(len(filled)) < len(here)).astype(np.float32)
-                read = data.read(filled)
-                keys = example_keys(seed_key(seed), jnp.asarray(filled, jnp.uint32))
-                split = parallel.split_batch((keys, read["image"], read["label"], weight))
-                for numbers, some in in_pieces(rows, progress):
-                    for name, x in call(params, some, *split)._asdict().items():
-                        total[name][numbers[0] : numbers[-1] + 1] += _over_devices(x)
-                for name, x in zip(_MOMENTS, call_moments(split[1], split[3]), strict=True):
-                    total[name] += _over_devices(x)
-            yield start, total
-            del total
-
-
-def _over_devices(x: Any) -> np.ndarray:
-    total: np.ndarray = np.asarray(x, np.float64).sum(0)
-    return total
+    return parts_of_sums(sums, moments, params, rows, data, examples, seed, sizes, done)
 
 
 def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:
-    total = job.gathered(summed=(*stats.Sums._fields, *_MOMENTS))
+    total = job.gathered(summed=(*stats.Sums._fields, *Moments._fields))
     sums = stats.Sums(*(total[name] for name in stats.Sums._fields))
     if not all(np.isfinite(x).all() for x in sums):
         raise NonFiniteError("the network's error is not finite at some time. Try --clip, or another --step")

@@ -119,7 +119,7 @@ def _write_programs(source: Trained, workdir: Path, drawing: Settled, folder: Pa
         "weights": source.weights,
         "config": source.system.config.to_dict(),
         "sample": config.sample.to_dict() | {"variance": variance},
-        **measured.origin(source, workdir, variance, config.sample.clip),
+        **measured.origin(source, workdir, config.sample.clip, variance, config.sample.solver),
         "levels": stablehlo.levels(source.system),
     }
     programs = stablehlo.network(source.system), stablehlo.sampler(system, how)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from ddx.data import given_images
 from ddx.data.decode import to_array
+from ddx.diffusion.catalogue import MEASURED_SOLVERS
 from ddx.diffusion.reverse.inpaint import check_can_inpaint, with_jumps
 from ddx.diffusion.reverse.solvers import make_solver
 from ddx.runtime.errors import ConfigError, DataError
@@ -90,8 +91,12 @@ def check(edit: Edit, config: ConfigDict) -> None:
     """Refuse, with a ConfigError, a process or a solver of which no part can be known; it needs no network."""
     if edit.known is None:
         return
+    # One that is measured remembers as UniPC does, whose steps it takes.
+    named = config.sample.solver
     try:
-        check_can_inpaint(make_process(config), make_solver(config.sample.solver))
+        check_can_inpaint(
+            make_process(config), make_solver("unipc_3" if named in MEASURED_SOLVERS else named)._replace(name=named)
+        )
     except ValueError as error:
         raise ConfigError(f"known: {error}") from None
 

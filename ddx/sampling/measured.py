@@ -1,11 +1,12 @@
-"""Reverse variances and trajectories that follow from what is known of a trained network, most of them from statistics.
+"""Reverse variances, trajectories and solvers that follow from what is known of a trained network.
 
-Statistics lie in a run's folder, `ddx.evaluation.measure` writes them; heads are part of the network.
+Most is statistics, which lie in a run's folder (`ddx.sampling.stored`) as evaluators write them; heads are part of the
+network.
 """
 
 import dataclasses
 import shlex
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from ddx.diffusion.catalogue import (
     ANALYTIC_VARIANCES,
     FIXED_VARIANCES,
     HEAD_VARIANCES,
+    MEASURED_SOLVERS,
     OPTIMAL_VARIANCES,
     PROBED_VARIANCES,
     X_0_PREDICTIONS,
@@ -24,14 +26,14 @@ from ddx.diffusion.estimate.clipping import DynamicThreshold
 from ddx.diffusion.forward.basis import DCT, PIXEL
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse import variance as variances
+from ddx.diffusion.reverse.dpm_v3 import dpm_v3
+from ddx.diffusion.reverse.protocol import Solver
 from ddx.diffusion.reverse.solvers import euler
 from ddx.diffusion.reverse.variance import VarianceFn
-from ddx.runs.job import DAMAGE, read_record
 from ddx.runs.trained import Trained
-from ddx.runtime import folders, storage
-from ddx.runtime.errors import ConfigError, telling_line
+from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path, user_path
-from ddx.runtime.storage import read_arrays, sha256
+from ddx.sampling import stored
 from ddx.sampling.sampler import Sampler
 from ddx.system import System
 
@@ -52,25 +54,51 @@ def in_basis(system: System, basis: str) -> System:
     return system._replace(process=dataclasses.replace(process, basis={"dct": DCT, "pixel": PIXEL}[basis]))
 
 
-class _Found(NamedTuple):
-    """A finished measurement in a run's folder."""
-
-    path: Path  # of the .npz file
-    protocol: dict[str, Any]
-    checksum: str
-
-
 def exist(source: Trained, workdir: Path, basis: str, clip: bool) -> bool:
     """Whether there are statistics of a checkpoint in a basis, with x_0 clipped or not."""
-    return bool(_all(source, workdir, basis, clip))
+    return stored.exist(source, workdir, FOLDER, basis, clip)
 
 
-def origin(source: Trained, workdir: Path, variance: str, clip: bool) -> dict[str, dict[str, Any]]:
-    """What a job's record says of the statistics that a variance is from; nothing where it is from none."""
-    if variance not in ANALYTIC_VARIANCES:
-        return {}
-    found = _find(source, workdir, *_needs(variance, clip))
-    return {"statistics": found.protocol | {"sha256": found.checksum}}
+def origin(source: Trained, workdir: Path, clip: bool, *names: str) -> dict[str, dict[str, Any]]:
+    """What a job's record says of what a variance and a solver are from; nothing where they are from nothing measured.
+
+    Raises:
+      ConfigError: it is not there.
+    """
+    told = {}
+    for name in names:
+        if name in ANALYTIC_VARIANCES:
+            told["statistics"] = stored.find(source, workdir, FOLDER, *_needs(name, clip)).told
+        if name in MEASURED_SOLVERS:
+            told["model_statistics"] = _of_model(source, workdir, clip).told
+    return told
+
+
+def solver(source: Trained, workdir: Path, name: str, clip: bool) -> tuple[System, Solver | None]:
+    """The system to draw from and the solver of a name; None for one that is not of `MEASURED_SOLVERS`.
+
+    Raises:
+      ConfigError: the network is not one for it, or there are no model statistics of it.
+    """
+    if name not in MEASURED_SOLVERS:
+        return source.system, None
+    check_dpm_v3(source)
+    found = _of_model(source, workdir, clip)
+    return in_basis(source.system, found.protocol["basis"]), dpm_v3(stored.load(found.path.parent, "model_statistics"))
+
+
+def check_dpm_v3(source: Trained) -> None:
+    """Refuse, with a ConfigError, a network that solver "dpm_v3" cannot walk with."""
+    _check_tells(source, "solver='dpm_v3'", "Use another solver")
+    if source.system.process.blur is not None:
+        raise ConfigError("solver='dpm_v3' is for processes without a blur. Use heun or dpmpp_2m")
+
+
+def _of_model(source: Trained, workdir: Path, clip: bool) -> stored.Found:
+    """The model statistics to use: of frequencies, or of pixels if there are no others."""
+    of_pixels = stored.exist(source, workdir, "model_statistics", "pixel", clip)
+    of_pixels = of_pixels and not stored.exist(source, workdir, "model_statistics", "dct", clip)
+    return stored.find(source, workdir, "model_statistics", "pixel" if of_pixels else "dct", clip)
 
 
 def variance(
@@ -223,60 +251,9 @@ def load_statistics(folder: str | Path) -> Statistics:
     Raises:
       ConfigError: there is nothing of the kind, or it is damaged.
     """
-    path = user_path(folder, "folder") / "statistics.json"
-    record = _record(path)
-    result, arrays = record.get("result"), path.with_suffix(".npz")
-    checksum = result.get("sha256") if isinstance(result, dict) else None
-    if checksum is None:
-        raise ConfigError(f"{path.parent} has no finished statistics. Measure them with ddx.evaluation.measure")
-    if not storage.is_file(arrays) or sha256(arrays) != checksum:
-        raise ConfigError(f"{arrays} is damaged. Remove its folder and measure again")
-    try:
-        file: dict[str, Any] = read_arrays(arrays)
-        return Statistics(**{name: file[name][()] for name in Statistics._fields})
-    except DAMAGE as error:
-        raise ConfigError(
-            f"{arrays} has no statistics ({telling_line(error)}). Remove its folder and measure again"
-        ) from None
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        return read_record(path)
-    except ConfigError:
-        raise ConfigError(f"{path} is damaged. Remove its folder and measure again") from None
+    found: Statistics = stored.load(user_path(folder, "folder"), FOLDER)
+    return found
 
 
 def _load(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> Statistics:
-    return load_statistics(_find(source, workdir, basis, clip).path.parent)
-
-
-def _find(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> _Found:
-    """The statistics to use: of the split that the network was trained on if there are such, and of the most images."""
-    found = _all(source, workdir, basis, clip)
-    if not found:
-        of = f" of the {basis} basis" * (basis is not None)
-        of += {None: "", True: " with x_0 clipped", False: " with x_0 not clipped"}[clip]
-        flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
-        flags += f" --weights={source.weights}" * (source.weights != source.system.config.sample.weights)
-        raise ConfigError(
-            f"{workdir} has no statistics of step {source.step}{of}. Measure them with python -m launch.evaluate"
-            f" --workdir={shlex.quote(str(workdir))} --metrics=statistics{flags}"
-        )
-    own = source.system.config.data.split
-    return max(found, key=lambda entry: (entry.protocol["split"] == own, entry.protocol["num_examples"]))
-
-
-def _all(source: Trained, workdir: Path, basis: str | None, clip: bool | None) -> list[_Found]:
-    found = []
-    for name in folders.names(workdir / FOLDER):
-        path = workdir / FOLDER / name / "statistics.json"
-        record = _record(path)
-        try:
-            protocol, checksum = record["protocol"], record["result"]["sha256"]
-            wanted = basis in (None, protocol["basis"]) and clip in (None, protocol["clip"])
-        except (KeyError, TypeError):
-            continue  # not finished
-        if wanted and record["weights"] == source.seal:
-            found.append(_Found(path.with_suffix(".npz"), protocol, checksum))
-    return found
+    return load_statistics(stored.find(source, workdir, FOLDER, basis, clip).path.parent)

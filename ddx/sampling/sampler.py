@@ -45,12 +45,16 @@ class Sampler(NamedTuple):
 
 
 def make_sampler(
-    config: ConfigDict, system: System, variance: VarianceFn | None = None, strength: float | None = None
+    config: ConfigDict,
+    system: System,
+    variance: VarianceFn | None = None,
+    strength: float | None = None,
+    solver: Solver | None = None,
 ) -> Sampler:
     """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
 
-    `variance` is one that is no name, and replaces the config's; with it ddim draws noise at any eta. With a `strength`
-    the walk starts from noised images, at that part of T, and goes through the times below.
+    `variance` is one that is no name, and replaces the config's, as `solver` does; with it ddim
+    draws noise at any eta. With a `strength` the walk starts from noised images, at that part of T, and goes through the times below.
 
     Raises:
       ConfigError: the settings do not go together.
@@ -62,7 +66,10 @@ def make_sampler(
             config.process.num_steps, s.num_steps or None, s.trajectory, system.process.schedule
         )
         times = times if strength is None else times_from(times, _start(system.process, strength))
-        solver = heat_sampler(s.delta) if s.sampler == "heat" else make_solver(s.solver, eta, variance or named)
+        if s.sampler == "heat":
+            solver = heat_sampler(s.delta)
+        else:
+            solver = make_solver(solver or s.solver, eta, variance or named)
         end = 0 if s.sampler == "heat" else s.end
         steps = plan(system.process, times, eta, system.image_shape[:2], solver, s.noisy_end, end)
     except ValueError as error:

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ddx.config.sampling import SAMPLING
 from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
-from ddx.diffusion.catalogue import OPTIMAL_VARIANCES, PROBED_VARIANCES
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
@@ -37,7 +37,7 @@ from ddx.sampling.settings import (
     check_settings,
     class_numbers,
     describe,
-    sampling_config,
+    settled_config,
     to_tell,
 )
 from ddx.system import System
@@ -134,7 +134,7 @@ def sample(
         "at_once": generator.batch_size(num_samples),
         "sample": config.sample.to_dict() | {"variance": drawing.variance},
         **edited.told,
-        **measured.origin(source, workdir, drawing.variance, config.sample.clip),
+        **measured.origin(source, workdir, config.sample.clip, drawing.variance, config.sample.solver),
     }
     name = f"step{source.step}_seed{seed}_n{num_samples}_{describe(config, drawing.variance)}"
     name += f"_class{'-'.join(map(str, numbers))}" if numbers else ""
@@ -227,7 +227,7 @@ def settle(
     Raises:
       ConfigError: a setting is invalid, or not for this network.
     """
-    variance = settings.get("variance")
+    variance, solver = settings.get("variance"), None
     if settings.get("trajectory") == "optimal":
         settings = settings | {"trajectory": _optimal(source, workdir, settings)}
     if variance in OPTIMAL_VARIANCES:
@@ -235,12 +235,14 @@ def settle(
     own = settings.get("probes") if variance in PROBED_VARIANCES else None
     if own is not None:
         settings = settings | {"probes": None}
-    config = sampling_config(source.system.config, seed, preset, **settings)
+    config = settled_config(source.system.config, seed, preset, settings)
     if own is not None:
         config.sample.probes = SAMPLING["probes"].checked("probes", own)
     variance = str(variance or config.sample.variance)
     system, chosen = measured.variance(source, workdir, variance, config.sample.clip, config.sample.probes)
-    how = make_sampler(config, system, chosen, strength)
+    if config.sample.solver in MEASURED_SOLVERS:
+        system, solver = measured.solver(source, workdir, config.sample.solver, config.sample.clip)
+    how = make_sampler(config, system, chosen, strength, solver)
     if chosen is not None:
         how = measured.as_published(how, chosen, variance, system.process.low)
     return config, system, how, variance

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS, keeps_eps
 from ddx.config.values import validate
 from ddx.data import given_images
-from ddx.diffusion.catalogue import OPTIMAL_VARIANCES, PROBED_VARIANCES
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
@@ -67,6 +67,10 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
         raise ConfigError(
             "trajectory=optimal is for samples and bounds, not for encoding and interpolation. Use another"
         )
+    if given.get("solver") in MEASURED_SOLVERS:
+        raise ConfigError(
+            f"solver={given['solver']} is for samples, not for encoding and interpolation. Use another, such as unipc_3"
+        )
     if "variance" in given and sample["sampler"] != "ancestral":
         raise ConfigError(
             f"variance={given['variance']} belongs to the ancestral sampler, not {sample['sampler']}."
@@ -82,7 +86,7 @@ def check_count(num_samples: int, most: int = MOST_SAMPLES) -> None:
 
 
 def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: dict[str, Any]) -> ConfigDict:
-    """Refuse, as `sampling_config` does, settings of which some are not in a config: optimal variances and times.
+    """Refuse, as `settled_config` does, settings of which some are not in a config: optimal variances and times too.
 
     The others are in the config that is returned.
     """
@@ -90,7 +94,25 @@ def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: 
     if settings.get("variance") in PROBED_VARIANCES:
         own["probes"] = (settings.get("probes"),)
     settings = {name: value for name, value in settings.items() if value not in own.get(name, ())}
-    return sampling_config(config, seed, preset, **settings)
+    return settled_config(config, seed, preset, settings)
+
+
+def settled_config(config: ConfigDict, seed: int, preset: str | None, settings: dict[str, Any]) -> ConfigDict:
+    """`sampling_config`, whose solver may also be one of `MEASURED_SOLVERS`, which no valid config has.
+
+    Raises:
+      ConfigError: as `sampling_config` says; or the solver does not go with the sampler, its eta or keep_eps.
+    """
+    solver = settings.get("solver")
+    if solver not in MEASURED_SOLVERS:
+        return sampling_config(config, seed, preset, **settings)
+    config = sampling_config(config, seed, preset, **settings | {"solver": "euler"})
+    if config.sample.sampler != "ddim" or config.sample.eta:
+        raise ConfigError(f"solver={solver} solves an equation without noise. Set --sampler=ddim --eta=0")
+    if settings.get("keep_eps"):
+        raise ConfigError(f"keep_eps=True belongs to solver euler, not {solver}. Leave it out")
+    config.sample.solver = solver
+    return config
 
 
 def check_numbers(settings: dict[str, Any]) -> None:

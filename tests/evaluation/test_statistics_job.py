@@ -14,7 +14,7 @@ from ddx.diffusion import random
 from ddx.diffusion.bound import analytic, optimal, statistics, terms
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse.rows import downward
-from ddx.evaluation import evaluate, measure, statistics_job
+from ddx.evaluation import evaluate, measure, statistics_job, sums
 from ddx.runs import job, trained
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.sampling import load_statistics, measured, sample
@@ -148,10 +148,11 @@ def large(tiny_config, monkeypatch):
             one = np.ones((1, n), np.float32)
             return statistics.Sums(np.full((1, n, 48, 48, 3), images[0, 0, 0, 0], np.float32), one, one, one)
 
-        return errors if split == 4 else lambda images, weight: [np.ones((1, 48, 48, 3), np.float32)] * 2
+        ones = [np.ones((1, 48, 48, 3), np.float32)] * 2
+        return errors if split == 4 else lambda keys, images, weight: statistics_job.Moments(*ones)
 
-    monkeypatch.setattr(statistics_job.parallel, "over_batch", over_batch)
-    monkeypatch.setattr(statistics_job.parallel, "split_batch", lambda x: x)
+    monkeypatch.setattr(sums.parallel, "over_batch", over_batch)
+    monkeypatch.setattr(sums.parallel, "split_batch", lambda x: x)
     return system
 
 

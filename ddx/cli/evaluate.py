@@ -6,6 +6,7 @@ Everything else comes from the folder of the run. An evaluation that was interru
 run again.
 
 python -m launch.evaluate --workdir=runs/digits --metrics=statistics     what analytic variances need
+python -m launch.evaluate --workdir=runs/digits --metrics=model_statistics   what solver dpm_v3 needs
 python -m launch.evaluate --workdir=runs/digits --metrics=comparison     a table of all variances
 python -m launch.evaluate --workdir=runs/digits --metrics=fd,kid,pr      distances of samples to the data
 python -m launch.evaluate --workdir=runs/digits --metrics=quality        distances by network evaluations, a picture

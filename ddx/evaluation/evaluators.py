@@ -26,7 +26,7 @@ def evaluate(workdir: str | Path | None, metrics: tuple[str, ...] = ("bpd",), **
     Args:
       workdir: folder of a training run; None for "fd" of given images, whose `reference` and `out` are given too.
       metrics: "bpd", "rate_distortion" or both; "fd" and its further metrics "fid", "is", "kid", "pr", "fd_infinity";
-        or one of "statistics", "comparison", "reference" and "quality".
+        or one of "statistics", "model_statistics", "comparison", "reference" and "quality".
       **settings: the job's own of `ddx.config.evaluation.EVALUATION`, such as split, max_examples, num_steps, variance,
         seed or out; jobs that draw take `ddx.config.sampling.SAMPLING` too. What is not given, or None, is the
         default that docs/evaluation.md tells.

@@ -96,7 +96,8 @@ def sample(
       **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
         batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
         `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
-        "sn", "npr" and "ocm" a network with such a head. The trajectory "optimal" needs statistics too.
+        "sn", "npr" and "ocm" a network with such a head. The trajectory "optimal" needs statistics too,
+        and the solver "dpm_v3" model statistics.
 
     Returns:
       What was written; its arrays() are {"samples": (N, H, W, C) uint8}.

@@ -67,6 +67,7 @@ CALLS = {
     "bits_per_dim x_0": lambda x: ddx.bits_per_dim(DENOISE, x, KEY, TIMES),
     "bits_per_dim noise": lambda x: ddx.bits_per_dim(DENOISE, NOISE, None, TIMES, noise=jnp.stack([x, x])),
     "estimate_statistics": lambda x: ddx.estimate_statistics(DENOISE, x, KEY),
+    "estimate_model_statistics": lambda x: ddx.estimate_model_statistics(DENOISE, x, KEY),
     "bound_costs": lambda x: optimal.bound_costs(
         DENOISE, x, np.arange(20), lambda k: NOISE, ddx.diffusion.reverse.variance.small
     ),
@@ -230,6 +231,7 @@ def test_what_is_no_denoiser_is_refused_everywhere(first):
         "interpolate_heat": lambda: ddx.interpolate_heat(first, (KEY, KEY), NOISE, NOISE, (0.5,)),
         "probability_flow": lambda: ddx.probability_flow(first, NOISE, 3.0),
         "estimate_statistics": lambda: ddx.estimate_statistics(first, NOISE, KEY),
+        "estimate_model_statistics": lambda: ddx.estimate_model_statistics(first, NOISE, KEY),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match=r"must be a denoiser.*ddx\.from_pixels"):

@@ -85,10 +85,11 @@ EVALUATION: dict[str, Setting] = {
     ),
     "trajectory": Setting(
         None,
-        "times to visit, as launch.sample names them; statistics are needed for optimal",
-        unset="full, or power2 for fewer than T steps: dense near the data, where the large terms are",
-        jobs=("bpd",),
-        tag=lambda s: s.trajectory[:40],
+        "times to visit, as launch.sample names them; statistics are needed for optimal and optimal_pictures",
+        unset="full, or power2 for fewer than T steps: dense near the data, where the large terms are; of quality the"
+        " run's",
+        jobs=("bpd", "quality"),
+        tag=lambda s: (s.trajectory or "")[:40],
     ),
     "variance": Setting(
         None,

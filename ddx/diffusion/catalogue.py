@@ -34,6 +34,8 @@ OPTIMAL_VARIANCES = tuple(
 DDPM_VARIANCES = ("large", *LEARNED_VARIANCES)  # for steps of eta = 1 only
 VARIANCES = (*FIXED_VARIANCES, *LEARNED_VARIANCES, *OPTIMAL_VARIANCES)
 
+OPTIMAL_TRAJECTORIES = ("optimal", "optimal_pictures")  # from statistics of a trained network
+
 CDFS = ("exact", "tanh", "softmax")  # of the discretised decoder
 
 

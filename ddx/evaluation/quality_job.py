@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.evaluation import folder_name
-from ddx.diffusion.catalogue import MEASURED_SOLVERS, PROBED_VARIANCES, SOLVERS
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_TRAJECTORIES, PROBED_VARIANCES, SOLVERS
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.evaluation import reference_job
 from ddx.evaluation.bound import Bound
@@ -33,7 +33,7 @@ from ddx.runs.job import Job, Result
 from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path
-from ddx.runtime.storage import sha256, write_arrays, write_text
+from ddx.runtime.storage import digest, sha256, write_arrays, write_text
 from ddx.sampling import measured
 from ddx.sampling.samples import Drawing, prepare
 
@@ -78,11 +78,13 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     network = extractor(how, chosen_network(how, source.system.image_shape))
     points = [Point(walk, k) for walk in dict.fromkeys(how["walks"].split(",")) for k in steps]
     clip = bound_settings(config, {"clip": how["clip"], "variance": "small"})["clip"]
-    if any(point.walk.startswith("analytic") for point in points):
+    spacing = _trajectory(config, how["trajectory"])
+    if spacing in OPTIMAL_TRAJECTORIES or any(point.walk.startswith("analytic") for point in points):
         measured_basis(work, clip)
     if any(point.walk in MEASURED_SOLVERS for point in points):
         measure_if_none(work, clip)
-    drawings = {point: _prepare(work, point, clip) for point in points}  # what is not possible is refused first
+    # What is not possible is refused first.
+    drawings = {point: _prepare(work, point, spacing, clip) for point in points}
     reference = reference_of(work, network)
     count = how["num_samples"] or min(reference.num_examples or MOST_SAMPLES, MOST_SAMPLES)
     check_numbers(count, reference, network.network)
@@ -93,6 +95,8 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
     statistics = {
         point.walk: measured.origin(source, workdir, clip, point.walk) for point in points if point.walk not in SOLVERS
     }
+    # The name alone does not tell the times that follow from statistics, of which there may be better ones later.
+    times = {"times": digest([d.sampler.times for d in drawings.values()])} if spacing in OPTIMAL_TRAJECTORIES else {}
     record = {
         **trained.identity(source, workdir),
         "images": fingerprint_of(examples.data, examples.indices) if examples else "",
@@ -100,7 +104,8 @@ def quality(workdir: str | Path, **settings: Any) -> Result:
         "protocol": {
             "points": [f"{point.walk} {point.num_steps}" for point in points],  # parts are numbered in this order
             "bound_of": f"{len(examples.indices)} examples of {examples.split}" if examples else "",
-            "trajectory": _trajectory(config),
+            "trajectory": spacing,
+            **times,
             **({"probes": config.sample.probes} if any(p.walk in PROBED_VARIANCES for p in points) else {}),
             "num_samples": count,
             "clip": clip,
@@ -165,13 +170,24 @@ def _examples(work: Work) -> Examples:
     return open_split(work.source, given)
 
 
-def _trajectory(config: Any) -> str:
-    """The run's own spacing of times, or, where that has a number of steps of its own, "uniform"."""
+def _trajectory(config: Any, asked: str | None) -> str:
+    """The spacing of times: as asked for, or the run's own, or "uniform" where the run's has a number of steps.
+
+    Raises:
+      ConfigError: what is asked for has a number of steps of its own.
+    """
+    if asked is not None:
+        if asked == "full" or counts_itself(asked):
+            raise ConfigError(
+                f"trajectory={asked!r} has its own number of steps, and quality is of several numbers. Use a spacing,"
+                " such as trailing"
+            )
+        return asked
     own = str(config.sample.trajectory)
     return "uniform" if own == "full" or counts_itself(own) else own
 
 
-def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
+def _prepare(work: Work, point: Point, spacing: str, clip: bool) -> Drawing:
     """How a point's samples are drawn."""
     how, own = work.settings, work.source.system.config.sample
     walk: dict[str, Any] = {"sampler": "ancestral", "variance": point.walk, "solver": "euler"}
@@ -180,7 +196,7 @@ def _prepare(work: Work, point: Point, clip: bool) -> Drawing:
     given: dict[str, Any] = {"num_steps": point.num_steps, "clip": clip, "keep_eps": False, "clip_percentile": 0.0}
     given |= {name: how[name] for name in ("guidance", "guidance_interval")}
     given["weights"] = work.source.weights
-    given["trajectory"] = _trajectory(work.source.system.config)
+    given["trajectory"] = spacing
     given["batch_size"] = how["batch_size"] or own.batch_size
     return prepare(work.source, work.workdir, how["seed"], None, None, None, None, given | walk)
 

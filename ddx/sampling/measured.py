@@ -18,6 +18,7 @@ from ddx.diffusion.catalogue import (
     FIXED_VARIANCES,
     HEAD_VARIANCES,
     MEASURED_SOLVERS,
+    OPTIMAL_TRAJECTORIES,
     OPTIMAL_VARIANCES,
     PROBED_VARIANCES,
     X_0_PREDICTIONS,
@@ -173,18 +174,20 @@ def as_published(how: Sampler, variance: VarianceFn, name: str, low: float) -> S
 def trajectory(
     source: Trained, workdir: Path, name: str | None, num_steps: int | None, variance: str, clip: bool
 ) -> str | None:
-    """The name of a trajectory: "optimal" as the times that it stands for, others as they are.
+    """The name of a trajectory: an optimal one as the times that it stands for, others as they are.
 
     Raises:
       ConfigError: it needs statistics, and there are none; or the number of steps is out of range.
     """
-    if name != "optimal":
+    if name not in OPTIMAL_TRAJECTORIES:
         return name
-    _check_tells(source, "trajectory='optimal'", "Use another trajectory")
+    _check_tells(source, f"trajectory={name!r}", "Use another trajectory")
     T = source.system.process.num_steps
     count = T if num_steps is None else num_steps
     times: Trajectory = tuple(range(T, -1, -1))
-    if count != T and _is_gamma(variance):
+    if count != T and name == "optimal_pictures":
+        times = _picture_times(source, workdir, count, clip)
+    elif count != T and _is_gamma(variance):
         times = _published_times(source, workdir, count)
     elif count != T:
         times = optimal_times(source, workdir, count, variance, clip)[count]
@@ -212,6 +215,18 @@ def optimal_times(
         mse = np.concatenate([mse[:1], mse])
         costs = optimal.step_costs(process, mse, source.system.image_shape[:2], of, limit)
         return optimal.optimal_trajectories(costs, num_steps, process.ends_noisy)
+    except ValueError as error:
+        raise ConfigError(f"trajectory: {error}") from None
+
+
+def _picture_times(source: Trained, workdir: Path, num_steps: int, clip: bool) -> Trajectory:
+    """The times at which DDIM keeps most of the variance of every frequency."""
+    statistics = _load(source, workdir, "dct", clip)
+    mse = statistics.mse
+    mse = np.concatenate([mse[:1] if source.system.process.ends_noisy else np.zeros_like(mse[:1]), mse])
+    try:
+        costs = optimal.picture_costs(mse, statistics.spectrum)
+        return optimal.optimal_trajectories(costs, num_steps, to_data=True)[num_steps]
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None
 

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from ddx.config.sampling import SAMPLING
 from ddx.data import Dataset
 from ddx.diffusion.arrays import Trajectory
-from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_VARIANCES, PROBED_VARIANCES
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_TRAJECTORIES, OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.rows import num_rows
 from ddx.runs import trained
 from ddx.runs.data import fingerprint_of, training_images
@@ -96,8 +96,8 @@ def sample(
       **settings: those of `ddx.config.sampling.SAMPLING`, such as sampler, num_steps, eta, solver, variance, clip or
         batch_size; what is not given, or None, is the run's own. Besides the variances of a config there are the
         `OPTIMAL_VARIANCES` of `ddx.diffusion.catalogue` for every sampler: the analytic ones need the run's statistics,
-        "sn", "npr" and "ocm" a network with such a head. The trajectory "optimal" needs statistics too,
-        and the solver "dpm_v3" model statistics.
+        "sn", "npr" and "ocm" a network with such a head. The trajectories "optimal" and "optimal_pictures" need
+        statistics too, and the solver "dpm_v3" model statistics.
 
     Returns:
       What was written; its arrays() are {"samples": (N, H, W, C) uint8}.
@@ -229,7 +229,7 @@ def settle(
       ConfigError: a setting is invalid, or not for this network.
     """
     variance, solver = settings.get("variance"), None
-    if settings.get("trajectory") == "optimal":
+    if settings.get("trajectory") in OPTIMAL_TRAJECTORIES:
         settings = settings | {"trajectory": _optimal(source, workdir, settings)}
     if variance in OPTIMAL_VARIANCES:
         settings = settings | {"variance": None}  # no config has it
@@ -250,11 +250,13 @@ def settle(
 
 
 def _optimal(source: trained.Trained, workdir: Path, settings: dict[str, Any]) -> str:
-    """The times of the trajectory "optimal", in as many steps and for the variance that the run has otherwise."""
+    """The times of an optimal trajectory, in as many steps and for the variance that the run has otherwise."""
     own = source.system.config.sample.to_dict()
     s = own | {name: value for name, value in settings.items() if value is not None}
     variance = settings.get("variance") or (own["variance"] if s["sampler"] == "ancestral" else "analytic")
-    return str(measured.trajectory(source, workdir, "optimal", s["num_steps"] or None, variance, s["clip"]))
+    return str(
+        measured.trajectory(source, workdir, settings["trajectory"], s["num_steps"] or None, variance, s["clip"])
+    )
 
 
 def _finish(out: Path, job: Job, shape: tuple[int, ...], given: edits.Given | None) -> None:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from ddx.config.sampling import MOST_SAMPLES, SAMPLING, SAMPLING_PRESETS, keeps_eps
 from ddx.config.values import validate
 from ddx.data import given_images
-from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_VARIANCES, PROBED_VARIANCES
+from ddx.diffusion.catalogue import MEASURED_SOLVERS, OPTIMAL_TRAJECTORIES, OPTIMAL_VARIANCES, PROBED_VARIANCES
 from ddx.diffusion.reverse.trajectory import counts_itself
 from ddx.runs.trained import Trained
 from ddx.runtime.arguments import names_or_integers
@@ -63,9 +63,10 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
     if "probes" in given:
         of = " and ".join(PROBED_VARIANCES)
         raise ConfigError(f"probes={given['probes']} belongs to samples with the variances {of}. Leave it out")
-    if given.get("trajectory") == "optimal":
+    if given.get("trajectory") in OPTIMAL_TRAJECTORIES:
         raise ConfigError(
-            "trajectory=optimal is for samples and bounds, not for encoding and interpolation. Use another"
+            f"trajectory={given['trajectory']} is for samples and bounds, not for encoding and interpolation."
+            " Use another"
         )
     if given.get("solver") in MEASURED_SOLVERS:
         raise ConfigError(
@@ -90,7 +91,7 @@ def check_settings(config: ConfigDict, seed: int, preset: str | None, settings: 
 
     The others are in the config that is returned.
     """
-    own: dict[str, Any] = {"variance": OPTIMAL_VARIANCES, "trajectory": ("optimal",)}
+    own: dict[str, Any] = {"variance": OPTIMAL_VARIANCES, "trajectory": OPTIMAL_TRAJECTORIES}
     if settings.get("variance") in PROBED_VARIANCES:
         own["probes"] = (settings.get("probes"),)
     settings = {name: value for name, value in settings.items() if value not in own.get(name, ())}

@@ -284,3 +284,17 @@ def test_the_curve_of_quality_is_made_of_the_other_jobs_numbers(run):
         evaluate(run, ("quality",), walks="large,heun", num_steps=4, out=found.out, **few)
     with pytest.raises(ConfigError, match="num_steps=21 must lie in"):
         evaluate(run, ("quality",), num_steps=(2, 21), **few)
+
+
+def test_the_curve_of_quality_is_on_the_times_that_are_asked_for(run):
+    few = {"max_examples": 30, "num_samples": 12}
+    quality = {"walks": "euler", "num_steps": 4, **few}
+    found = evaluate(run, ("quality",), trajectory="optimal_pictures", **quality)  # which measures the run first
+    fd = evaluate(run, ("fd",), sampler="ddim", trajectory="optimal_pictures", num_steps=4, **few)
+    assert found.values["table"][0]["fd"] == pytest.approx(fd.values["fd"])
+    others = [evaluate(run, ("quality",), trajectory=name, **quality) for name in ("trailing", None)]
+    assert len({result.out for result in (found, *others)}) == 3
+    assert len({result.values["table"][0]["fd"] for result in (found, *others)}) == 3
+    for name in ("times:4,1", "full"):
+        with pytest.raises(ConfigError, match="has its own number of steps, and quality is of several"):
+            evaluate(run, ("quality",), trajectory=name, **quality)

@@ -249,6 +249,22 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
     assert protocol["trajectory"] == "times:" + ",".join(map(str, best[:-1])) and protocol["num_steps"] == 5
 
 
+def test_times_for_pictures_are_those_of_its_errors_in_every_frequency(run, tmp_path):
+    sample(run, 1, out=tmp_path, trajectory="optimal_pictures", num_steps=5, seed=1)
+    source = trained.load(run)
+    of = measured._load(source, run, "dct", True)
+    costs = optimal.picture_costs(np.concatenate([0 * of.mse[:1], of.mse]), of.spectrum)
+    best = ddx.optimal_trajectories(costs, 5, to_data=True)[5]
+    record = json.loads((tmp_path / "samples.json").read_text())
+    assert record["sample"]["trajectory"] == "times:" + ",".join(map(str, best[:-1]))
+    assert best != ddx.trajectory(20, 5, measured.trajectory(source, run, "optimal", 5, "analytic", True))
+    assert measured.trajectory(source, run, "optimal_pictures", 1, "small", True) == "times:20"
+    every = ddx.trajectory(20)[:-1]
+    assert (
+        measured.trajectory(source, run, "optimal_pictures", 20, "small", True) == f"times:{','.join(map(str, every))}"
+    )
+
+
 @pytest.mark.parametrize(
     ("job", "message"),
     [
@@ -261,6 +277,9 @@ def test_optimal_times_are_those_of_its_errors(run, tmp_path):
         (lambda run, other: evaluate(run, eta=0.5, variance="large"), "variance='large' belongs to eta=1"),
         (lambda run, other: evaluate(run, eta=9.0), "eta"),
         (lambda run, other: evaluate(run, trajectory="optimal", num_steps=21), r"1\.\.20"),
+        (lambda run, other: sample(run, 1, trajectory="optimal_pictures", num_steps=21), "num_steps=21 exceeds|1..20"),
+        (lambda run, other: sample(other, 1, trajectory="optimal_pictures", num_steps=5), f"{TO_MEASURE} --clip"),
+        (lambda run, other: sample(run, 1, trajectory="optimal_pictures", clip=False), f"{TO_MEASURE} --noclip"),
         (lambda run, other: measure(run, basis="fft"), "basis='fft' must be one of: dct, pixel"),
         (lambda run, other: measure(run, max_examples=0), "max_examples=0 must be at least 1"),
         (lambda run, other: measure(run, batch_size=-1), "batch_size=-1 must be at least 1"),
@@ -286,6 +305,8 @@ def test_what_predicts_no_x_0_has_no_optimal_times_or_variances(tiny_config, tmp
         measured.variance(source, tmp_path, "heuristic", False)
     with pytest.raises(ConfigError, match="needs a network that predicts one of eps, x0, v, velocity, not 'residual'"):
         measured.trajectory(source, tmp_path, "optimal", 3, "small", False)
+    with pytest.raises(ConfigError, match="trajectory='optimal_pictures' needs a network that predicts one of eps"):
+        measured.trajectory(source, tmp_path, "optimal_pictures", 3, "small", False)
 
 
 def test_optimal_times_are_as_many_as_the_run_s_steps_and_for_its_variance(run, tmp_path):

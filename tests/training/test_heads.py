@@ -242,6 +242,10 @@ def test_the_bound_has_it_too_and_by_default(headed, tmp_path):
         (lambda run, other: sample(other, 1, variance="ocm_probes", probes=0), "probes=0 must be at least 1"),
         (lambda run, other: evaluate(other, probes=2), "belongs to the variances ocm_probes and .*, not small"),
         (lambda run, other: evaluate(other, variance="ocm_probes", probes=0), "probes=0 must be at least 1"),
+        (
+            lambda run, other: interpolate(run, 2, trajectory="optimal_pictures"),
+            "trajectory=optimal_pictures is for samples and bounds",
+        ),
         (lambda run, other: evaluate(run, variance="range"), r"small, large, npr, analytic, .*npr_paper1"),
         (lambda run, other: train(of(other, **{"train.backbone": str(run / "no")}), run.parent / "no"), "no trained"),
     ],

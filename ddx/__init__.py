@@ -74,7 +74,7 @@ _HOME = {
     "analytic": "ddx.diffusion.bound.analytic",
     "step_costs": "ddx.diffusion.bound.optimal",
     "bound_costs": "ddx.diffusion.bound.optimal",
-    "picture_costs": "ddx.diffusion.bound.optimal",
+    "picture_costs": "ddx.diffusion.bound.pictures",
     "optimal_trajectories": "ddx.diffusion.bound.optimal",
     "blur": "ddx.diffusion.papers.ihdm",
     "heat_sampler": "ddx.diffusion.papers.ihdm",
@@ -117,8 +117,8 @@ if TYPE_CHECKING:
     from ddx.diffusion.bound.model_statistics import estimate_model_statistics as estimate_model_statistics
     from ddx.diffusion.bound.optimal import bound_costs as bound_costs
     from ddx.diffusion.bound.optimal import optimal_trajectories as optimal_trajectories
-    from ddx.diffusion.bound.optimal import picture_costs as picture_costs
     from ddx.diffusion.bound.optimal import step_costs as step_costs
+    from ddx.diffusion.bound.pictures import picture_costs as picture_costs
     from ddx.diffusion.bound.statistics import estimate_statistics as estimate_statistics
     from ddx.diffusion.bound.terms import bits_per_dim as bits_per_dim
     from ddx.diffusion.bound.terms import rate_distortion as rate_distortion

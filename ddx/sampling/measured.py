@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ddx.diffusion.arrays import Trajectory
-from ddx.diffusion.bound import analytic, optimal
+from ddx.diffusion.bound import analytic, optimal, pictures
 from ddx.diffusion.bound.statistics import Statistics
 from ddx.diffusion.catalogue import (
     ANALYTIC_VARIANCES,
@@ -222,10 +222,9 @@ def optimal_times(
 def _picture_times(source: Trained, workdir: Path, num_steps: int, clip: bool) -> Trajectory:
     """The times at which DDIM keeps most of the variance of every frequency."""
     statistics = _load(source, workdir, "dct", clip)
-    mse = statistics.mse
-    mse = np.concatenate([mse[:1] if source.system.process.ends_noisy else np.zeros_like(mse[:1]), mse])
     try:
-        costs = optimal.picture_costs(mse, statistics.spectrum)
+        mse = pictures.smoothed_mse(source.system.process, statistics.mse, statistics.spectrum)
+        costs = pictures.picture_costs(mse, statistics.spectrum)
         return optimal.optimal_trajectories(costs, num_steps, to_data=True)[num_steps]
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None

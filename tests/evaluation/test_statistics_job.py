@@ -11,7 +11,7 @@ import pytest
 import ddx
 from ddx.data.augment import to_float
 from ddx.diffusion import random
-from ddx.diffusion.bound import analytic, optimal, statistics, terms
+from ddx.diffusion.bound import analytic, optimal, pictures, statistics, terms
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse.rows import downward
 from ddx.evaluation import evaluate, measure, statistics_job, sums
@@ -253,7 +253,7 @@ def test_times_for_pictures_are_those_of_its_errors_in_every_frequency(run, tmp_
     sample(run, 1, out=tmp_path, trajectory="optimal_pictures", num_steps=5, seed=1)
     source = trained.load(run)
     of = measured._load(source, run, "dct", True)
-    costs = optimal.picture_costs(np.concatenate([0 * of.mse[:1], of.mse]), of.spectrum)
+    costs = pictures.picture_costs(pictures.smoothed_mse(source.system.process, of.mse, of.spectrum), of.spectrum)
     best = ddx.optimal_trajectories(costs, 5, to_data=True)[5]
     record = json.loads((tmp_path / "samples.json").read_text())
     assert record["sample"]["trajectory"] == "times:" + ",".join(map(str, best[:-1]))

@@ -9,27 +9,8 @@ t to s costs, per coordinate and in nats,
     J(s, t) = log(1 + (SNR_s - SNR_t) mse_t) / 2                                                               (1)
 
 which is finite for every pair of noisy times. `bound_costs` computes the costs with any variance from the terms of the
-bound themselves.
-
-Samples need other times than the bound. For a coordinate of variance C let theta_t be the angle, from 0 at the data to
-pi / 2 at pure noise, with
-
-    sin^2 theta_t = mse_t / C        for Gaussian data: tan theta_t = sigma_t / (alpha_t sqrt(C))              (2)
-
-Where the data are Gaussian, DDIM's step from t to s multiplies a deviation from the mean by (alpha_s alpha_t C +
-sigma_s sigma_t) / S_t^2, with S^2 = alpha^2 C + sigma^2, and the exact flow by S_s / S_t. The ratio of the two is the
-cosine of theta_t - theta_s: what the step keeps of the standard deviation. So the logarithms of what is kept add up
-exactly over a walk, and all have the same sign: no step makes up for what another one lost. From an exact u_T a walk
-leads to samples whose Frechet (2-Wasserstein) distance to the data is
-
-    W^2 = sum over coordinates of C (1 - product over steps of cos(theta_t - theta_s))^2                       (3)
-
-That is no sum over steps. But as 1 - (product of c) is at most the sum of (1 - c), and by the triangle inequality, W is
-at most the sum over the steps of
-
-    J(s, t) = sqrt(sum over coordinates of C (1 - cos(theta_t - theta_s))^2)                                   (4)
-
-Tables are float64 NumPy on the host.
+bound themselves; samples need other times, from the costs of `ddx.diffusion.bound.pictures`. Tables are float64 NumPy
+on the host.
 """
 
 import math
@@ -159,40 +140,6 @@ _COSTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = 
     "small": lambda x, y, share: 0.5 * x,
     "large": lambda x, y, share: 0.5 * (share * (1.0 + x) - np.log(share) - 1.0),
 }
-
-
-def picture_costs(mse: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
-    """What steps of DDIM (eta = 0) add to the distance between samples and data, equation (4), for all pairs of times.
-
-    Args:
-      mse: (T + 1, H, W, C), the mean squared error of the estimate of x_0 at each time, in a basis in which the
-        coordinates of the data are nearly uncorrelated, such as the DCT's; 0 at time 0 if the data have no noise there.
-        An exact network's grows with t, so what a measurement lets fall is raised to the largest before it.
-      spectrum: (H, W, C), the variance C of the data.
-
-    Returns:
-      (T + 1, T + 1), in units of the data, at [s, t] for the step from t to s < t, those to time 0 included; inf
-      elsewhere.
-
-    Raises:
-      ValueError: the shapes do not fit, or an mse is NaN.
-    """
-    mse, spectrum = np.asarray(mse, np.float64), np.asarray(spectrum, np.float64)
-    if np.isnan(mse).any():
-        raise ValueError("there is no mse of some times; statistics that Analytic-DPM's code measured hold none")
-    if mse.shape[1:] != spectrum.shape:
-        raise ValueError(f"mse of shape {mse.shape} has one image a time, like spectrum, which is {spectrum.shape}")
-    varies = spectrum > 0
-    weight = spectrum[varies]
-    sin2 = np.minimum(np.maximum.accumulate(mse[:, varies], axis=0) / weight, 1.0)
-    theta = np.arcsin(np.sqrt(sin2))
-    # (1 - cos x)^2 = 3 / 2 - 2 cos x + cos(2 x) / 2 makes matrix products of the sums. It costs half of the digits, so
-    # that a cost of less than 1e-8 standard deviations of the data is rounding.
-    squares = np.full((len(mse), len(mse)), 1.5 * weight.sum())
-    for factor, n in ((-2.0, 1), (0.5, 2)):
-        for wave in (np.cos(n * theta), np.sin(n * theta)):
-            squares += (factor * weight * wave) @ wave.T
-    return np.where(np.tri(len(mse), dtype=bool), np.inf, np.sqrt(np.maximum(squares, 0.0)))
 
 
 def bound_costs(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ddx
-from ddx.diffusion.bound import optimal
+from ddx.diffusion.bound import optimal, pictures
 from tests import oracle
 from tests.diffusion.bound.test_analytic import natural_spectrum, variance_of_samples
 
@@ -43,7 +43,7 @@ def test_the_logarithms_of_what_steps_keep_add_up(times):
     m = process.marginal(times[0])
     for C in (0.01, 0.3, 1.0, 50.0):
         data = oracle.Gaussian(np.zeros((1, 1, 1)), np.full((1, 1, 1), C))
-        kept = 1 - optimal.picture_costs(errors(process, data), data.variance) / np.sqrt(C)
+        kept = 1 - pictures.picture_costs(errors(process, data), data.variance) / np.sqrt(C)
         exact = m.alpha**2 * C + m.sigma**2  # x_T of the closed form has the variance 1 instead
         found = C / exact * np.exp(2 * sum(np.log(kept[s, t]) for t, s in itertools.pairwise(times)))
         np.testing.assert_allclose(found, data.ddim_moments(process, times)[1].item(), rtol=1e-6)
@@ -57,7 +57,7 @@ def test_under_a_blur_too_and_where_the_walk_ends_in_noise():
     for place in np.ndindex(2, 2, 1):
         only = np.zeros_like(data.variance)
         only[place] = 1.0
-        costs = optimal.picture_costs(only * mse, only * data.variance)
+        costs = pictures.picture_costs(only * mse, only * data.variance)
         steps = [1 - costs[s, t] / np.sqrt(data.variance[place]) for t, s in itertools.pairwise(times)]
         kept = kept + only * (np.prod(steps) - 1.0)
     with jax.enable_x64(True):
@@ -68,7 +68,7 @@ def test_under_a_blur_too_and_where_the_walk_ends_in_noise():
 def test_they_are_the_cheapest_of_all():
     rng = np.random.default_rng(0)
     spectrum = rng.uniform(0.01, 2.0, (3, 2, 1))
-    costs = optimal.picture_costs(errors(ddx.iddpm(9), oracle.Gaussian(0.0, spectrum)), spectrum)
+    costs = pictures.picture_costs(errors(ddx.iddpm(9), oracle.Gaussian(0.0, spectrum)), spectrum)
     found = ddx.optimal_trajectories(costs, 9, to_data=True)
     for k in range(1, 10):
         every = [(9, *reversed(middle), 0) for middle in itertools.combinations(range(1, 9), k - 1)]
@@ -78,7 +78,7 @@ def test_they_are_the_cheapest_of_all():
 @pytest.mark.parametrize("process", [ddx.ddpm(1000), ddx.iddpm(1000)], ids=["linear", "cosine"])
 def test_samples_are_nearer_to_gaussian_data_than_on_all_other_times(process, natural):
     mse = errors(process, natural)
-    costs = optimal.picture_costs(mse, natural.variance)
+    costs = pictures.picture_costs(mse, natural.variance)
     found = ddx.optimal_trajectories(costs, 20, to_data=True)
     of_bound = ddx.optimal_trajectories(optimal.step_costs(process, mse.mean((1, 2, 3))), 20)
     for k in (5, 10, 20):
@@ -92,7 +92,7 @@ def test_from_an_exact_x_T_the_distance_is_at_most_the_sum_of_the_costs(natural,
     process = ddx.iddpm(100)
     m = process.marginal(100)
     start = np.sqrt(m.alpha**2 * natural.variance + m.sigma**2)
-    costs = optimal.picture_costs(errors(process, natural), natural.variance)
+    costs = pictures.picture_costs(errors(process, natural), natural.variance)
     for times in (ddx.trajectory(100, k, "trailing"), ddx.optimal_trajectories(costs, k, to_data=True)[k]):
         kept = np.sqrt(natural.ddim_moments(process, times)[1]) * start
         exact = np.sqrt(np.sum(np.square(np.sqrt(natural.variance) - kept)))
@@ -102,7 +102,7 @@ def test_from_an_exact_x_T_the_distance_is_at_most_the_sum_of_the_costs(natural,
 def test_what_a_measurement_lets_fall_is_raised_and_what_does_not_vary_costs_nothing():
     spectrum = np.array([[[0.5], [0.0]]])
     mse = np.linspace(0, 0.6, 7).reshape(7, 1, 1, 1) * np.ones((1, 1, 2, 1))  # at the end more than the variance
-    costs = optimal.picture_costs(mse, spectrum)
+    costs = pictures.picture_costs(mse, spectrum)
     assert np.isfinite(costs[np.triu_indices(7, 1)]).all() and np.isinf(costs[np.tril_indices(7)]).all()
     assert costs[5, 6] < 1e-7
     np.testing.assert_allclose(costs[0, 5:], np.sqrt(0.5))  # from noise alone, nothing is kept
@@ -110,7 +110,20 @@ def test_what_a_measurement_lets_fall_is_raised_and_what_does_not_vary_costs_not
     dip[3] = 0.0
     raised = mse.copy()
     raised[3] = mse[2]
-    np.testing.assert_array_equal(optimal.picture_costs(dip, spectrum), optimal.picture_costs(raised, spectrum))
+    np.testing.assert_array_equal(pictures.picture_costs(dip, spectrum), pictures.picture_costs(raised, spectrum))
+
+
+def test_the_noise_of_a_measurement_does_not_choose_the_times(natural):
+    process, rng = ddx.iddpm(400), np.random.default_rng(0)
+    mse, C = errors(process, natural), natural.variance
+    np.testing.assert_allclose(pictures.smoothed_mse(process, mse[1:], C), mse, rtol=1e-9, atol=1e-15)
+    exact = pictures.picture_costs(mse, C)
+    noisy = mse[1:] * rng.gamma(50, 1 / 50, mse[1:].shape)  # as from 100 images
+    times = lambda mse: ddx.optimal_trajectories(pictures.picture_costs(mse, C), 20, to_data=True)[20]  # noqa: E731
+    best, smooth, raw = (
+        total(exact, times(x)) for x in (mse, pictures.smoothed_mse(process, noisy, C), np.append(mse[:1], noisy, 0))
+    )
+    assert best <= smooth < 1.01 * best < 1.03 * best < raw
 
 
 @pytest.mark.parametrize(
@@ -119,4 +132,4 @@ def test_what_a_measurement_lets_fall_is_raised_and_what_does_not_vary_costs_not
 )
 def test_mistakes_are_named(mse, message):
     with pytest.raises(ValueError, match=message):
-        optimal.picture_costs(mse, np.ones((4, 4, 1)))
+        pictures.picture_costs(mse, np.ones((4, 4, 1)))

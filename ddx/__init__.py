@@ -20,6 +20,7 @@ _HOME = {
     "rectified_flow": "ddx.diffusion.papers.rectified_flow",
     "process_from_betas": "ddx.diffusion.forward.process",
     "in_dct_basis": "ddx.diffusion.forward.process",
+    "coloured": "ddx.diffusion.forward.colour",
     "Process": "ddx.diffusion.forward.process",
     "Level": "ddx.diffusion.forward.process",
     "NoiseSchedule": "ddx.diffusion.forward.schedules",
@@ -131,6 +132,7 @@ if TYPE_CHECKING:
     from ddx.diffusion.estimate.guidance import classifier_free_guidance as classifier_free_guidance
     from ddx.diffusion.estimate.guidance import classifier_guidance as classifier_guidance
     from ddx.diffusion.estimate.slope import hutchinson as hutchinson
+    from ddx.diffusion.forward.colour import coloured as coloured
     from ddx.diffusion.forward.gaussian import gaussian_kl as gaussian_kl
     from ddx.diffusion.forward.gaussian import prior_kl as prior_kl
     from ddx.diffusion.forward.gaussian import q_posterior as q_posterior

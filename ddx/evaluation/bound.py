@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddx.data import Dataset
-from ddx.diffusion.arrays import cast, mean_over_image
+from ddx.diffusion.arrays import cast
 from ddx.diffusion.bound.terms import (
     Terms,
     bound_rows,
@@ -19,6 +19,7 @@ from ddx.diffusion.bound.terms import (
     look,
     noise_at,
     prior_bits,
+    squared_errors,
 )
 from ddx.diffusion.estimate.denoiser import in_coordinates_of
 from ddx.diffusion.forward.process import Process
@@ -122,8 +123,7 @@ def compared(
                 each = [bound_term(p, x_0, u, d, step, v, cdf) for p, u, d, v in seen]
                 return jnp.stack(each, axis=-1)
 
-            error, eps_error = (mean_over_image(jnp.square(x)) for x in (u_0 - d.x_0, at.z - d.eps))
-            return None, Terms(jax.lax.map(of, rows), error, eps_error)
+            return None, Terms(jax.lax.map(of, rows), *squared_errors(process, u_0, at))
 
         found = jax.lax.scan(one, None, cast(rows, x_0.dtype))[1]
         return Terms(jnp.moveaxis(found.terms, 2, 0), found.mse.T, found.eps_mse.T)

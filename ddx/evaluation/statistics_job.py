@@ -140,11 +140,13 @@ def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:
     found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
     write_arrays(path, found._asdict())
     middle = (len(times) - 1) // 2
-    mse = float(found.mse[middle].mean())
+    weights = system.process.basis.weights
+    in_pixels = 1.0 if weights is None else weights(system.image_shape[:2]) ** 2
+    mse = float((found.mse[middle] * in_pixels).mean())
     result = {
         "rmse_middle": math.sqrt(mse),
-        "relative_error_middle": float(found.mse_error[middle]) / mse if mse else 0.0,
-        "data_variance": float(found.spectrum.mean()),
+        "relative_error_middle": float(found.mse_error[middle] / mean) if (mean := found.mse[middle].mean()) else 0.0,
+        "data_variance": float((found.spectrum * in_pixels).mean()),
         "sha256": sha256(path),
     }
     job.finish(result=result)

@@ -8,11 +8,13 @@ u_t cancels exactly:
 
     KL = 0.5 [v_q / v_p - 1 - log(v_q / v_p) + gamma^2 (u_0 - E u_0)^2 / v_p]                                     (2)
 
-At eta = 1 and v_p = v_q it is 0.5 (SNR_s - SNR_t) (u_0 - E u_0)^2 (Kingma et al. 2021, eq. 14). A basis is orthonormal,
-so sums over coordinates and over pixels are equal. Any sequence of times has its own bound.
+At eta = 1 and v_p = v_q it is 0.5 (SNR_s - SNR_t) (u_0 - E u_0)^2 (Kingma et al. 2021, eq. 14). An invertible change
+of coordinates changes no KL. Any sequence of times has its own bound.
 
 For a process with noise at t = 0 the step to t = 0 contributes a KL like the others, and -log p(x_0 | x_0 + noise) of
-the discretised decoder is added: at t = 0 there is no blur, so this noise is independent in pixels, whatever the basis.
+the discretised decoder is added. At t = 0 there is no blur, so this noise is independent in pixels unless it is
+coloured. Where pixels depend on each other, as in a step to the data in frequencies, the decoder takes them as
+independent, each with its own variance: any p(x_0 | u) gives a bound.
 """
 
 from collections.abc import Callable
@@ -39,7 +41,6 @@ from ddx.diffusion.arrays import (
 )
 from ddx.diffusion.bound.decoder import decoder_log_prob
 from ddx.diffusion.estimate.denoiser import Denoised, Denoiser, check_denoiser
-from ddx.diffusion.forward.basis import PIXEL
 from ddx.diffusion.forward.gaussian import gaussian_kl, host_eta, prior_kl
 from ddx.diffusion.forward.process import Process
 from ddx.diffusion.random import batch_keys, fold_in_time, given_noise, white_noise
@@ -221,10 +222,15 @@ def bound_terms(
 
     def measure(seen: Seen) -> Terms:
         term = bound_term(process, x_0, seen.u_t, seen.d, seen.step, variance, cdf)
-        mse, eps_mse = (mean_over_image(jnp.square(x)) for x in (u_0 - seen.d.x_0, seen.z - seen.d.eps))
-        return Terms(term, mse, eps_mse)
+        return Terms(term, *squared_errors(process, u_0, seen))
 
     return jax.tree.map(lambda x: x.T, at_every_row(denoise, u_0, rows, entries, draw, measure))
+
+
+def squared_errors(process: Process, u_0: Coordinates, seen: Seen) -> tuple[PerExample, PerExample]:
+    """The mean squared errors of x_0, in pixels, and of the white eps, (B,) each."""
+    mse = mean_over_image(process.basis.square(u_0 - seen.d.x_0))
+    return mse, mean_over_image(jnp.square(seen.z - seen.d.eps))
 
 
 def bound_term(
@@ -233,8 +239,7 @@ def bound_term(
     """The bits/dim of one step for the estimate d of the data from u_t (equations 1 and 2).
 
     A coordinate that the step does not change costs nothing, such as an image's mean under heat. The decoder
-    treats pixels as independent. Where the coordinates are not pixels, the decoder gets the mean of the variance over
-    coordinates, which is the mean variance of the pixels.
+    treats pixels as independent. Where the coordinates are not pixels, it gets `Basis.pixel_variance`.
 
     Args:
       process: the process.
@@ -252,7 +257,7 @@ def bound_term(
     kl = step_kl(step, step.gamma * basis.analysis(x_0), step.gamma * d.x_0, v)
     if process.ends_noisy:
         return mean_over_image(kl) / _BIT
-    v_pixel = v if basis is PIXEL else jnp.mean(v, axis=(-3, -2, -1), keepdims=True)
+    v_pixel = basis.pixel_variance(v, x_0.shape[-3:-1])
     mean = basis.synthesis(step.k * u_t + step.gamma * d.x_0)
     log_prob = decoder_log_prob(x_0, mean, jnp.log(v_pixel), cdf, process.low)
     return mean_over_image(jnp.where(step.target.sigma == 0, -log_prob, kl)) / _BIT
@@ -268,8 +273,10 @@ def decoder_bits(process: Process, x_0: Images, noise: Coordinates, cdf: str = "
     """-log p(x_0 | u_0) of a process with noise at t = 0, (B,) bits/dim; the noise is like x_0, in coordinates."""
     level = process.level(0)
     ratio = float(level.sigma / level.a)
-    mean = x_0 + ratio * process.basis.synthesis(noise)
-    return -mean_over_image(decoder_log_prob(x_0, mean, 2.0 * np.log(ratio), cdf, process.low)) / _BIT
+    mean, log_variance = x_0 + ratio * process.basis.synthesis(noise), 2.0 * np.log(ratio)
+    if process.basis.weights is not None:
+        log_variance += jnp.log(process.basis.pixel_variance(jnp.ones((), x_0.dtype), x_0.shape[-3:-1]))
+    return -mean_over_image(decoder_log_prob(x_0, mean, log_variance, cdf, process.low)) / _BIT
 
 
 def prior_bits(process: Process, x_0: Images, t: Times) -> PerExample:

@@ -164,7 +164,7 @@ def classifier_guidance(denoise: Denoiser, log_prob: LogProbFn, scale: float = 1
                 )
             return jnp.sum(found)
 
-        gradient = basis.analysis(jax.grad(of_all)(x_t))
+        gradient = basis.gradient(jax.grad(of_all)(x_t))
         g = scale * jnp.where(level.alpha > 0, gradient, 0.0)
         change = g * level.sigma**2 / jnp.where(level.alpha > 0, level.alpha, 1.0)
         output = d.output

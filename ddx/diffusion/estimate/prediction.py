@@ -146,7 +146,7 @@ def target(process: Process, prediction: str | WeightsFn, x_0: Images, t: Times,
       prediction: a name of `PREDICTIONS`, or a `WeightsFn`.
       x_0: (B, H, W, C) data.
       t: times, () or (B,).
-      noise: the noise in x_t, like x_0, white in pixels.
+      noise: what x_t was made with, like x_0, white in pixels; coloured as there.
 
     Returns:
       (B, H, W, C).
@@ -158,6 +158,7 @@ def target(process: Process, prediction: str | WeightsFn, x_0: Images, t: Times,
     check_prediction(process, prediction)
     check_floats(x_0=x_0, noise=noise)
     level, basis = process.level(whole(t), x_0.shape[-3:-1]), process.basis
+    noise = basis.colour(noise)
     p, q = weights_fn(prediction)(process, level)[:2]
     if max(jnp.ndim(p), jnp.ndim(q)) < 3 or jnp.shape(p)[-3:-1] == jnp.shape(q)[-3:-1] == (1, 1):
         return p * x_0 + q * noise  # p and q are the same for all coordinates

@@ -1,8 +1,10 @@
-"""Orthonormal bases of image space, in which every process of this library is diagonal.
+"""Bases of image space, in which every process of this library is diagonal.
 
 Let `u = analysis(x)` be the coordinates of an image. A process says how each coordinate is scaled and how much noise
-is added to it; a basis says what the coordinates are. Being orthonormal, `analysis` maps white noise to white noise and
-keeps squared errors, so a network may work in pixels whatever the basis is.
+is added to it; a basis says what the coordinates are. An orthonormal `analysis` maps white noise to white noise and
+keeps squared errors, so a network may work in pixels whatever the basis is. A basis with weights w, x = V (w u) for an
+orthonormal V, does neither: noise that is white in its coordinates has the covariance V diag(w^2) V^T in pixels. It is
+what makes noise coloured (`ddx.diffusion.forward.colour`); what differs is in the methods of `Basis`.
 
 The discrete cosine transform (DCT-II) diagonalises the heat equation with insulated edges: coordinate (i, j) of an
 H x W image is an eigenvector of the Laplacian with the eigenvalue -lam,
@@ -23,16 +25,56 @@ import numpy as np
 
 from ddx.diffusion.arrays import Array, Shape
 
+WeightsOf = Callable[[Shape], np.ndarray]
+"""weights((H, W)) -> w, above 0, (H, W, 1) or (H, W, C) float64. Raises a ValueError for a shape that it has not."""
+
 
 class Basis(NamedTuple):
-    """An orthonormal change of coordinates over the last three axes (H, W, C) of an image.
+    """A change of coordinates over the last three axes (H, W, C) of an image.
 
-    `analysis(x) -> u` and `synthesis(u) -> x` keep the shape and are each other's inverse and transpose.
+    `analysis(x) -> u` and `synthesis(u) -> x` keep the shape and are each other's inverse. Without weights they are
+    orthonormal, and so each other's transpose.
     """
 
     name: str
     analysis: Callable[[Array], jax.Array]
     synthesis: Callable[[Array], jax.Array]
+    weights: WeightsOf | None = None  # what an orthonormal coordinate is divided by
+
+    def colour(self, noise: Any) -> Any:
+        """White noise in pixels as the noise in pixels that is white in the coordinates; unchanged without weights."""
+        return noise if self.weights is None else self.synthesis(dct(noise))
+
+    def whiten(self, x: Any) -> Any:
+        """The inverse of `colour`."""
+        return x if self.weights is None else idct(self.analysis(x))
+
+    def gradient(self, g: Any) -> jax.Array:
+        """The gradient of a function by the coordinates, from its gradient g by the pixels."""
+        return self.analysis(g) if self.weights is None else self._times_weights(dct(g))
+
+    def square(self, u: Any) -> jax.Array:
+        """u^2, each in the unit of pixels: the sum over coordinates is the sum of the squares of the pixels."""
+        return jnp.square(u if self.weights is None else self._times_weights(u))
+
+    def pixel_variance(self, v: Any, shape: Shape) -> jax.Array:
+        """The variance of the pixels for independent coordinates of variance v; their mean for frequencies.
+
+        Args:
+          v: variances that broadcast to coordinates (..., H, W, C).
+          shape: (H, W) of the images.
+
+        Returns:
+          What broadcasts to pixels. With weights it is that of each pixel, diag(V diag(w^2 v) V^T).
+        """
+        if self.weights is None:
+            return v if self.name == "pixel" else jnp.mean(v, axis=(-3, -2, -1), keepdims=True)
+        w = jnp.asarray(self.weights(shape), jnp.result_type(v, jnp.float32))
+        return _transform(jnp.square(w) * v, *(np.square(dct_matrix(n)).T for n in shape))
+
+    def _times_weights(self, u: Any) -> jax.Array:
+        assert self.weights is not None
+        return jnp.asarray(self.weights(u.shape[-3:-1]), u.dtype) * u
 
 
 def _identity(x: Any) -> Any:
@@ -77,7 +119,8 @@ def largest_variance(basis: "Basis", shape: Shape, low: float = -1.0) -> np.ndar
     """The largest variance that each coordinate of data in [low, 1] can have.
 
     For a pixel it is ((1 - low) / 2)^2 (Bao et al. 2022, theorem 2 and eq. 12). A coordinate is the inner product of
-    the pixels with a basis vector v, and its largest variance is the pixel's times (sum of abs(v))^2.
+    the pixels with a basis vector v, and its largest variance is the pixel's times (sum of abs(v))^2, divided by w^2
+    where the basis has weights.
 
     Args:
       basis: the basis of the coordinates.
@@ -85,10 +128,11 @@ def largest_variance(basis: "Basis", shape: Shape, low: float = -1.0) -> np.ndar
       low: the lowest value of the data.
 
     Returns:
-      (H, W, 1) float64.
+      (H, W, 1) float64, or (H, W, C) for weights that differ between channels.
     """
     rows, columns = (np.abs(dct_matrix(n)).sum(1) if basis.name == "dct" else np.ones(n) for n in shape)
-    return (((1.0 - low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
+    most: np.ndarray = (((1.0 - low) / 2.0 * np.outer(rows, columns)) ** 2)[..., None]
+    return most if basis.weights is None else most / basis.weights(shape) ** 2
 
 
 def dct(x: Array) -> jax.Array:
@@ -126,3 +170,24 @@ def _transform(x: Array, rows: np.ndarray, columns: np.ndarray) -> jax.Array:
 
 DCT = Basis("dct", dct, idct)
 """The coordinates are cosines over the image (Inverse Heat Dissipation, Blurring Diffusion)."""
+
+
+def weighted_dct(weights: WeightsOf) -> Basis:
+    """The basis of coordinates u = DCT(x) / w.
+
+    Args:
+      weights: w of images of a shape.
+
+    Returns:
+      A `Basis` of the name "dct".
+    """
+
+    def analysis(x: Array) -> jax.Array:
+        u = dct(x)
+        return u / jnp.asarray(weights(u.shape[-3:-1]), u.dtype)
+
+    def synthesis(u: Array) -> jax.Array:
+        dtype = jnp.promote_types(u.dtype, jnp.float32)
+        return idct(jnp.asarray(weights(u.shape[-3:-1]), dtype) * u)
+
+    return Basis("dct", analysis, synthesis, weights)

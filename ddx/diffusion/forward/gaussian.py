@@ -168,7 +168,7 @@ def q_sample(process: Process, x_0: Images, t: Times, noise: Images) -> Images:
       process: the process.
       x_0: (B, H, W, C) images.
       t: times, () or (B,).
-      noise: like x_0, standard normal, white in pixels.
+      noise: like x_0, standard normal, white in pixels; a process of coloured noise colours it.
 
     Returns:
       x_t in pixels, like x_0; NaN for a traced time out of range.
@@ -184,7 +184,7 @@ def q_sample(process: Process, x_0: Images, t: Times, noise: Images) -> Images:
 def noised(basis: Basis, m: Marginal | Level, x_0: Images, noise: Images) -> Images:
     """Return alpha u_0 + sigma eps in pixels, at a given level."""
     mean = basis.synthesis(m.alpha * basis.analysis(x_0))
-    return mean + m.sigma * noise  # sigma is a scalar: its noise is white in every basis
+    return mean + m.sigma * basis.colour(noise)  # sigma is a scalar: without colour its noise is white in every basis
 
 
 def q_transition(process: Process, x_s: Images, s: Times, t: Times) -> tuple[Images, Coefficient]:

@@ -83,7 +83,7 @@ class Process:
       blur: how the image is blurred as well; None for a process that treats all coordinates alike.
       d_min: the fraction of a frequency that even the strongest blur leaves.
       low: the lowest value of the data; the highest is 1.
-      prior_sigma: standard deviation of the prior p(u_T) = N(0, prior_sigma^2). IHDM has another prior:
+      prior_sigma: standard deviation of the prior p(u_T) = N(0, prior_sigma^2), per coordinate. IHDM has another:
         `ddx.diffusion.papers.ihdm`.
       time_offset: the network's input for time t is t - time_offset.
       rescale_time: scale the network's input as if T were 1000 (Improved DDPM's code with rescale_timesteps).
@@ -107,6 +107,11 @@ class Process:
     def continuous(self) -> bool:
         """Whether times may be any real numbers in [0, T]."""
         return self.schedule.continuous
+
+    @property
+    def of_frequencies(self) -> bool:
+        """Whether frequencies differ, by a blur or in their noise: such a process is not diagonal in pixels."""
+        return self.blur is not None or self.basis.weights is not None
 
     @property
     def ends_noisy(self) -> bool:

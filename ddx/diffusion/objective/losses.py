@@ -127,7 +127,9 @@ def head_loss(
         raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
     error = jnp.square(y - y_hat)
     goal = jax.lax.stop_gradient(error if goal is None else goal)
-    weighted = error if weight is None else of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * error
+    weighted = process.basis.square(y - y_hat)
+    if weight is not None:
+        weighted = of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * weighted
     losses = mean_over_image(weighted), mean_over_image(jnp.square(goal - extra))
     return HeadLoss(*(known(process, t, loss) for loss in losses))
 
@@ -239,7 +241,7 @@ def _squared_error(
     if weight is None:
         return mean_over_image(jnp.square(error))
     of_error = of_output(process, prediction, weight, t, x_0.shape[-3:-1])
-    return mean_over_image(of_error * jnp.square(process.basis.analysis(error)))
+    return mean_over_image(of_error * process.basis.square(process.basis.analysis(error)))
 
 
 def _bound(

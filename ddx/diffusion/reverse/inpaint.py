@@ -125,6 +125,11 @@ def check_can_inpaint(process: Process, solver: Solver) -> None:
             "no part of an image can be known under a blur, which mixes it with what is not known; use a process"
             " without a blur"
         )
+    if process.of_frequencies:
+        raise ValueError(
+            "the pixels of coloured noise depend on each other, so known ones cannot be noised apart from the others;"
+            " use a process of white noise"
+        )
     if jax.tree.leaves(jax.eval_shape(solver.init, jax.ShapeDtypeStruct((1, 1, 1, 1), np.float32))):
         raise ValueError(
             f"solver {solver.name!r} remembers earlier steps, whose images the known pixels and the jumps change; use"

@@ -63,6 +63,8 @@ def interpolate(
 ) -> Images:
     """Images between two latents: DDIM maps each point on the `slerp` of x_a and x_b to an image (DDIM fig. 6).
 
+    The sphere is that of white noise: coloured latents are whitened before, and coloured after.
+
     To interpolate between images, `encode` them first.
 
     Args:
@@ -79,7 +81,8 @@ def interpolate(
     Raises:
       ValueError: times or solver are invalid or do not go together, or x_a or x_b are not floating-point numbers.
     """
-    latents = slerp(x_a, x_b, weights)
+    basis = check_denoiser(denoise).process.basis
+    latents = basis.colour(slerp(basis.whiten(x_a), basis.whiten(x_b), weights))
     x_0 = sample(denoise, None, latents.reshape(-1, *x_a.shape[-3:]), times, solver=solver)
     return x_0.reshape(latents.shape)
 

@@ -9,7 +9,8 @@ data. What t hides is drawn anew: near T everything, near 0 nothing. For one tim
 from ddx.diffusion.arrays import Images, Key, Trajectory
 from ddx.diffusion.forward.gaussian import q_sample
 from ddx.diffusion.forward.process import Process
-from ddx.diffusion.reverse.walk import initial_noise
+from ddx.diffusion.random import fold_in, white_noise
+from ddx.diffusion.reverse.walk import INITIAL
 
 
 def times_from(times: Trajectory, t: float) -> Trajectory:
@@ -32,5 +33,4 @@ def noised_image(process: Process, keys: Key, x_0: Images, t: float) -> Images:
     Raises:
       ValueError: x_0 are not floating-point numbers, or t is not a time of the process.
     """
-    noise = initial_noise(process, keys, x_0.shape[1:], x_0.dtype) / process.prior_sigma
-    return q_sample(process, x_0, t, noise)
+    return q_sample(process, x_0, t, white_noise(fold_in(keys, INITIAL), x_0.shape[1:], x_0.dtype))

@@ -263,7 +263,7 @@ def _draws(silent: bool, key: Key | None, noise: Coordinates | None, x_T: Images
 
 
 def initial_noise(process: Process, keys: Key, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Images:
-    """x_T from the prior N(0, process.prior_sigma^2), one key per example.
+    """x_T from the prior N(0, process.prior_sigma^2), per coordinate, one key per example.
 
     Args:
       process: the process whose prior it is.
@@ -274,10 +274,11 @@ def initial_noise(process: Process, keys: Key, shape: tuple[int, ...], dtype: An
     Returns:
       (B, H, W, C), independent of what `sample` draws from the same keys.
     """
-    return process.prior_sigma * white_noise(fold_in(keys, _INITIAL), shape, dtype)
+    white = white_noise(fold_in(keys, INITIAL), shape, dtype)
+    return (process.prior_sigma * process.basis.colour(white)).astype(dtype)
 
 
-_INITIAL = 2**31 - 1  # no walk has that many steps
+INITIAL = 2**31 - 1  # a stream of a key: no walk has that many steps
 
 
 def noise_from(key: Key | None, x_T: Images) -> DrawFn:

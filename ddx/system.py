@@ -19,6 +19,7 @@ from ddx.diffusion.estimate.clipping import Clip
 from ddx.diffusion.estimate.denoiser import Denoiser, clipping, denoiser
 from ddx.diffusion.estimate.guidance import UNGUIDED, Guidance, classifier_free_guidance
 from ddx.diffusion.estimate.slope import hutchinson
+from ddx.diffusion.forward.colour import band, coloured, power_law
 from ddx.diffusion.forward.process import Process, in_dct_basis
 from ddx.diffusion.objective import losses, time_samplers
 from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
@@ -173,7 +174,11 @@ def make_process(config: ConfigDict) -> Process:
     else:
         made = ddpm(p.num_steps, p.schedule, p.rescale_time, p.zero_terminal_snr)
         made = dataclasses.replace(made, time_offset=1 - p.first_time)
-    if config.loss.variance == "ocm_frequency":
+    if p.noise == "power":
+        made = coloured(made, power_law(p.noise_power))
+    elif p.noise == "band":
+        made = coloured(made, band(p.noise_low, p.noise_high, p.noise_floor))
+    elif config.loss.variance == "ocm_frequency":
         made = in_dct_basis(made)
     return dataclasses.replace(made, low=float(config.data.low))
 
@@ -184,7 +189,8 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
     `num_classes` are those of the data set; a class-conditional network is told them.
 
     Raises:
-      ConfigError: the network is to be told classes and there is only one.
+      ConfigError: the network is to be told classes and there is only one, or the images have no frequency of the band
+        of the noise.
     """
     config = validate(config)
     check_sizes(flatten(config), image_shape)
@@ -198,8 +204,13 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
         "null_class": m.label_dropout > 0,
         "dtype": jnp.dtype(m.dtype),
     }
-    model = models.make(m.network, {**m, **decided})
-    return System(config, make_process(config), model, image_shape)
+    model, process = models.make(m.network, {**m, **decided}), make_process(config)
+    if process.basis.weights is not None:
+        try:
+            process.basis.weights(image_shape[:2])
+        except ValueError as error:
+            raise ConfigError(f"process.noise={config.process.noise!r}: {error}") from None
+    return System(config, process, model, image_shape)
 
 
 def make_time_sampler(config: ConfigDict) -> TimeSampler:

@@ -12,6 +12,7 @@ from ddx.diffusion.forward import betas
 UNKNOWN = "unknown"  # the data.name of a converted run whose source does not tell
 GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm", "rectified_flow")
+NOISES = ("white", "power", "band")
 NETWORKS = ("unet", "dit")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
@@ -82,6 +83,15 @@ KEYS: dict[str, Key] = {
     "process.d_min": Key(0.001, "part of every frequency that the blur of blurring leaves", **between(0, 1)),
     "process.logsnr_min": Key(-10.0, "log-SNR of the noise of blurring at T", **within(-80, 80)),
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **within(-80, 80)),
+    "process.noise": Key(
+        "white",
+        "colour of the noise, its weights over frequencies r of 0 to sqrt(2): alike, a power of r or a band",
+        **one_of(*NOISES),
+    ),
+    "process.noise_power": Key(-0.5, "exponent of r in power: below 0 most of the noise is coarse", **within(-2, 2)),
+    "process.noise_low": Key(0.0, "lowest frequency of band", **within(0, 1.5)),
+    "process.noise_high": Key(0.5, "end of band", **within(0, 1.5)),
+    "process.noise_floor": Key(0.1, "weight of frequencies outside band, whose own is 1", **within(0.001, 1)),
     "process.sigma": Key(0.01, "standard deviation of the noise of ihdm", **above(0, 100)),
     "model.network": Key(
         "unet", "kind of network: unet, or dit, a transformer over patches of the images", **one_of(*NETWORKS)

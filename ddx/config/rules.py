@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ddx.config.keys import KEYS
 from ddx.config.model_rules import check_model
 from ddx.config.sampling_rules import check_sampling, tells_x_0
 from ddx.diffusion.catalogue import HEAD_VARIANCES, LEARNED_VARIANCES, X_0_PREDICTIONS, why_not
@@ -19,6 +20,7 @@ def check_together(c: dict[str, Any]) -> None:
         c["process.kind"]
     ](c)
     _check_weighting(c)
+    _check_noise(c)
     if c["process.kind"] != "ihdm" and not c["loss.last_level"]:
         raise ConfigError("loss.last_level=False is IHDM's released code; set process.kind='ihdm', or leave it True")
     if c["process.kind"] != "ddpm" and c["process.zero_terminal_snr"]:
@@ -50,6 +52,28 @@ def check_together(c: dict[str, Any]) -> None:
             f" train.accumulation={c['train.accumulation']}"
         )
     check_sampling(c)
+
+
+_OF_NOISE = {"power": ("power",), "band": ("low", "high", "floor")}
+
+
+def _check_noise(c: dict[str, Any]) -> None:
+    """Refuse a colour that the process cannot have, and settings of another."""
+    noise = c["process.noise"]
+    others = [f"process.noise_{name}" for of, names in _OF_NOISE.items() if of != noise for name in names]
+    if changed := [key for key in others if c[key] != KEYS[key].default]:
+        raise ConfigError(
+            f"{changed[0]}={c[changed[0]]} says nothing of process.noise={noise!r}; leave it out, or set process.noise="
+            f"{'power' if changed[0].endswith('power') else 'band'}"
+        )
+    if noise != "white" and c["process.kind"] == "ihdm":
+        raise ConfigError(
+            f"process.noise={noise!r}: samples of process.kind='ihdm' start from images, not from noise; use white"
+        )
+    if noise == "band" and c["process.noise_low"] >= c["process.noise_high"]:
+        raise ConfigError(
+            f"process.noise_low={c['process.noise_low']} must be below process.noise_high={c['process.noise_high']}"
+        )
 
 
 def _check_weighting(c: dict[str, Any]) -> None:
@@ -100,11 +124,11 @@ def _check_head(c: dict[str, Any]) -> None:
             f"model.head={c['model.head']!r} has nothing to output with loss.variance={variance!r}; set it to npr, sn,"
             " ocm, ocm_frequency, learned or range, or model.head=''"
         )
-    if variance == "ocm_frequency" and c["process.kind"] in ("blurring", "ihdm"):
-        raise ConfigError(
-            f"loss.variance='ocm_frequency' with process.kind={c['process.kind']!r}, which works in frequencies anyway;"
-            " use ocm"
-        )
+    for key, others in (("process.kind", ("blurring", "ihdm")), ("process.noise", ("power", "band", "equal_snr"))):
+        if variance == "ocm_frequency" and c[key] in others:
+            raise ConfigError(
+                f"loss.variance='ocm_frequency' with {key}={c[key]!r}, which works in frequencies anyway; use ocm"
+            )
     if c["train.backbone"] and not c["model.head"]:
         raise ConfigError("train.backbone trains model.head alone; set model.head='simple', 'complex' or 'dense'")
     if c["train.backbone"] and c["train.init_from"]:

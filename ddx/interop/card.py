@@ -38,7 +38,7 @@ Written by ddx: the {source.weights} weights of a run.
 | --- | --- |
 | data | {data} |
 | network | {_network(c.model)} |
-| process | {c.process.kind}, schedule {c.process.schedule}, {c.process.num_steps} noise levels |
+| process | {c.process.kind}, schedule {c.process.schedule}, {c.process.num_steps} levels of {c.process.noise} noise |
 | output | {c.loss.prediction}, variance {c.loss.variance} |
 {none * model.null_class}| trained | {trained_for} |
 | SHA-256 of the weights | {checksum} |

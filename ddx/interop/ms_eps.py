@@ -33,7 +33,7 @@ def of_file(path: Path, system: System) -> Statistics:
     ms_eps, process = read_array(path), system.process
     T = process.num_steps
     kind, shape = ms_eps.dtype, ms_eps.shape
-    if process.blur is not None or process.continuous:
+    if process.of_frequencies or process.continuous:
         raise _refused(path, "holds the mean square of eps, and the process is not one of noise alone")
     if not np.issubdtype(kind, np.floating) or shape != (T + 1,):
         raise _refused(path, f"holds {kind} of shape {shape}, and {T} noise levels need floats of shape ({T + 1},)")

@@ -209,6 +209,7 @@ def describe(config: ConfigDict) -> dict[str, Any]:
     p, s, predictions = config.process, config.sample, {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     for key, value, wanted in (
         ("process.kind", p.kind, ("ddpm",)),
+        ("process.noise", p.noise, ("white",)),
         ("process.rescale_time", p.rescale_time, (False,)),
         ("process.first_time", p.first_time, (0,)),
         ("loss.prediction", config.loss.prediction, tuple(predictions)),

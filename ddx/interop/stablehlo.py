@@ -171,9 +171,9 @@ def file(program: Program) -> str:
 
 
 def levels(system: System) -> dict[str, list[float]]:
-    """Of t = 1 .. T: the network's time, and alpha and sigma of x_t = alpha x_0 + sigma eps; nothing under a blur."""
+    """Of t = 1 .. T: the network's time, and alpha and sigma of x_t; nothing where frequencies differ."""
     process = system.process
-    if process.blur is not None:
+    if process.of_frequencies:
         return {}
     found = process.level(np.arange(1, process.num_steps + 1))
     return {name: np.ravel(getattr(found, name)).tolist() for name in ("model_time", "alpha", "sigma")}

@@ -42,14 +42,15 @@ FOLDER = "statistics"
 
 
 def in_basis(system: System, basis: str) -> System:
-    """The system, its process seen in a basis: "dct", or "pixel" for one that does not blur.
+    """The system, its process seen in a basis: "dct", or "pixel" for one that treats frequencies alike.
 
     Raises:
       ConfigError: the process is not diagonal in it.
     """
     process = system.process
-    if process.blur is not None and basis == "pixel":
-        raise ConfigError("a process that blurs has statistics of frequencies, not of pixels. Use basis dct")
+    if process.of_frequencies and basis == "pixel":
+        what = "blurs" if process.blur is not None else "colours its noise"
+        raise ConfigError(f"a process that {what} has statistics of frequencies, not of pixels. Use basis dct")
     if process.basis.name == basis:
         return system
     return system._replace(process=dataclasses.replace(process, basis={"dct": DCT, "pixel": PIXEL}[basis]))
@@ -117,8 +118,10 @@ def variance(
     config, process = source.system.config, source.system.process
     _check_tells(source, f"variance={name!r}", "Use small or large")
     kind = name.partition("_paper")[0]
-    if kind == "ocm_frequency" and process.blur is not None:
-        raise ConfigError("variance='ocm_frequency': a process that blurs works in frequencies anyway. Use ocm")
+    if kind == "ocm_frequency" and process.of_frequencies:
+        raise ConfigError(
+            "variance='ocm_frequency': a process that blurs, or colours its noise, works in frequencies anyway. Use ocm"
+        )
     if kind in HEAD_VARIANCES and config.loss.variance != kind:
         without = {"ocm": "ocm_probes", "ocm_frequency": "ocm_probes_frequency"}.get(kind)
         advice = (
@@ -141,6 +144,8 @@ def variance(
     is_gamma = _is_gamma(name)
     if is_gamma and process.blur is not None:
         raise ConfigError(f"variance={name!r}: the mean square of eps says nothing under a blur. Use analytic")
+    if "_paper" in name and process.of_frequencies:
+        raise ConfigError(f"variance={name!r}: its limits are of white noise in pixels. Use {kind}")
     if name == "analytic_pixel":
         in_basis(source.system, "pixel")
     statistics = _load(source, workdir, *_needs(name, clip))

@@ -138,6 +138,28 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
             "loss.times='lognormal' leaves out the level T",
         ),
         ({"process__kind": "rectified_flow"}, "ends without signal, says nothing of x_0 at t = T"),
+        ({"process__noise": "pink"}, "one of: white, power, band"),
+        (
+            {"process__noise_power": 1.0},
+            "process.noise_power=1.0 says nothing of process.noise='white'; leave it out, or set process.noise=power",
+        ),
+        (
+            {"process__noise": "power", "process__noise_floor": 0.2},
+            "process.noise_floor=0.2 says nothing of process.noise='power'; leave it out, or set process.noise=band",
+        ),
+        ({"process__noise": "power", "process__noise_power": 3.0}, "at least -2 and at most 2"),
+        (
+            {"process__noise": "band", "process__noise_low": 0.5},
+            "process.noise_low=0.5 must be below process.noise_high=0.5",
+        ),
+        (
+            {"process__noise": "power", "process__kind": "ihdm", "loss__prediction": "residual"},
+            "samples of process.kind='ihdm' start from images, not from noise; use white",
+        ),
+        (
+            {"process__noise": "band", "loss__objective": "head", "loss__variance": "ocm_frequency"},
+            "loss.variance='ocm_frequency' with process.noise='band', which works in frequencies anyway; use ocm",
+        ),
         ({"process__kind": "rectified_flow"}, "use 'v', 'x0' or flow matching's 'velocity'"),
         ({"process__kind": "rectified_flow", "loss__prediction": "mean"}, "times are continuous; use 'v'"),
         (

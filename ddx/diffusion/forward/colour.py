@@ -106,7 +106,7 @@ def band(low: float, high: float, floor: float = 0.1) -> WeightsOf:
         r = frequencies(shape)
         inside = (low <= r) & (r < high)
         if not inside.any():
-            raise ValueError(f"images of {tuple(shape)} have no frequency from {low} to {high}; use a wider band")
+            raise ValueError(f"images of {tuple(shape)} have no frequency in the band {low}..{high}; widen it")
         return _of_mean_square_one(np.where(inside, 1.0, floor))
 
     return weights

@@ -19,7 +19,7 @@ from ddx.diffusion.estimate.clipping import Clip
 from ddx.diffusion.estimate.denoiser import Denoiser, clipping, denoiser
 from ddx.diffusion.estimate.guidance import UNGUIDED, Guidance, classifier_free_guidance
 from ddx.diffusion.estimate.slope import hutchinson
-from ddx.diffusion.forward.colour import band, coloured, power_law
+from ddx.diffusion.forward.colour import band, coloured, equal_snr, power_law
 from ddx.diffusion.forward.process import Process, in_dct_basis
 from ddx.diffusion.objective import losses, time_samplers
 from ddx.diffusion.objective.time_samplers import TIME_SAMPLERS, TimeSampler
@@ -162,8 +162,12 @@ def joined(frozen: Any, params: Any) -> Any:
     return {**frozen, **params} if frozen else params
 
 
-def make_process(config: ConfigDict) -> Process:
-    """The process of a validated config."""
+def make_process(config: ConfigDict, spectrum: Any = None) -> Process:
+    """The process of a validated config.
+
+    `spectrum` is the variance of each frequency of the data, (H, W, C), for noise that has its colour. Without it the
+    schedule of such a process is known, and its basis raises a ValueError when it is used.
+    """
     p = config.process
     if p.kind == "blurring":
         made = blurring(p.num_steps, p.sigma_blur_max, p.blur_schedule, p.d_min, p.logsnr_min, p.logsnr_max)
@@ -176,6 +180,8 @@ def make_process(config: ConfigDict) -> Process:
         made = dataclasses.replace(made, time_offset=1 - p.first_time)
     if p.noise == "power":
         made = coloured(made, power_law(p.noise_power))
+    elif p.noise == "equal_snr":
+        made = coloured(made, _unmeasured if spectrum is None else equal_snr(spectrum, config.data.low))
     elif p.noise == "band":
         made = coloured(made, band(p.noise_low, p.noise_high, p.noise_floor))
     elif config.loss.variance == "ocm_frequency":
@@ -183,14 +189,19 @@ def make_process(config: ConfigDict) -> Process:
     return dataclasses.replace(made, low=float(config.data.low))
 
 
-def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1) -> System:
+def _unmeasured(shape: Any) -> np.ndarray:
+    raise ValueError("its weights are of a data set, measured when training begins; use the trained run")
+
+
+def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int = 1, spectrum: Any = None) -> System:
     """The process and the network of a config (anything that `validate` takes), for images of shape (H, W, C).
 
-    `num_classes` are those of the data set; a class-conditional network is told them.
+    `num_classes` are those of the data set; a class-conditional network is told them. `spectrum` is as in
+    `make_process`.
 
     Raises:
-      ConfigError: the network is to be told classes and there is only one, or the images have no frequency of the band
-        of the noise.
+      ConfigError: the network is to be told classes and there is only one, the images have no frequency of the band
+        of the noise, or there is no spectrum of them.
     """
     config = validate(config)
     check_sizes(flatten(config), image_shape)
@@ -204,7 +215,7 @@ def make_system(config: Any, image_shape: tuple[int, int, int], num_classes: int
         "null_class": m.label_dropout > 0,
         "dtype": jnp.dtype(m.dtype),
     }
-    model, process = models.make(m.network, {**m, **decided}), make_process(config)
+    model, process = models.make(m.network, {**m, **decided}), make_process(config, spectrum)
     if process.basis.weights is not None:
         try:
             process.basis.weights(image_shape[:2])

@@ -50,7 +50,7 @@ def compile_config(
       ConfigError: the config, the topology or the batch cannot be used.
       AcceleratorError: the TPU compiler is not installed.
     """
-    config = validate(config)
+    config = without_data(validate(config))
     check_what(what)
     image_shape, num_classes = images_of(config, image_shape, num_classes)
     for_machine = machine(topology, num_slices)
@@ -74,6 +74,13 @@ def compile_config(
         "image_shape": list(image_shape),
         "programs": programs,
     }
+
+
+def without_data(config: ConfigDict) -> ConfigDict:
+    """The config of programs that cost the same and need no data: weights of noise are constants, whatever they are."""
+    if config.process.noise == "equal_snr":
+        config.process.noise = "power"
+    return config
 
 
 def images_of(config: ConfigDict, image_shape: Shape | None, num_classes: int | None) -> tuple[Shape, int]:

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.compiling.chips import MEASURED, check_what, peak
-from ddx.compiling.job import Shape, check_batch, images_of
+from ddx.compiling.job import Shape, check_batch, images_of, without_data
 from ddx.compiling.programs import generator
 from ddx.config.values import validate
 from ddx.runtime import devices, memory, parallel
@@ -52,7 +52,7 @@ def measure(
       ConfigError: the config or the batch cannot be used, or nothing tells the images.
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
-    config = validate(config)
+    config = without_data(validate(config))
     check_what(what, MEASURED)
     if num_calls < 1:
         raise ConfigError(f"num_calls={num_calls} must be at least 1")

@@ -12,7 +12,7 @@ from ddx.diffusion.forward import betas
 UNKNOWN = "unknown"  # the data.name of a converted run whose source does not tell
 GIVEN = "given"  # the data.name of a run whose data were passed to `ddx.training.train`
 PROCESSES = ("ddpm", "blurring", "ihdm", "rectified_flow")
-NOISES = ("white", "power", "band")
+NOISES = ("white", "power", "band", "equal_snr")
 NETWORKS = ("unet", "dit")
 FAMILIES = ("ddpm", "iddpm")
 OBJECTIVES = ("simple", "kl", "rescaled_kl", "hybrid", "head")
@@ -85,7 +85,7 @@ KEYS: dict[str, Key] = {
     "process.logsnr_max": Key(10.0, "log-SNR of the noise of blurring at 0", **within(-80, 80)),
     "process.noise": Key(
         "white",
-        "colour of the noise, its weights over frequencies r of 0 to sqrt(2): alike, a power of r or a band",
+        "colour of the noise, its weights over frequencies r: alike, a power, a band, or the data's own spread",
         **one_of(*NOISES),
     ),
     "process.noise_power": Key(-0.5, "exponent of r in power: below 0 most of the noise is coarse", **within(-2, 2)),

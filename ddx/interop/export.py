@@ -134,7 +134,7 @@ def _meta(source: Trained) -> dict[str, Any]:
         "image_shape": list(source.system.image_shape),
         "step": source.step,
     }
-    return meta | {name: source.meta[name] for name in ("num_classes", "data") if name in source.meta}
+    return meta | {name: source.meta[name] for name in ("num_classes", "data", "spectrum") if name in source.meta}
 
 
 def _own(source: Trained) -> Iterator[tuple[str, np.ndarray]]:

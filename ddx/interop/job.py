@@ -89,7 +89,7 @@ def convert(
     found = _find(kind, source, Hints(weights, config, head, attention_order))
     made = validate(found.config)
     check_image_size(*found.image_shape[:2], made.model.to_dict(), f"images of {found.path}")
-    system = make_system(made, found.image_shape, max(1, found.num_classes))
+    system = make_system(made, found.image_shape, max(1, found.num_classes), found.meta.get("spectrum"))
     known = None if measured is None else ms_eps.of_file(measured, system)
     shapes = system.shapes()
     params = fill(shapes, found.tensors, found.names, system.model, found.path)

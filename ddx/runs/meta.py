@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from ddx.config.keys import MOST_PIXELS
@@ -52,6 +53,13 @@ def _is_image_shape(shape: Any) -> bool:
     return isinstance(shape, list | tuple) and len(shape) == 3 and all(_is_count(n, 1, MOST_PIXELS) for n in shape)
 
 
+def _is_spectrum(meta: Any) -> bool:
+    if "spectrum" not in meta:
+        return bool(meta["config"]["process"].get("noise") != "equal_snr")
+    found = np.asarray(meta["spectrum"], np.float64)
+    return found.shape == tuple(meta["image_shape"]) and bool(np.all(np.isfinite(found) & (found >= 0)))
+
+
 def _are_metrics(pending: Any) -> bool:
     lists = list(pending.values())
     return all(isinstance(values, list) and len(values) == len(lists[0]) for values in lists)
@@ -67,6 +75,7 @@ _RIGHT = {
     "config": lambda meta: isinstance(meta["config"], dict),
     "image_shape": lambda meta: _is_image_shape(meta["image_shape"]),
     "num_classes": lambda meta: _is_count(meta.get("num_classes", 1), 1, 2**31),
+    "spectrum": _is_spectrum,
     "pending": lambda meta: _are_metrics(meta.get("pending", {})),
     "history": lambda meta: _is_history(meta.get("history", [])),
     "bad_steps": lambda meta: _is_count(meta.get("bad_steps", 0), 0, 2**31),

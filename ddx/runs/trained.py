@@ -93,7 +93,7 @@ def _restore(checkpoints: Checkpoints, step: int, weights: str | None, check: Ch
     config = config_of(meta, folder)
     if check is not None:
         check(config)
-    system = make_system(config, tuple(meta["image_shape"]), meta.get("num_classes", 1))
+    system = make_system(config, tuple(meta["image_shape"]), meta.get("num_classes", 1), meta.get("spectrum"))
     weights = system.config.sample.weights if weights is None else weights
     if weights not in WEIGHTS:
         raise ConfigError(f"weights={weights!r} must be one of: {', '.join(WEIGHTS)}")

@@ -28,7 +28,7 @@ from ddx.runtime.paths import Path, user_path
 from ddx.runtime.preemption import Preemption
 from ddx.runtime.progress import Progress
 from ddx.runtime.watchdog import Watchdog
-from ddx.training import backbone, origin, resume, summary
+from ddx.training import backbone, origin, resume, spectrum, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.pace import Pace
 from ddx.training.program import make_program
@@ -85,7 +85,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         print(f"data     {data.name} {data.split}: {data.num_examples:,} images of {shape}, {data.kept}", flush=True)
         if hosts.is_first():
             make_directory(workdir / "samples", "--workdir")
-        run = _Run(config, workdir, data, checkpoints, start.history, held)
+        run = _Run(config, workdir, data, checkpoints, start, held)
         state = run.program.place(run.restore(step) if step else run.begin())
         flops = summary.flops_per_step(run.program.lower(state), parts_in_loop(config.train.accumulation))
         print(summary.describe_run(config, data, state, flops))
@@ -122,17 +122,18 @@ class _Run:
         workdir: Path,
         data: ddx.data.Dataset,
         checkpoints: Checkpoints,
-        history: resume.History,
+        start: resume.Start,
         held: Lock,
     ) -> None:
         self.config, self.workdir, self.data = config, workdir, data
-        self.checkpoints, self.history, self.held = checkpoints, history, held
+        self.checkpoints, self.history, self.held = checkpoints, start.history, held
         self.saving = Background("ddx-save")
         self.bad_before = self.bad_steps = 0  # in a row, up to the last line of metrics, and up to now
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
-        self.program = make_program(config, data.image_shape, data.num_classes)
+        self.of_noise = spectrum.of_noise(config, data, start.meta)
+        self.program = make_program(config, data.image_shape, data.num_classes, self.of_noise.get("spectrum"))
         self.system = self.program.system
         self.watch = Watch(config, workdir, data, self.system, self.about_data)
 
@@ -275,6 +276,7 @@ class _Run:
         self.program.check_replicated(state, f"the state at step {step}")
         meta = {
             **self.about_data,
+            **self.of_noise,
             "config": self.config.to_dict(),
             "history": self.history,
             "pending": {name: values.tolist() for name, values in join(metrics).items()},

@@ -92,8 +92,10 @@ def step_of(config: ConfigDict, system: System, times: TimeSampler, optimizer: o
     )
 
 
-def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
-    """The training of a config on images of shape (H, W, C).
+def make_program(
+    config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, spectrum: Any = None
+) -> Program:
+    """The training of a config on images of shape (H, W, C), of a `spectrum` where the noise has it.
 
     The last few of a process are kept: a run that was stopped in a notebook resumes without compiling again.
     """
@@ -102,12 +104,12 @@ def make_program(config: ConfigDict, image_shape: tuple[int, int, int], num_clas
         for name, value in flatten(config).items()
         if name not in CHANGEABLE and not name.startswith((*CHANGEABLE_GROUPS, "user"))
     }
-    key = (digest(deciding), image_shape, num_classes, devices.every())
-    kept = _kept.pop(key, None) or _make(config, image_shape, num_classes)
+    key = (digest(deciding | {"spectrum": spectrum}), image_shape, num_classes, devices.every())
+    kept = _kept.pop(key, None) or _make(config, image_shape, num_classes, spectrum)
     _kept[key] = kept  # the newest is the last
     while len(_kept) > _MOST_KEPT:
         del _kept[next(iter(_kept))]
-    system = make_system(config, image_shape, num_classes)
+    system = make_system(config, image_shape, num_classes, spectrum)
     return kept._replace(system=system, per_call=steps_per_call(config, image_shape))
 
 
@@ -115,8 +117,8 @@ _kept: dict[Hashable, Program] = {}
 _MOST_KEPT = 4
 
 
-def _make(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
-    system, times, t = make_system(config, image_shape, num_classes), make_time_sampler(config), config.train
+def _make(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, spectrum: Any) -> Program:
+    system, times, t = make_system(config, image_shape, num_classes, spectrum), make_time_sampler(config), config.train
     optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
     step = step_of(config, system, times, optimizer)
 

@@ -138,7 +138,7 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
             "loss.times='lognormal' leaves out the level T",
         ),
         ({"process__kind": "rectified_flow"}, "ends without signal, says nothing of x_0 at t = T"),
-        ({"process__noise": "pink"}, "one of: white, power, band"),
+        ({"process__noise": "pink"}, "one of: white, power, band, equal_snr"),
         (
             {"process__noise_power": 1.0},
             "process.noise_power=1.0 says nothing of process.noise='white'; leave it out, or set process.noise=power",

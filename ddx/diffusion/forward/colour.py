@@ -18,7 +18,8 @@ for every prediction, and errors are squared in pixels: those of "x0" weigh all 
 
 The papers transform by Fourier; here it is the cosine transform, as for blurs, which has no jump between opposite edges
 and is real. r = sqrt((i / H)^2 + (j / W)^2), between 0 and sqrt(2); 1 is the finest pattern along an edge of the image.
-Power laws and bands are scaled to a mean of w^2 of 1, so that pixels get the noise of a white process on average.
+Power laws and bands are scaled to a mean of w^2 of 1, so that pixels get the noise of a white process on average; with
+equal SNR x_T has the spectrum of the data.
 """
 
 import dataclasses
@@ -66,6 +67,21 @@ def coloured(process: Process, weights: Array | WeightsOf) -> Process:
         return w
 
     return dataclasses.replace(process, basis=DCT if np.all(w == 1) else weighted_dct(of))
+
+
+def equal_snr(spectrum: Array, low: float = -1.0) -> np.ndarray:
+    """The weights with which every frequency of data has the same SNR (Falck et al. 2025): the root of its variance.
+
+    Args:
+      spectrum: C_k, the variances of the data's orthonormal DCT, (H, W, 1) or (H, W, C).
+      low: the lowest value of the data. A variance counts as at least that of rounding to 256 grey levels, a twelfth of
+        the square of a level: below it there are no data, and a frequency without noise could not be sampled.
+
+    Returns:
+      Weights like the spectrum, for `coloured`.
+    """
+    least = ((1.0 - low) / 255.0) ** 2 / 12.0
+    return np.sqrt(np.maximum(np.asarray(spectrum, np.float64), least))
 
 
 def power_law(power: float) -> WeightsOf:

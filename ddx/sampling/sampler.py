@@ -54,8 +54,8 @@ def make_sampler(
     """The sampler of a config: ancestral (DDPM, eta = 1) or ddim, with a solver, or heat.
 
     `variance` and `solver` are such as have no name in a config, whose own they replace; with such a variance ddim
-    draws noise at any eta. With a `strength` the walk starts from noised images, at that part of T, and goes through the
-    times below.
+    draws noise at any eta. With a `strength` the walk starts from noised images, at that part of T, and goes
+    through the times below.
 
     Raises:
       ConfigError: the settings do not go together.

@@ -25,7 +25,6 @@ from ddx.runtime.storage import sha256, write_arrays
 from ddx.sampling import measured, stored
 from ddx.system import System
 
-EXAMPLES = 1024  # of the training set, for a job that needs the statistics and finds none: the paper's least
 KIND = "model_statistics"
 
 
@@ -53,7 +52,7 @@ def measure_if_none(work: Work, clip: bool) -> None:
     """Measure, in short, a run that has no model statistics, for another evaluator's job, with its network; say so."""
     if stored.exist(work.source, work.workdir, KIND, None, clip):
         return
-    given = {"clip": clip, "max_examples": EXAMPLES, "data_dir": work.settings["data_dir"]}
+    given = {"clip": clip, "max_examples": stored.EXAMPLES, "data_dir": work.settings["data_dir"]}
     print(_measure(work._replace(job=KIND, settings=checked_settings(KIND, given))), flush=True)
 
 

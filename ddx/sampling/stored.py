@@ -19,6 +19,8 @@ from ddx.runtime.storage import read_arrays, sha256
 KINDS: dict[str, Any] = {"statistics": Statistics, "model_statistics": ModelStatistics}
 """By the name of their evaluator, which names their folder and files too."""
 
+EXAMPLES = 1024  # for model statistics, where a user names no number: the paper's least
+
 
 class Found(NamedTuple):
     """A finished measurement in a run's folder."""
@@ -50,6 +52,7 @@ def find(source: Trained, workdir: Path, kind: str, basis: str | None, clip: boo
         of += {None: "", True: " with x_0 clipped", False: " with x_0 not clipped"}[clip]
         flags = f" --basis={basis}" * (basis == "pixel") + " --noclip" * (clip is False) + " --clip" * (clip is True)
         flags += f" --weights={source.weights}" * (source.weights != source.system.config.sample.weights)
+        flags += f" --max_examples={EXAMPLES}" * (kind == "model_statistics")
         raise ConfigError(
             f"{workdir} has no {kind.replace('_', ' ')} of step {source.step}{of}. Measure them with"
             f" python -m launch.evaluate --workdir={shlex.quote(str(workdir))} --metrics={kind}{flags}"

@@ -120,11 +120,11 @@ def test_those_of_its_own_split_come_first_and_none_of_another_clipping_are_used
         (tmp_path / name).symlink_to(run / name)
     source = trained.load(tmp_path)
     measure(tmp_path, split="test", max_examples=9, batch_size=9)
-    assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["split"] == "test"
+    assert measured.origin(source, tmp_path, True, "analytic")["statistics"]["split"] == "test"
     measure(tmp_path, max_examples=4, batch_size=4)
     measure(tmp_path, max_examples=5, batch_size=5, clip=False)
-    assert measured.origin(source, tmp_path, "analytic", True)["statistics"]["num_examples"] == 4
-    assert measured.origin(source, tmp_path, "analytic", False)["statistics"]["num_examples"] == 5
+    assert measured.origin(source, tmp_path, True, "analytic")["statistics"]["num_examples"] == 4
+    assert measured.origin(source, tmp_path, False, "analytic")["statistics"]["num_examples"] == 5
     one, other = (measured.variance(source, tmp_path, "analytic", clip)[1] for clip in (True, False))
     row = jax.tree.map(lambda x: jnp.asarray(x[0]), downward(source.system.process, (3, 1, 0)).expand())
     assert float(one(None, row).squeeze()) != float(other(None, row).squeeze())

@@ -109,7 +109,7 @@ def test_statistics_say_whose_they_are_and_serve_no_variance_that_they_do_not_te
     assert record["weights"] == run.seal and record["protocol"]["from"] == str(path)
     assert record["process"]["schedule"] == "linear" and record["process"]["num_steps"] == len(found.logsnr)
     np.testing.assert_allclose(found.ms_eps, MS_EPS[1:])
-    origin = measured.origin(run, tmp_path / "run", "analytic_gamma", True)["statistics"]
+    origin = measured.origin(run, tmp_path / "run", True, "analytic_gamma")["statistics"]
     assert origin["sha256"] == record["result"]["sha256"]
     for variance in ("analytic", "analytic_frequency", "analytic_pixel"):
         with pytest.raises(ConfigError, match=r"has no statistics of step 1 .*Measure them with"):

@@ -135,7 +135,7 @@ def variance(
             f" {advice}" + (f", or use {without}" if without else "")
         )
     # A run with a head for frequencies works in them; what is of pixels is so there too.
-    of_pixels = in_basis(source.system, "pixel") if process.blur is None else source.system
+    of_pixels = source.system if process.of_frequencies else in_basis(source.system, "pixel")
     if name in PROBED_VARIANCES:
         system = in_basis(source.system, "dct") if name.endswith("_frequency") else of_pixels
         return system._replace(probes=probes or config.sample.probes), variances.ocm()

@@ -89,7 +89,7 @@ def test_what_white_noise_alone_has_is_refused(tiny_config, tmp_path):
     for name, message in {
         "analytic_pixel": "colours its noise has statistics of frequencies, not of pixels. Use basis dct",
         "analytic_paper": "its limits are of white noise in pixels. Use analytic",
-        "ocm_probes_frequency": None,
+        **dict.fromkeys(("ocm_probes_frequency", "ocm_probes", "heuristic")),
     }.items():
         if message is None:
             assert measured.variance(source, tmp_path, name, False)[0].process is source.system.process

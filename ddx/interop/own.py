@@ -25,7 +25,7 @@ def find(source: Path, config: ConfigDict | None) -> Found:
     said = checked(said, source)
     height, width, channels = said["image_shape"]
     step = said.get("step")
-    known = {name: said[name] for name in ("data", "spectrum") if name in said and config is None}
+    known: dict[str, object] = {name: said[name] for name in ("data", "spectrum") if name in said and config is None}
     return Found(
         config or config_of(said, source),
         (height, width, channels),

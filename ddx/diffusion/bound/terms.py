@@ -227,7 +227,7 @@ def bound_terms(
     return jax.tree.map(lambda x: x.T, at_every_row(denoise, u_0, rows, entries, draw, measure))
 
 
-def squared_errors(process: Process, u_0: Coordinates, seen: Seen) -> tuple[PerExample, PerExample]:
+def squared_errors(process: Process, u_0: Coordinates, seen: Seen) -> tuple[jax.Array, jax.Array]:
     """The mean squared errors of x_0, in pixels, and of the white eps, (B,) each."""
     mse = mean_over_image(process.basis.square(u_0 - seen.d.x_0))
     return mse, mean_over_image(jnp.square(seen.z - seen.d.eps))

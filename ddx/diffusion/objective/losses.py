@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.arrays import Images, PerExample, Times, check_floats, mean_over_image
+from ddx.diffusion.arrays import Coefficient, Images, PerExample, Times, check_floats, mean_over_image
 from ddx.diffusion.bound.terms import bound_term
 from ddx.diffusion.estimate.denoiser import ModelFn, denoiser, known, network_times, read
 from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, split_output, target
@@ -127,7 +127,7 @@ def head_loss(
         raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
     error = jnp.square(y - y_hat)
     goal = jax.lax.stop_gradient(error if goal is None else goal)
-    weighted = process.basis.square(y - y_hat)
+    weighted: Coefficient = process.basis.square(y - y_hat)
     if weight is not None:
         weighted = of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * weighted
     losses = mean_over_image(weighted), mean_over_image(jnp.square(goal - extra))

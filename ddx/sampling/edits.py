@@ -73,10 +73,13 @@ def make_edit(
     for name, number in (("jump_length", jump_length), ("num_resamples", num_resamples)):
         if number is not None and known is None:
             raise ConfigError(f"--{name} is of images with known parts. Leave it out, or add --known and --mask")
-        if number is not None and not 1 <= number <= _MOST:
-            raise ConfigError(f"{name}={number} must be at least 1 and at most {_MOST:,}")
-    if strength is not None and not 0 < strength <= 1:
-        raise ConfigError(f"strength={strength} must be above 0, which changes nothing, and at most 1, pure noise")
+        is_whole = isinstance(number, int) and not isinstance(number, bool)
+        if number is not None and not (is_whole and 1 <= number <= _MOST):
+            raise ConfigError(f"{name}={number!r} must be an integer, at least 1 and at most {_MOST:,}")
+    if strength is not None and not (isinstance(strength, int | float) and 0 < strength <= 1):
+        raise ConfigError(
+            f"strength={strength!r} must be a number above 0, which changes nothing, and at most 1, pure noise"
+        )
     if known is not None:
         jump_length, num_resamples = jump_length or JUMP_LENGTH, num_resamples or NUM_RESAMPLES
     paths = (optional_path(path, f"--{name}") for name, path in (("known", known), ("mask", mask), ("start", start)))

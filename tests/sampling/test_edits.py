@@ -153,13 +153,18 @@ def test_heat_starts_from_images_blurred_as_at_the_strength_and_needs_no_trainin
         ({"known": "pictures", "mask": "two.npz"}, DataError, "has 2 masks for 3 images"),
         ({"known": "pictures", "mask": "nowhere"}, DataError, "nowhere"),
         ({"known": "pictures", "mask": "upper.png", "jump_length": 5}, ConfigError, "needs a walk of more steps"),
-        ({"known": "pictures", "mask": "upper.png", "jump_length": 0}, ConfigError, "jump_length=0 must be at least 1"),
+        ({"known": "pictures", "mask": "upper.png", "jump_length": 0}, ConfigError, "jump_length=0 must be an integer"),
+        ({"known": "pictures", "mask": "upper.png", "jump_length": 2.0}, ConfigError, "length=2.0 must be an integer"),
+        ({"known": "pictures", "mask": "upper.png", "num_resamples": "2"}, ConfigError, "num_resamples='2' must be an"),
         ({"known": "pictures", "mask": "upper.png", "solver": "unipc_2"}, ConfigError, "remembers earlier steps"),
         ({"known": "pictures", "mask": "upper.png", "start": "pictures"}, ConfigError, "Give one of them"),
         ({"num_resamples": 2}, ConfigError, "num_resamples is of images with known parts"),
         ({"start": "pictures"}, ConfigError, "--start needs --strength"),
         ({"strength": 0.5}, ConfigError, "--strength needs --start"),
-        *(({"start": "pictures", "strength": s}, ConfigError, f"strength={s} must be above 0") for s in (0, 1.5, -1)),
+        *(
+            ({"start": "pictures", "strength": s}, ConfigError, f"strength={s!r} must be a number above 0")
+            for s in (0, 1.5, -1, "0.5")
+        ),
         ({"start": "nowhere", "strength": 0.5}, DataError, "nowhere"),
     ],
 )

@@ -252,8 +252,7 @@ def _finish(
     columns = {name: np.array([part[name] for part in job.parts()]) for name in _COLUMNS}
     table = []
     for i, point in enumerate(points):
-        sampler = drawings[point].sampler
-        evaluations = sampler.evaluations
+        evaluations = drawings[point].evaluations
         numbers = {name: float(x[i]) if np.isfinite(x[i]) else None for name, x in columns.items()}
         marks = {"distance": label, "few_samples": few}
         table.append(point._asdict() | {"evaluations": evaluations} | numbers | marks)

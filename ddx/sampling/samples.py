@@ -182,6 +182,11 @@ class Drawing(NamedTuple):
     images: Dataset | None  # of the training set, that samples start from
     given: edits.Given | None  # by the user
 
+    @property
+    def evaluations(self) -> int:
+        """How many networks are evaluated for a sample, random signs of a slope of eps among them."""
+        return self.sampler.evaluations + self.system.probes * num_rows(self.sampler.plan)
+
     def generator(self, frames: Trajectory = ()) -> Generator:
         """What draws, and films the times `frames`; it compiles when it is first used."""
         return Generator(self.system, self.sampler, frames, self.told, self.images, self.given)

@@ -11,8 +11,10 @@ from ddx.config.values import validate
 from ddx.interop import convert, export
 from ddx.interop.diffusers import describe as to_diffusers
 from ddx.interop.stablehlo import network as to_stablehlo
+from ddx.runs import trained
 from ddx.runtime.errors import ConfigError
 from ddx.sampling import interpolate, sample
+from ddx.sampling.samples import prepare
 from ddx.sampling.settings import describe
 from ddx.training import train
 
@@ -143,6 +145,19 @@ def test_jobs_on_latents_are_guided_and_thresholds_are_of_samples(guidable, tmp_
 def test_folders_are_named_after_scale_interval_and_threshold(tiny_config):
     config = tiny_config(**CLASSES, sample__guidance=2.5, sample__clip_percentile=99.5)
     assert describe(config) == "ddim5_uniform_eta0_threshold99.5_guidance2.5"
+
+
+def test_guidance_and_random_signs_are_counted_among_the_evaluations(guidable):
+    source = trained.load(guidable)
+    four = {"sampler": "ancestral", "num_steps": 4}  # at 16, 11, 6 and 1
+    for settings, count in (
+        ({}, 4),
+        ({"guidance": 2.0}, 8),
+        ({"guidance": 2.0, "guidance_interval": (5, 12)}, 6),
+        ({"variance": "ocm_probes", "probes": 3}, 16),
+        ({"variance": "ocm_probes", "probes": 3, "guidance": 2.0}, 20),
+    ):
+        assert prepare(source, guidable, 0, None, None, None, None, four | settings).evaluations == count
 
 
 def test_a_guided_quality_curve_has_no_bound(run, tmp_path):

@@ -49,6 +49,9 @@ def initial_weights(workdir: Path, system: System, random: Any) -> Any:
     unseen = tuple(f"{key}: saved {theirs[key]}, needed {ours[key]}" for key in _UNSEEN if theirs[key] != ours[key])
     where = folder / "checkpoints" / str(source.step)
     different = _different_ends(source.params, random)
+    # The classes are others where there is one for none: nine and none have the shape of ten.
+    if source.system.model.null_class != system.model.null_class and "label" in {**source.params, **random}:
+        different = list(dict.fromkeys([*different, "label"]))
     saved, needed = ({n: m for n, m in tree.items() if n not in different} for tree in (source.params, random))
     remedy = "train.init_from needs the same network but for its first and last layer and its classes: copy its model.*"
     manifest.check_fit(where, {"ema": manifest.arrays_of(saved)}, {"ema": needed}, unseen, remedy)

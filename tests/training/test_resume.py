@@ -259,6 +259,10 @@ def test_layers_that_images_classes_and_outputs_decide_start_afresh_and_are_told
     assert "fresh    conv_in: (16,) and (3, 3, 1, 16) there, (16,) and (3, 3, 3, 16) here\n" in told
     assert "fresh    label: (10, 64) there, (5, 64) here\n" in told
     assert set(origin.fresh(tmp_path, colours.config)) == afresh
+    none = improved_config(train__init_from=str(improved), model__label_dropout=0.1, **fixed)
+    nine_and_none = initial_weights(tmp_path, system(none, 9))
+    assert nine_and_none["label"]["embedding"].shape == (10, 64) and not nine_and_none["label"]["embedding"].any()
+    assert "fresh    label: (10, 64) there, (10, 64) here\n" in capsys.readouterr().out
     without = improved_config(train__init_from=str(improved), model__class_conditional=False, **fixed)
     assert "label" not in initial_weights(tmp_path, system(without))
     told = capsys.readouterr().out

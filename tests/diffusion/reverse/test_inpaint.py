@@ -206,6 +206,6 @@ def test_what_cannot_be_inpainted_is_refused():
 
 def test_no_two_draws_of_an_example_are_of_one_stream():
     """A jump and random signs of ocm_probes, for example: the signs of time k would be of the key of jump k."""
-    streams = (walk._INITIAL, interpolate._NOISE_A, interpolate._NOISE_B, ihdm._IMAGE, slope._SIGNS)
+    streams = (walk.INITIAL, interpolate._NOISE_A, interpolate._NOISE_B, ihdm._IMAGE, slope._SIGNS)
     streams += (inpaint._OF_KNOWN, inpaint._OF_JUMP)
     assert len(set(streams)) == len(streams)

@@ -140,8 +140,7 @@ def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:
     found = stats.statistics(system.process, sums, (total["first"], total["second"]), times, count)
     write_arrays(path, found._asdict())
     middle = (len(times) - 1) // 2
-    weights = system.process.basis.weights
-    in_pixels = 1.0 if weights is None else weights(system.image_shape[:2]) ** 2
+    in_pixels = system.process.basis.units(system.image_shape[:2])
     mse = float((found.mse[middle] * in_pixels).mean())
     result = {
         "rmse_middle": math.sqrt(mse),

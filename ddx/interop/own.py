@@ -1,6 +1,7 @@
 """Files that ddx itself exported: arrays under its own names, and what a run says of them as their metadata."""
 
 import json
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -25,7 +26,7 @@ def find(source: Path, config: ConfigDict | None) -> Found:
     said = checked(said, source)
     height, width, channels = said["image_shape"]
     step = said.get("step")
-    known: dict[str, object] = {name: said[name] for name in ("data", "spectrum") if name in said and config is None}
+    known: dict[str, Any] = {name: said[name] for name in ("data", "spectrum") if name in said and config is None}
     return Found(
         config or config_of(said, source),
         (height, width, channels),

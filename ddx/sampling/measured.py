@@ -227,11 +227,10 @@ def optimal_times(
 def _picture_times(source: Trained, workdir: Path, num_steps: int, clip: bool) -> Trajectory:
     """The times at which DDIM keeps most of the variance of every frequency."""
     statistics, process = _load(source, workdir, "dct", clip), source.system.process
-    w = process.basis.weights
-    unit = 1.0 if w is None else w(source.system.image_shape[:2]) ** 2  # distances are of images, whatever the noise
     try:
         mse = pictures.smoothed_mse(process, statistics.mse, statistics.spectrum)
-        costs = pictures.picture_costs(unit * mse, unit * statistics.spectrum)
+        units = process.basis.units(source.system.image_shape[:2])  # distances are of images, whatever the noise
+        costs = pictures.picture_costs(units * mse, units * statistics.spectrum)
         return optimal.optimal_trajectories(costs, num_steps, to_data=True)[num_steps]
     except ValueError as error:
         raise ConfigError(f"trajectory: {error}") from None

@@ -53,9 +53,13 @@ class Basis(NamedTuple):
         """The gradient of a function by the coordinates, from its gradient g by the pixels."""
         return self.analysis(g) if self.weights is None else self._times_weights(dct(g))
 
-    def square(self, u: Any) -> jax.Array:
+    def square(self, u: Any) -> Any:
         """u^2, each in the unit of pixels: the sum over coordinates is the sum of the squares of the pixels."""
         return jnp.square(u if self.weights is None else self._times_weights(u))
+
+    def units(self, shape: Shape) -> Any:
+        """What `square` multiplies u^2 by: w^2 for images of shape (H, W), float64 on the host; 1 without weights."""
+        return 1.0 if self.weights is None else np.square(self.weights(shape))
 
     def pixel_variance(self, v: Any, shape: Shape) -> jax.Array:
         """The variance of the pixels for independent coordinates of variance v; their mean for frequencies.

@@ -127,10 +127,10 @@ def head_loss(
         raise ValueError(f"head {head!r} needs a network with 2 C output channels, the second half its head")
     error = jnp.square(y - y_hat)
     goal = jax.lax.stop_gradient(error if goal is None else goal)
-    weighted: Coefficient = process.basis.square(y - y_hat)
+    in_pixels = process.basis.square(y - y_hat)
     if weight is not None:
-        weighted = of_output(process, prediction, weight, t, x_0.shape[-3:-1]) * weighted
-    losses = mean_over_image(weighted), mean_over_image(jnp.square(goal - extra))
+        in_pixels = in_pixels * of_output(process, prediction, weight, t, x_0.shape[-3:-1])
+    losses = mean_over_image(in_pixels), mean_over_image(jnp.square(goal - extra))
     return HeadLoss(*(known(process, t, loss) for loss in losses))
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddx.diffusion.arrays import Coefficient, Images, PerExample, Times, check_floats, mean_over_image
+from ddx.diffusion.arrays import Images, PerExample, Times, check_floats, mean_over_image
 from ddx.diffusion.bound.terms import bound_term
 from ddx.diffusion.estimate.denoiser import ModelFn, denoiser, known, network_times, read
 from ddx.diffusion.estimate.prediction import WeightsFn, check_prediction, split_output, target

@@ -77,7 +77,7 @@ def test_help_is_quick_and_lists_the_flags(command):
         (["evaluate", "--metrics=bpd,comparison"], 2, "--metrics=bpd is a job of its own"),
         (["evaluate", "--metrics=comparisons"], 2, "Did you mean comparison?"),
         (["evaluate", "--eta=0"], 2, "eta=0.0 must be above 0 and at most 100"),
-        (["evaluate", "--basis=dct"], 2, "basis is of statistics, not bpd. Leave out --basis"),
+        (["evaluate", "--basis=dct"], 2, "basis is of statistics and model_statistics, not bpd. Leave out --basis"),
         (["train", "--config=configs/heads.py:npr,/nowhere"], 2, "Name the folder of a run that is trained"),
         (["train", "--config=configs/heads.py"], 2, "write npr, sn, ocm or ocm_frequency and the folder"),
         (["evaluate", "--max_examples=0"], 2, "max_examples=0 must be at least 1"),

@@ -55,7 +55,8 @@ def _is_image_shape(shape: Any) -> bool:
 
 def _is_spectrum(meta: Any) -> bool:
     if "spectrum" not in meta:
-        return bool(meta["config"]["process"].get("noise") != "equal_snr")
+        process = meta["config"].get("process")  # where that is none, the config is told to be unusable
+        return not (isinstance(process, dict) and process.get("noise") == "equal_snr")
     found = np.asarray(meta["spectrum"], np.float64)
     return found.shape == tuple(meta["image_shape"]) and bool(np.all(np.isfinite(found) & (found >= 0)))
 

@@ -203,7 +203,7 @@ def test_a_single_example_has_no_standard_error(improved, tmp_path):
         ({"clip": "no"}, ConfigError, "clip='no' must be True or False"),
         ({"eta": float("nan")}, ConfigError, "eta=nan must be above 0 and at most 100"),
         ({"max_example": 3}, ConfigError, "unknown setting max_example. Did you mean max_examples?"),
-        ({"basis": "dct"}, ConfigError, "basis is of statistics, not bpd. Leave out --basis"),
+        ({"basis": "dct"}, ConfigError, "basis is of statistics and model_statistics, not bpd. Leave out --basis"),
         ({"trajectory": "quad"}, ConfigError, "needs a number of steps"),
         ({"split": "validation"}, (ConfigError, DataError), "validation"),
         ({"seed": -1}, ConfigError, "seed=-1 must be at least 0"),

@@ -45,6 +45,7 @@ ODD = {
     "image_shape": ([10**9, 10**9, 1], [8, 8], 5, None, ["8", "8", "1"], [0, 8, 1], {"a": 1}),
     "config": (None, 5, {"train": 5}, {"nosuch": 1}, {"model": {"channels": 10**12}}),
     "num_classes": (0, "x", 10**20),
+    "spectrum": (5, "x", [[1.0]], [[[-1.0]] * 8] * 8),
     "pending": (5, [1], {"loss": 5}, {"loss": [1], "mse": []}),
     "history": (5, {"a": 1}, [5], [{"step": "x"}]),
     "bad_steps": ("x", -1, 10**20),

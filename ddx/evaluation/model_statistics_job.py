@@ -4,19 +4,16 @@ model_statistics.json   the protocol and, when it is finished, a summary
 model_statistics.npz    the fields of `ddx.diffusion.reverse.dpm_v3.ModelStatistics`
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
 from ddx.config.evaluation import checked_settings
-from ddx.data import Dataset
 from ddx.diffusion.bound import model_statistics as stats
-from ddx.diffusion.bound.terms import noise_at
 from ddx.diffusion.reverse.rows import Plan
 from ddx.evaluation.settings import default_clip
-from ddx.evaluation.sums import PARTS, parts_of_sums
-from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.evaluation.sums import measure_sums
+from ddx.evaluation.work import Work, begin, open_split
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, NonFiniteError
@@ -59,8 +56,7 @@ def measure_if_none(work: Work, clip: bool) -> None:
 def _measure(work: Work) -> Result:
     source, given, config = work.source, work.settings, work.source.system.config
     measured.check_dpm_v3(source)
-    basis, clip = given["basis"], default_clip(config, given["clip"])
-    system = measured.in_basis(source.system, basis)
+    clip, system = default_clip(config, given["clip"]), measured.in_basis(source.system, given["basis"])
     try:
         rows = stats.level_rows(system.process)
     except ValueError as error:
@@ -69,54 +65,24 @@ def _measure(work: Work) -> Result:
     count = len(examples.indices)
     if count < stats.LEAST_EXAMPLES:
         raise ConfigError(f"model statistics of {count} examples say little. Take {stats.LEAST_EXAMPLES} or more")
-    process = {"process": config.process.to_dict(), "prediction": config.loss.prediction}
-    record = record_of(work, examples, {"basis": basis, "clip": clip}, **process)
-    out = output_folder(work, KIND, examples, clip=clip)
-    batch = batch_size(work, examples)
 
-    def parts(size: int, done: frozenset[int]) -> Parts:
-        sizes = min(batch, size), size
-        return _parts(system, source.params, rows, examples.data, examples.indices, given["seed"], sizes, clip, done)
+    def of_images(x_0: Any, weight: Any, draw: Any) -> stats.DataSums:
+        return stats.data_sums(system.process, x_0, weight, draw)
 
     def tell(result: dict[str, Any]) -> str:
         return f"l, E f and std f at {result['levels']} levels, {count} examples of {examples.split}"
 
-    return carry_out(
-        KIND,
-        out,
-        record,
-        count,
-        -(-math.ceil(count / PARTS) // batch) * batch,
-        files=(f"{KIND}.json", f"{KIND}.npz"),
-        parts=parts,
-        finish=lambda job: _finish(out / f"{KIND}.npz", job, system, rows, count),
+    return measure_sums(
+        work,
+        examples,
+        system,
+        clip,
+        rows,
+        of_rows=stats.level_sums,
+        of_images=of_images,
+        finish=lambda path, job: _finish(path, job, system, rows, count),
         tell=tell,
     )
-
-
-def _parts(
-    system: System,
-    params: Any,
-    rows: Plan,
-    data: Dataset,
-    examples: np.ndarray,
-    seed: int,
-    sizes: tuple[int, int],
-    clip: bool,
-    done: frozenset[int],
-) -> Parts:
-    """The sums over the examples of each part, without those whose first place is in `done`."""
-
-    def of_levels(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.LevelSums:
-        x_0 = system.to_float(images)
-        denoise = system.denoiser(params, clip, system.told(x_0, label))
-        return stats.level_sums(denoise, x_0, weight, rows, noise_at(keys, x_0))
-
-    def of_data(keys: Any, images: Any, weight: Any) -> stats.DataSums:
-        x_0 = system.to_float(images)
-        return stats.data_sums(system.process, x_0, weight, noise_at(keys, x_0))
-
-    return parts_of_sums(of_levels, of_data, params, rows, data, examples, seed, sizes, done)
 
 
 def _finish(path: Path, job: Job, system: System, rows: Plan, count: int) -> dict[str, Any]:

@@ -5,18 +5,20 @@ statistics.npz    the fields of `ddx.diffusion.bound.statistics.Statistics`
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from ddx.config.evaluation import checked_settings
-from ddx.data import Dataset
 from ddx.diffusion.bound import statistics as stats
-from ddx.diffusion.bound.terms import bound_rows, noise_at
+from ddx.diffusion.bound.terms import bound_rows
+from ddx.diffusion.estimate.denoiser import Denoiser
+from ddx.diffusion.reverse.rows import Plan
 from ddx.evaluation.settings import default_clip
-from ddx.evaluation.sums import PARTS, parts_of_sums
-from ddx.evaluation.work import Parts, Work, batch_size, begin, carry_out, open_split, output_folder, record_of
+from ddx.evaluation.sums import measure_sums
+from ddx.evaluation.work import Work, begin, open_split
 from ddx.runs.job import Job, Result
 from ddx.runtime import devices
 from ddx.runtime.errors import ConfigError, NonFiniteError
@@ -61,32 +63,24 @@ def measure_trained(work: Work) -> Result:
         raise ConfigError(
             "statistics are of estimates of x_0, and an IHDM network predicts the next image. Use --metrics=bpd"
         )
-    basis, clip = given["basis"], default_clip(config, given["clip"])
-    system = measured.in_basis(source.system, basis)
+    clip, system = default_clip(config, given["clip"]), measured.in_basis(source.system, given["basis"])
     examples = open_split(source, given, default=config.data.split)
     count = len(examples.indices)
-    process = {"process": config.process.to_dict(), "prediction": config.loss.prediction}
-    record = record_of(work, examples, {"basis": basis, "clip": clip}, **process)
-    out = output_folder(work, measured.FOLDER, examples, clip=clip)
-    batch = batch_size(work, examples)
-
-    def parts(size: int, done: frozenset[int]) -> Parts:
-        sizes = min(batch, size), size
-        return _parts(system, source.params, examples.data, examples.indices, given["seed"], sizes, clip, done)
+    rows, of_rows, of_images = _sums_of(system)
 
     def tell(result: dict[str, Any]) -> str:
         error = f"{result['rmse_middle']:.4g} at T / 2 (+- {result['relative_error_middle']:.1%})"
         return f"root mean squared error {error}, {count} examples of {examples.split}"
 
-    return carry_out(
-        "statistics",
-        out,
-        record,
-        count,
-        -(-math.ceil(count / PARTS) // batch) * batch,
-        files=("statistics.json", "statistics.npz"),
-        parts=parts,
-        finish=lambda job: _finish(out / "statistics.npz", job, system, count),
+    return measure_sums(
+        work,
+        examples,
+        system,
+        clip,
+        rows,
+        of_rows=of_rows,
+        of_images=of_images,
+        finish=lambda path, job: _finish(path, job, system, count),
         tell=tell,
     )
 
@@ -104,31 +98,20 @@ def measured_basis(work: Work, clip: bool) -> str:
     return "dct"
 
 
-def _parts(
-    system: System,
-    params: Any,
-    data: Dataset,
-    examples: np.ndarray,
-    seed: int,
-    sizes: tuple[int, int],
-    clip: bool,
-    done: frozenset[int],
-) -> Parts:
-    """The sums over the examples of each part, without those whose first place is in `done`."""
+def _sums_of(system: System) -> tuple[Plan, Callable[..., stats.Sums], Callable[..., Moments]]:
+    """All T levels, and what is summed at each and of the images, for `measure_sums`."""
     process = system.process
-    rows = bound_rows(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
 
-    def sums(params: Any, rows: Any, keys: Any, images: Any, label: Any, weight: Any) -> stats.Sums:
-        x_0 = system.to_float(images)
-        denoise = system.denoiser(params, clip, system.told(x_0, label))
-        return stats.error_sums(denoise, x_0, weight, rows, rows.level.t, noise_at(keys, x_0))
+    def of_rows(denoise: Denoiser, x_0: Any, weight: Any, rows: Plan, draw: Any) -> stats.Sums:
+        return stats.error_sums(denoise, x_0, weight, rows, rows.level.t, draw)
 
-    def moments(keys: Any, images: Any, weight: Any) -> Moments:
-        del keys
-        u_0 = process.basis.analysis(system.to_float(images))
+    def of_images(x_0: Any, weight: Any, draw: Any) -> Moments:
+        del draw
+        u_0 = process.basis.analysis(x_0)
         return Moments(*(jnp.einsum("b,b...->...", weight, x) for x in (u_0, jnp.square(u_0))))
 
-    return parts_of_sums(sums, moments, params, rows, data, examples, seed, sizes, done)
+    rows = bound_rows(process, tuple(range(process.num_steps, -1, -1)), system.image_shape[:2])
+    return rows, of_rows, of_images
 
 
 def _finish(path: Path, job: Job, system: System, count: int) -> dict[str, Any]:

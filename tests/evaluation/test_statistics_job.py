@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from ddx.diffusion.bound import analytic, optimal, pictures, statistics, terms
 from ddx.diffusion.papers import analytic_dpm
 from ddx.diffusion.reverse.rows import downward
 from ddx.evaluation import evaluate, measure, statistics_job, sums
+from ddx.evaluation.work import Examples, Work
 from ddx.runs import job, trained
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.sampling import load_statistics, measured, sample
@@ -175,7 +177,9 @@ class Ones:
 
 
 def test_at_most_two_parts_of_a_measurement_are_in_memory(large, tmp_path):
-    parts = statistics_job._parts(large, (), Ones(), np.arange(1, 9), 0, (1, 2), True, frozenset())
+    of_job = Work("statistics", tmp_path, types.SimpleNamespace(params=()), {"seed": 0})
+    examples = Examples("train", Ones(), np.arange(1, 9))
+    parts = sums._parts(of_job, examples, large, True, *statistics_job._sums_of(large), (1, 2), frozenset())
     open_job = job.Job(tmp_path, "statistics", {"weights": "w"}, 8, 2)
     open_job.begin()
 

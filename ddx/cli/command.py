@@ -22,8 +22,7 @@ from ddx.runtime.paths import Path, optional_path, place, user_path
 from ddx.runtime.preemption import interruptible
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
-_PATHS = {"workdir", "source", "out", "images", "reconstruct", "low_res", "data_dir"}
-_PATHS |= {"known", "mask", "start"}
+_PATHS = {"workdir", "source", "out", "images", "reconstruct", "low_res", "data_dir", "known", "mask", "start"}
 _PATHS |= {"samples", "reference", "feature_weights"}
 DEBUG = flags.DEFINE_bool("debug", False, "Traceback of an error.")
 

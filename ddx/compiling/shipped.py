@@ -13,9 +13,8 @@ from ddx.runtime.paths import Path
 from ddx.runtime.storage import digest, write_json
 
 RUNS = (
-    *("digits", "digits_dit", "digits_iddpm", "digits_blurring", "digits_ihdm"),
-    *("digits_flow", "ddpm_cifar10"),
-    *("iddpm_cifar10:hybrid", "analytic_cifar10:linear", "dit_imagenet64:b"),
+    *("digits", "digits_dit", "digits_iddpm", "digits_blurring", "digits_ihdm", "digits_flow"),
+    *("ddpm_cifar10", "iddpm_cifar10:hybrid", "analytic_cifar10:linear", "dit_imagenet64:b"),
     *("blurring_cifar10", "ihdm_cifar10", "ihdm_mnist:small", "ihdm_mnist:mnist", "ddim_celeba64", "ihdm_afhq:64"),
     *("iddpm_imagenet64:uncond", "iddpm_imagenet64:class", "ihdm_lsun_church", "ihdm_ffhq:128"),
     *("blurring_lsun_church128", "ddpm_celebahq256", "ddpm_lsun:bedroom", "iddpm_lsun:bs128"),

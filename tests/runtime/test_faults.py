@@ -158,7 +158,7 @@ def test_grids_that_no_memory_holds_are_told_from_steps(tiny_config):
         ("sample", "sampling", "ddx.sampling.generator.Generator.batches"),
         ("interpolate", "interpolating", "ddx.sampling.generator.Generator.initial"),
         ("evaluate", "evaluating", "ddx.evaluation.bound.Bound.parts"),
-        ("measure", "measuring", "ddx.evaluation.statistics_job._parts"),
+        ("measure", "measuring", "ddx.evaluation.sums._parts"),
     ],
 )
 def test_a_job_that_no_memory_holds_is_one_line(whole, tmp_path, monkeypatch, job, what, place):

@@ -18,10 +18,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddx.models.blocks import KeyDense, attend, dense
+from ddx.models.attention import attend
 from ddx.models.conventions import DIT
 from ddx.models.embeddings import position_embedding, time_embedding
 from ddx.models.inputs import check_inputs
+from ddx.models.layers import Linear, dense
 
 _TIME_CHANNELS = 256  # of the embedding of t, whatever D is
 _EMBEDDING = DIT._replace(kernel=nn.initializers.normal(0.02))
@@ -163,7 +164,8 @@ class SelfAttention(nn.Module):
         """(B, N, D) to the same shape."""
         channels = h.shape[-1]
         q, v = (dense(channels, channels, _OF_THREE, self.dtype, name)(h) for name in "qv")
-        h = attend(q, KeyDense(self.dtype, _OF_THREE, name="k")(h), v, self.num_heads)
+        k = Linear(channels, channels, _OF_THREE, self.dtype, name="k")(h)  # softmax would ignore its bias
+        h = attend(q, k, v, self.num_heads)
         return dense(channels, channels, DIT, self.dtype, "proj_out")(h)
 
 

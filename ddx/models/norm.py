@@ -3,6 +3,10 @@
 A TPU's compiler sums over the pixels of a convolution's result within the convolution, which costs nothing, if what is
 summed takes no number from the result itself. So images travel through a network with the moments of their channels,
 and a normalisation reads them once, to normalise them.
+
+What is added to all pixels of a channel, a layer's bias or what a block is told of the time, travels beside the images
+as their shift: a normalisation takes it away with the mean. So neither adding it nor its gradient, a sum over all
+pixels, takes a pass over the images.
 """
 
 from collections.abc import Callable
@@ -13,47 +17,55 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Pixels of an image. Smaller images are read again sooner than a small convolution says what their first pixel will be.
-_LARGE = 256
+# Pixels of an image. Smaller images are read again sooner than a small product says what their first pixel will be.
+_LARGE = 64
 
 
 class Measured(NamedTuple):
-    """Images, and what a normalisation takes of them.
+    """Images x + shift, and what a normalisation takes of them.
 
     Attributes:
       x: (B, H, W, C).
-      corner: (B, 2, 2, C), their first pixels.
-      mean: (B, C) float32, over the pixels of each channel.
+      shift: (B, C) float32.
+      corner: (B, 2, 2, C), the first pixels of x.
+      mean: (B, C) float32, over the pixels of each channel of x + shift.
       variance: (B, C) float32.
     """
 
     x: jax.Array
+    shift: jax.Array
     corner: jax.Array
     mean: jax.Array
     variance: jax.Array
+
+    def shifted(self) -> jax.Array:
+        """The images themselves, (B, H, W, C)."""
+        return self.x + self.shift[:, None, None].astype(self.x.dtype)
 
     def at_corner(self) -> "Measured":
         """The first pixels in the place of the images, to compute the first pixel of what the images become."""
         return jax.lax.stop_gradient(self._replace(x=self.corner))
 
 
-def measure(x: jax.Array, first: Callable[[], jax.Array] | None = None) -> Measured:
-    """Images with their moments.
+def measure(x: jax.Array, shift: jax.Array, first: Callable[[], jax.Array] | None = None) -> Measured:
+    """Images x + shift with their moments.
 
     The moments are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
     themselves would cancel where a mean is large against its spread.
 
     Args:
       x: (B, H, W, C).
-      first: computes their first pixels, (B, 1, 1, C), from what x was computed from. On a TPU they stand in for those
-        of large images, which are known only when all of x is.
+      shift: (C,) or (B, C), float32.
+      first: computes the first pixels of x, (B, 1, 1, C), from what x was computed from. On a TPU they stand in for
+        those of large images, which are known only when all of x is.
     """
     of_x = x[:, :1, :1].astype(jnp.float32)
     near = _near(of_x, first().astype(jnp.float32)) if first and x.shape[1] * x.shape[2] >= _LARGE else of_x
     near = jax.lax.stop_gradient(near)  # any number near the mean: nothing depends on which
     apart = x.astype(jnp.float32) - near
     mean, square = apart.mean((1, 2)), jnp.square(apart).mean((1, 2))
-    return Measured(x, x[:, :2, :2], mean + near[:, 0, 0], square - jnp.square(mean))
+    shift = jnp.broadcast_to(shift, mean.shape)
+    return Measured(x, shift, x[:, :2, :2], mean + near[:, 0, 0] + shift, square - jnp.square(mean))
 
 
 def _near(of_x: jax.Array, computed: jax.Array) -> jax.Array:
@@ -78,20 +90,21 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, measured: Measured) -> jax.Array:
-        """(B, H, W, C) with their moments to the same shape."""
-        x, _, mean, variance = measured
+        """Images (B, H, W, C) with their moments to the same shape."""
+        x, shift, _, mean, variance = measured
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
         size = channels // self.groups
-        same = np.kron(np.eye(self.groups, dtype=np.float32), np.full((size, size), 1 / size, np.float32))
+        same = np.kron(np.eye(self.groups, dtype=np.float32), np.ones((size, size), np.float32))
+        precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)  # ones are exact in any
 
         def over_group(of_channel: jax.Array) -> jax.Array:
             """The mean over the channels of each group, for each of its channels, (B, C)."""
-            return jnp.matmul(of_channel, same, precision=jax.lax.Precision.HIGHEST)
+            return jnp.matmul(of_channel, same, precision=precision) / size
 
         of_group = over_group(mean)
         variance = over_group(variance + jnp.square(mean - of_group))
         rate = jax.lax.rsqrt(variance + self.epsilon) * scale
-        return (x.astype(jnp.float32) - of_group[:, None, None]) * rate[:, None, None] + bias
+        return (x.astype(jnp.float32) - (of_group - shift)[:, None, None]) * rate[:, None, None] + bias

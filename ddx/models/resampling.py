@@ -1,4 +1,4 @@
-"""Images of half or twice the size: means of 2 x 2 pixels, pixels that become 2 x 2, and a convolution of these."""
+"""Images of other sizes: means of 2 x 2 pixels, pixels that become 2 x 2, a convolution of these, any enlargement."""
 
 import math
 from collections.abc import Callable
@@ -28,40 +28,56 @@ def halved(x: jax.Array) -> jax.Array:
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
+def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
+    """(B, h, w, C) to (B, height, width, C), bilinearly between pixel centres."""
+    return jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False)
+
+
 class ConvOfDoubled(nn.Module):
     """A 3 x 3 convolution of the doubled image, where it pays without doubling it: 16 products a pixel, not 36.
 
     Under the kernel of any output pixel lie only 2 x 2 different input pixels, in one of four patterns by the parity of
-    row and column, so four 2 x 2 kernels, sums of the one, do.
+    row and column, so four 2 x 2 kernels, sums of the one, do. The bias is apart, as a `Conv3x3`'s.
+
+    Attributes:
+      channels: of input and output.
+      conventions: of an original code.
+      dtype: type of the computation.
     """
 
-    dtype: Any
+    channels: int
     conventions: Conventions
+    dtype: Any
 
-    @nn.compact
+    def setup(self) -> None:
+        """Make the parameters."""
+        initial = self.conventions.initial(9 * self.channels)
+        self.kernel = self.param("kernel", initial["kernel_init"], (3, 3, self.channels, self.channels), jnp.float32)
+        self.bias = self.param("bias", initial["bias_init"], (self.channels,), jnp.float32)
+
     def __call__(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, C) to (B, 2 H, 2 W, C)."""
-        channels = x.shape[-1]
-        initial = self.conventions.initial(9 * channels)
-        kernel = self.param("kernel", initial["kernel_init"], (3, 3, channels, channels), jnp.float32)
-        bias = self.param("bias", initial["bias_init"], (channels,), jnp.float32)
+        """(B, H, W, C) to (B, 2 H, 2 W, C), without the bias."""
         is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
         tpu = _in_place if is_known and math.prod(x.shape[:3]) >= _MANY else _by_doubling
         out: jax.Array = jax.lax.platform_dependent(
-            x.astype(self.dtype), kernel, bias.astype(self.dtype), cpu=_by_parity, tpu=tpu, default=_by_doubling
+            x.astype(self.dtype), self.kernel, cpu=_by_parity, tpu=tpu, default=_by_doubling
         )
         return out
 
+    def first(self, x: jax.Array) -> jax.Array:
+        """The first pixel, (B, 1, 1, C), of what images become whose first pixel is given, or all."""
+        return x[:, :1, :1].astype(self.dtype) @ self.kernel[1:, 1:].sum((0, 1)).astype(self.dtype)
 
-def _by_doubling(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    return _conv(doubled(x), kernel, "SAME") + bias
+
+def _by_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _conv(doubled(x), kernel, "SAME")
 
 
-def _by_parity(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _by_parity(x: jax.Array, kernel: jax.Array) -> jax.Array:
     batch, height, width, channels = x.shape
     output = _outputs(x, kernel)
     rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels) + bias
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def _outputs(x: jax.Array, kernel: jax.Array) -> Callable[[int, int], jax.Array]:
@@ -83,7 +99,7 @@ def _add_taps(kernel: jax.Array, axis: int, parity: int) -> jax.Array:
 
 
 @jax.custom_jvp
-def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _in_place(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The four images, each written by its convolution to its place among the others.
 
     A TPU's compiler does so only where rows and columns are the major axes of all of them. Derivatives are those of the
@@ -93,7 +109,7 @@ def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     output = _outputs(x, kernel)
     out = jax.lax.empty((batch, height, 2, width, 2, channels), x.dtype)
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        found = (output(row, column) + bias)[:, :, None, :, None]
+        found = output(row, column)[:, :, None, :, None]
         out = jax.lax.dynamic_update_slice(with_layout_constraint(out, _ROWS_MAJOR), found, (0, 0, row, 0, column, 0))
     out = with_layout_constraint(out, _ROWS_MAJOR)
     return out.reshape(batch, 2 * height, 2 * width, channels)
@@ -102,9 +118,9 @@ def _in_place(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 _in_place.defjvp(lambda primals, tangents: (_in_place(*primals), jax.jvp(_as_one, primals, tangents)[1]))
 
 
-def _as_one(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+def _as_one(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution of the image with zeros between its pixels, by the four kernels interleaved."""
-    return _conv(x, _interleaved(kernel), [(2, 2), (2, 2)], lhs_dilation=(2, 2)) + bias
+    return _conv(x, _interleaved(kernel), [(2, 2), (2, 2)], lhs_dilation=(2, 2))
 
 
 def _interleaved(kernel: jax.Array) -> jax.Array:

@@ -12,11 +12,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddx.models.blocks import AttentionBlock, Downsample, ResnetBlock, Upsample, conv3x3, dense, enlarge
+from ddx.models.attention import AttentionBlock
+from ddx.models.blocks import Downsample, ResnetBlock, Upsample
 from ddx.models.conventions import FAMILIES
 from ddx.models.embeddings import time_embedding
 from ddx.models.inputs import check_inputs, given
+from ddx.models.layers import Conv3x3, dense
 from ddx.models.norm import GroupNorm, Measured, joined, measure
+from ddx.models.resampling import enlarge
 
 HEADS = ("simple", "complex", "dense")
 
@@ -173,8 +176,8 @@ class UNet(nn.Module):
 
         if low_res is not None:
             x = jnp.concatenate([x, enlarge(low_res, *x.shape[1:3])], axis=-1)
-        conv_in = conv3x3(x.shape[-1], self.channels, like, self.dtype, "conv_in")
-        h = measure(conv_in(x), lambda: conv_in(x[:, :2, :2])[:, :1, :1])
+        conv_in = Conv3x3(x.shape[-1], self.channels, like, self.dtype, name="conv_in")
+        h = measure(conv_in(x), conv_in.bias, lambda: conv_in.first(x))
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.num_blocks):
@@ -206,8 +209,8 @@ class UNet(nn.Module):
 
         def output(h: Measured, norm: str, conv: str) -> jax.Array:
             y = nn.swish(GroupNorm(self.groups, epsilon=like.epsilon, name=norm)(h))
-            last_conv = conv3x3(y.shape[-1], self.out_channels, like, self.dtype, conv, last=True)
-            return last_conv(y).astype(jnp.float32)
+            last_conv = Conv3x3(y.shape[-1], self.out_channels, like, self.dtype, last=True, name=conv)
+            return last_conv(y).astype(jnp.float32) + last_conv.bias
 
         out = output(h, "norm_out", "conv_out")
         if not self.head:

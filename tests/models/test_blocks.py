@@ -1,29 +1,38 @@
 """The blocks of the U-Net, one at a time."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.models import blocks, resampling
-from ddx.models.blocks import AttentionBlock, ResnetBlock
+from ddx.models import layers, resampling
+from ddx.models.attention import AttentionBlock
+from ddx.models.blocks import ResnetBlock
+from ddx.models.conventions import IDDPM
 from ddx.models.norm import GroupNorm, joined, measure
+from tests.models.weights import random_like
 
 
 @pytest.mark.parametrize("name", ["residual", "attention"])
 def test_a_new_block_is_nearly_but_not_exactly_the_identity(name):
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 64))
     module, inputs = {
-        "residual": (ResnetBlock(64, groups=32, dropout=0.0, dtype=jnp.float32), (measure(x), jnp.ones((2, 128)))),
-        "attention": (AttentionBlock(32, dtype=jnp.float32), (measure(x),)),
+        "residual": (
+            ResnetBlock(64, groups=32, dropout=0.0, dtype=jnp.float32),
+            (measure(x, jnp.zeros(64)), jnp.ones((2, 128))),
+        ),
+        "attention": (AttentionBlock(32, dtype=jnp.float32), (measure(x, jnp.zeros(64)),)),
     }[name]
     out, _ = module.init_with_output(jax.random.key(1), *inputs)
-    assert 0 < float(jnp.abs(out.x - x).max()) < 1e-3
+    assert 0 < float(jnp.abs(out.shifted() - x).max()) < 1e-3
 
 
-def test_a_norm_keeps_its_precision_when_the_mean_is_large():
-    x = 100 + jax.random.normal(jax.random.key(0), (2, 8, 8, 64))
-    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, measure(x))
+@pytest.mark.parametrize("shift", [0.0, 100.0])
+def test_a_norm_keeps_its_precision_when_the_mean_is_large(shift):
+    x = (100 - shift) + jax.random.normal(jax.random.key(0), (2, 8, 8, 64))
+    measured = measure(x, jnp.full((64,), shift))
+    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, measured)
     groups = np.asarray(x, np.float64).reshape(2, 64, 32, 2)
     centred = groups - groups.mean((1, 3), keepdims=True)
     expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
@@ -38,7 +47,7 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(way, shape):
         return out, pull_back(jnp.cos(out))
 
     with jax.enable_x64(True):
-        shapes = (shape, (3, 3, shape[-1], shape[-1]), shape[-1:])
+        shapes = (shape, (3, 3, shape[-1], shape[-1]))
         args = [jax.random.normal(jax.random.key(i), each, jnp.float64) for i, each in enumerate(shapes)]
         found, expected = (jax.jit(with_gradients, static_argnums=0)(f, *args) for f in (way, resampling._by_doubling))
         assert found[0].shape == (shape[0], 2 * shape[1], 2 * shape[2], shape[3])
@@ -49,11 +58,12 @@ def test_a_convolution_of_the_doubled_image_needs_no_doubling(way, shape):
 def test_dropout_keeps_its_share_and_the_expectation(rate):
     x = jnp.ones((4, 32, 32, 64))
     keys = jax.random.split(jax.random.key(0), 4)
-    out = np.asarray(blocks.Dropout(rate).apply({}, x, keys))
+    out = np.asarray(layers.Dropout(rate).apply({}, x, keys))
     share = (out > 0).mean()
     assert abs(share - (1 - rate)) < 5 * np.sqrt(rate * (1 - rate) / out.size)
-    assert len(np.unique(out)) == 2 and abs(out.max() * (1 - rate) - 1) < 1e-4
-    np.testing.assert_array_equal(blocks.Dropout(rate).apply({}, x[:2], keys[jnp.array([3, 1])]), out[[3, 1]])
+    kept = 1 - round(rate * 2**16) / 2**16  # the nearest rate that numbers of 16 bits have
+    assert len(np.unique(out)) == 2 and abs(out.max() * kept - 1) < 1e-6
+    np.testing.assert_array_equal(layers.Dropout(rate).apply({}, x[:2], keys[jnp.array([3, 1])]), out[[3, 1]])
     if rate < 0.9:  # of the others, one may keep nothing
         assert np.abs(np.corrcoef(out.reshape(4, -1)) - np.eye(4)).max() < 0.05
 
@@ -61,14 +71,14 @@ def test_dropout_keeps_its_share_and_the_expectation(rate):
 def test_dropout_leaves_images_alone_outside_training():
     x = jnp.ones((1, 2, 2, 4))
     assert (
-        blocks.Dropout(0.5).apply({}, x, None) is x
-        and blocks.Dropout(0.0).apply({}, x, jax.random.split(jax.random.key(0), 1)) is x
+        layers.Dropout(0.5).apply({}, x, None) is x
+        and layers.Dropout(0.0).apply({}, x, jax.random.split(jax.random.key(0), 1)) is x
     )
 
 
 def test_a_norm_keeps_its_precision_where_the_first_pixel_is_far_from_the_others():
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 64)).at[:, 0, 0].set(100.0)
-    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, measure(x))
+    out = GroupNorm(32).apply({"params": {"scale": jnp.ones(64), "bias": jnp.zeros(64)}}, measure(x, jnp.zeros(64)))
     groups = np.asarray(x, np.float64).reshape(2, 64, 32, 2)
     centred = groups - groups.mean((1, 3), keepdims=True)
     expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
@@ -76,10 +86,96 @@ def test_a_norm_keeps_its_precision_where_the_first_pixel_is_far_from_the_others
 
 
 def test_moments_of_parts_are_those_of_the_whole():
-    parts = [jax.random.normal(jax.random.key(i), (2, 4, 4, channels)) for i, channels in enumerate((2, 6))]
-    whole = measure(jnp.concatenate(parts, axis=-1))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), joined(*(measure(part) for part in parts)), whole
+    parts, shifts = (
+        [jax.random.normal(jax.random.key(2 * i + j), (2, *size, channels)) for i, channels in enumerate((2, 6))]
+        for j, size in enumerate([(4, 4), ()])
     )
-    np.testing.assert_allclose(whole.mean, whole.x.mean((1, 2)), atol=1e-6)
-    np.testing.assert_allclose(whole.variance, whole.x.var((1, 2)), rtol=1e-5)
+    whole = measure(jnp.concatenate(parts, axis=-1), jnp.concatenate(shifts, axis=-1))
+    found = joined(*(measure(part, shift) for part, shift in zip(parts, shifts, strict=True)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, whole)
+    np.testing.assert_allclose(whole.mean, whole.shifted().mean((1, 2)), atol=1e-6)
+    np.testing.assert_allclose(whole.variance, whole.shifted().var((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(8, 6), (2, 4), (2, 2)])
+@pytest.mark.parametrize("layer", ["stride 1", "stride 2, SAME", "stride 2, 1", "doubled"])
+def test_the_first_pixel_of_a_convolution_follows_from_the_first_pixels(layer, size):
+    conv = {
+        "stride 1": layers.Conv3x3(4, 5, IDDPM, jnp.float32),
+        "stride 2, SAME": layers.Conv3x3(4, 5, IDDPM, jnp.float32, strides=2),
+        "stride 2, 1": layers.Conv3x3(4, 5, IDDPM, jnp.float32, strides=2, padding=1),
+        "doubled": resampling.ConvOfDoubled(4, IDDPM, jnp.float32),
+    }[layer]
+    x = jax.random.normal(jax.random.key(0), (2, *size, 4))
+    whole, variables = conv.init_with_output(jax.random.key(1), x)
+    corner = x if layer == "stride 2, SAME" else x[:, :2, :2]
+    np.testing.assert_allclose(conv.apply(variables, corner, method="first"), whole[:, :1, :1], atol=1e-6)
+
+
+class PlainResnetBlock(nn.Module):
+    """DDPM's residual block by flax's own layers, without moments and shifts."""
+
+    channels: int
+    scale_shift: bool
+
+    @nn.compact
+    def __call__(self, x, temb):
+        h = nn.swish(nn.GroupNorm(4, epsilon=1e-6, name="norm1")(x))
+        h = nn.Conv(self.channels, (3, 3), name="conv1")(h)
+        told = nn.Dense(self.channels * (1 + self.scale_shift), name="temb_proj")(nn.swish(temb))[:, None, None]
+        norm2 = nn.GroupNorm(4, epsilon=1e-6, name="norm2")
+        if self.scale_shift:
+            scale, shift = jnp.split(told, 2, axis=-1)
+            h = norm2(h) * (1 + scale) + shift
+        else:
+            h = norm2(h + told)
+        h = nn.Conv(self.channels, (3, 3), name="conv2")(nn.swish(h))
+        return h + (x if x.shape[-1] == self.channels else nn.Dense(self.channels, name="nin_shortcut")(x))
+
+
+class PlainAttentionBlock(nn.Module):
+    """DDPM's attention block by flax's own layers: four products with the pixels."""
+
+    @nn.compact
+    def __call__(self, x):
+        batch, height, width, channels = x.shape
+        h = nn.GroupNorm(4, epsilon=1e-6, name="norm")(x).reshape(batch, height * width, channels)
+        q, k, v = (nn.Dense(channels, name=name)(h) for name in "qkv")
+        weights = nn.softmax(q @ k.swapaxes(1, 2) / np.sqrt(channels))
+        return x + nn.Dense(channels, name="proj_out")(weights @ v).reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", ["told before the norm", "told after it", "other channels", "attention"])
+def test_a_block_is_what_plain_layers_make_and_so_are_its_gradients(name):
+    channels = 16 if name == "other channels" else 8
+    ours, plain, more = {
+        "attention": (AttentionBlock(4, jnp.float32), PlainAttentionBlock(), ()),
+    }.get(
+        name,
+        (
+            ResnetBlock(channels, 4, 0.0, jnp.float32, name == "told after it"),
+            PlainResnetBlock(channels, name == "told after it"),
+            (jax.random.normal(jax.random.key(2), (2, 32)),),
+        ),
+    )
+    x, shift = jax.random.normal(jax.random.key(0), (2, 4, 6, 8)), jax.random.normal(jax.random.key(1), (2, 8))
+    params = random_like(jax.jit(plain.init)(jax.random.key(3), x, *more))["params"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(
+        jnp.shape, jax.eval_shape(ours.init, jax.random.key(3), measure(x, shift), *more)["params"]
+    )
+    asked = jax.random.normal(jax.random.key(4), (2, 4, 6, channels))
+
+    def of_ours(params, x, shift, more):
+        out = ours.apply({"params": params}, measure(x, shift), *more)
+        return (asked * out.shifted()).sum(), (out.shifted(), out.mean)
+
+    def of_plain(params, x, shift, more):
+        out = plain.apply({"params": params}, x + shift[:, None, None], *more)
+        return (asked * out).sum(), (out, out.mean((1, 2)))
+
+    with jax.default_matmul_precision("highest"):
+        found, expected = (
+            jax.jit(jax.grad(f, argnums=(0, 1, 2, 3), has_aux=True))(params, x, shift, more)
+            for f in (of_ours, of_plain)
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, expected)

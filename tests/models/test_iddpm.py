@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from ddx.models import PRESETS, UNet, create, num_params
-from ddx.models.blocks import AttentionBlock, ResnetBlock, enlarge
+from ddx.models.attention import AttentionBlock
+from ddx.models.blocks import ResnetBlock
 from ddx.models.conventions import IDDPM
 from ddx.models.norm import measure
+from ddx.models.resampling import enlarge
 from ddx.runtime.parallel import run_once
 from tests import golden
 from tests.models import weights
@@ -40,14 +42,6 @@ def reference(case):
     low_res = jnp.asarray(golden.nhwc(data["low_res"])) if "low_res" in data else None
     inputs = (jnp.asarray(golden.nhwc(data["x"])), jnp.asarray(data["t"]), label, low_res)
     return CASES[case], params, inputs, golden.nhwc(data["out"])
-
-
-def random_like(tree, seed=2):
-    """The tree with other numbers, and nothing at its initial value."""
-    leaves, structure = jax.tree.flatten(tree)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    drawn = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, drawn)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -97,12 +91,15 @@ def test_a_new_network_outputs_exactly_zero(new):
 def test_a_new_block_is_exactly_the_identity(name):
     x, temb = jax.random.normal(jax.random.key(0), (2, 4, 4, 64)), jnp.ones((2, 128))
     module, inputs = {
-        "residual": (ResnetBlock(64, 32, 0.0, jnp.float32, False, IDDPM), (measure(x), temb)),
-        "residual, scale and shift": (ResnetBlock(64, 32, 0.0, jnp.float32, True, IDDPM), (measure(x), temb)),
-        "attention": (AttentionBlock(32, jnp.float32, 4, IDDPM), (measure(x),)),
+        "residual": (ResnetBlock(64, 32, 0.0, jnp.float32, False, IDDPM), (measure(x, jnp.zeros(64)), temb)),
+        "residual, scale and shift": (
+            ResnetBlock(64, 32, 0.0, jnp.float32, True, IDDPM),
+            (measure(x, jnp.zeros(64)), temb),
+        ),
+        "attention": (AttentionBlock(32, jnp.float32, 4, IDDPM), (measure(x, jnp.zeros(64)),)),
     }[name]
     out, _ = module.init_with_output(jax.random.key(1), *inputs)
-    np.testing.assert_array_equal(out.x, x)
+    np.testing.assert_array_equal(out.shifted(), x)
 
 
 def test_initial_weights_and_biases_are_pytorchs(new):
@@ -133,9 +130,10 @@ def test_initial_weights_and_biases_are_pytorchs(new):
 def test_heads_attend_apart_each_with_its_channels():
     x = np.random.default_rng(0).normal(size=(2, 3, 2, 8))
     module = AttentionBlock(4, jnp.float32, num_heads=2)
-    params = random_like(jax.jit(module.init)(jax.random.key(0), measure(jnp.asarray(x, jnp.float32))))["params"]
+    measured = measure(jnp.asarray(x, jnp.float32), jnp.zeros(8))
+    params = weights.random_like(jax.jit(module.init)(jax.random.key(0), measured))["params"]
     with jax.default_matmul_precision("highest"):
-        found = module.apply({"params": params}, measure(jnp.asarray(x, jnp.float32))).x
+        found = module.apply({"params": params}, measured).shifted()
 
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     for image, out in zip(x, found, strict=True):

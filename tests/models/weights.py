@@ -71,3 +71,11 @@ def _insert(params, path, leaf, value):
     for part in path:
         params = params.setdefault(part, {})
     params[leaf] = jnp.asarray(value)
+
+
+def random_like(tree, seed=2):
+    """The tree with other numbers, and nothing at its initial value."""
+    leaves, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    drawn = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, drawn)

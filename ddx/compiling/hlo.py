@@ -22,7 +22,9 @@ _PATH = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?[\w.-]+ \(.*\{\s*$")
+_COMPUTATION = re.compile(r"^(ENTRY )?%?(?P<name>[\w.-]+) \(.*\{\s*$")
+_BODY = re.compile(r"\bbody=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\b(?:branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.-]+))")
 
 
 class Operation(NamedTuple):
@@ -34,15 +36,15 @@ class Operation(NamedTuple):
     kind: str  # of KINDS
     cycles: int  # estimated; 0 for collectives, of which the compiler says nothing
     num_bytes: int  # of the result of a collective
-    is_once: bool  # outside all loops
+    loops: int  # around it, one in another
 
 
 def operations(text: str) -> list[Operation]:
-    """The operations of a compiled program's text whose cost is known, and its collectives; loops count once."""
-    found, is_once = [], False
+    """The operations of a compiled program's text whose cost is known, and its collectives."""
+    found, within, loops = [], "", _loops(text)
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
-            is_once = bool(head[1])
+            within = head["name"]
         cycles = _CYCLES.search(line)
         is_collective = any(f" {name}(" in line or f" {name}-start(" in line for name in _COLLECTIVES)
         if not (cycles or is_collective) or not (match := _LINE.match(line)):
@@ -52,8 +54,27 @@ def operations(text: str) -> list[Operation]:
         of = _short(path[1]) if path else ""
         kind = "collective" if opcode in _COLLECTIVES else _kind(of)
         size = _num_bytes(match["type"]) if kind == "collective" else 0
-        found.append(Operation(name, opcode, of, kind, int(cycles[1]) if cycles else 0, size, is_once))
+        found.append(Operation(name, opcode, of, kind, int(cycles[1]) if cycles else 0, size, loops.get(within, 0)))
     return found
+
+
+def _loops(text: str) -> dict[str, int]:
+    """How many loops are around each computation that is a loop's body or a branch of one."""
+    around: dict[str, tuple[str, int]] = {}  # the computation that it is in, and whether it is a loop's body
+    within = ""
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            within = head["name"]
+        for body in _BODY.findall(line):
+            around[body] = within, 1
+        for several, one in _BRANCHES.findall(line):
+            around |= {name.strip().lstrip("%"): (within, 0) for name in (several or one).split(",")}
+
+    def count(name: str) -> int:
+        outer, loop = around[name]
+        return loop + (count(outer) if outer in around else 0)
+
+    return {name: count(name) for name in around}
 
 
 def has_float64(text: str) -> bool:

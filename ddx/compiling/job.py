@@ -62,7 +62,9 @@ def compile_config(
             check_batch(name, config)
             begun = time.monotonic()
             lowered = PROGRAMS[name](config, image_shape, num_classes)
-            programs[name] = _compiled(lowered, name, for_machine) | {"seconds": round(time.monotonic() - begun, 1)}
+            parts = config.train.accumulation if name == "train" else 1
+            programs[name] = _compiled(lowered, name, for_machine, parts)
+            programs[name] |= {"seconds": round(time.monotonic() - begun, 1)}
             progress.advance(1)
             progress.tick()
     return {
@@ -109,7 +111,7 @@ def check_batch(name: str, config: ConfigDict) -> None:
         )
 
 
-def _compiled(lowered: Any, name: str, on: Machine) -> dict[str, Any]:
+def _compiled(lowered: Any, name: str, on: Machine, parts: int) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except Exception as error:
@@ -117,22 +119,24 @@ def _compiled(lowered: Any, name: str, on: Machine) -> dict[str, Any]:
         if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
             return {"fits": False, "why": line}
         raise DdxError(f"{name} does not compile for {on.topology}: {line}. Run with --debug to see where") from error
-    return cost(compiled, on)
+    return cost(compiled, on, parts)
 
 
-def cost(compiled: Any, on: Machine) -> dict[str, Any]:
+def cost(compiled: Any, on: Machine, parts: int = 1) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound
-    (None where that is below zero, as of several slices); both of one step, for loops count once, and neither of
-    the collectives. Where a call has many steps, once_a_call_ms of it are outside their loop. FLOPs are the
-    compiler's count after its rewriting; share_of_peak is of estimated_ms.
+    (None where that is below zero, as of several slices); both of one step, for the loop of steps counts once, and
+    neither of the collectives. Where a call has many steps, once_a_call_ms of it are outside their loop. A loop within
+    a step takes the `parts` of a batch (train.accumulation) and counts as often; the compiler's own counts do not, so
+    there is no bound then. FLOPs are the compiler's count after its rewriting; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    found = operations(text)
-    cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if each.is_once)
+    found = [each._replace(cycles=each.cycles * (parts if each.loops > 1 else 1)) for each in operations(text)]
+    cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if not each.loops)
     once *= once < cycles  # a program without a loop is called for each step
-    seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0)
+    flops = parts * counted.get("flops", 0.0)
+    seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0) * (parts == 1)
     taken = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -144,12 +148,12 @@ def cost(compiled: Any, on: Machine) -> dict[str, Any]:
     return {
         "fits": total <= _FULL * on.chip.memory,
         "memory": {**taken, "total": total, "of": int(on.chip.memory), "share": round(total / on.chip.memory, 4)},
-        "flops": counted.get("flops"),
-        "bytes_accessed": counted.get("bytes accessed"),
+        "flops": flops,
+        "bytes_accessed": parts * counted.get("bytes accessed", 0.0),
         "estimated_ms": round(1e3 * seconds, 4),
         "once_a_call_ms": round(1e3 * once / on.chip.clock, 4),
         "optimal_ms": round(1e3 * optimal, 4) if optimal > 0 else None,
-        "share_of_peak": round(counted.get("flops", 0.0) / seconds / on.chip.flops, 4) if cycles else None,
+        "share_of_peak": round(flops / seconds / on.chip.flops, 4) if cycles else None,
         "operations": sum(each.cycles > 0 for each in found),
         "ms_by_kind": _by_kind(found, on),
         "most_expensive": _most_expensive(found, on),

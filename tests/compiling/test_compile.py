@@ -6,13 +6,14 @@ import pathlib
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from ddx.compiling import chips, shipped
-from ddx.compiling.chips import CHIPS, chip_of
+from ddx.compiling.chips import CHIPS, Machine, chip_of
 from ddx.compiling.hlo import has_float64, operations
-from ddx.compiling.job import told
+from ddx.compiling.job import cost, told
 from ddx.config import files
 from ddx.data.expected import expected
 from ddx.runtime.errors import ConfigError
@@ -34,6 +35,26 @@ PROGRAM = "\n".join(
         "}",
         "ENTRY %main.2 (p: f32[8]) -> f32[8] {",
         "  %copy.9 = f32[8]{0} copy(%p), " + CYCLES % 10,
+        "  %while.1 = (f32[8]{0}, s32[]) while(%tuple.1), condition=%until.1, body=%body.1",
+        "}",
+    ]
+)
+NESTED = "\n".join(
+    [
+        "%part.1 (arg: f32[8]) -> f32[8] {",
+        "  %a = f32[8]{0} add(%arg, %arg), " + CYCLES % 1000,
+        "}",
+        "%branch.1 (arg: f32[8]) -> f32[8] {",
+        "  %b = f32[8]{0} add(%arg, %arg), " + CYCLES % 2000,
+        "}",
+        "%body.1 (arg: f32[8]) -> f32[8] {",
+        "  %while.2 = f32[8]{0} while(%arg), condition=%until.2, body=%part.1",
+        "  %c = f32[8]{0} add(%arg, %arg), " + CYCLES % 4000,
+        "  %conditional.1 = f32[8]{0} conditional(%p, %c, %c), branch_computations={%branch.1, %branch.2}",
+        "}",
+        "ENTRY %main.2 (p: f32[8]) -> f32[8] {",
+        "  %d = f32[8]{0} copy(%p), " + CYCLES % 8000,
+        "  %while.1 = f32[8]{0} while(%tuple.1), condition=%until.1, body=%body.1",
         "}",
     ]
 )
@@ -51,11 +72,32 @@ def test_operations_are_told_by_what_they_are_of():
         "step",
     ]
     assert [each.cycles for each in found] == [940, 1880, 94, 47, 0, 10]
-    assert [each.is_once for each in found] == [False] * 5 + [True]
+    assert [each.loops for each in found] == [1] * 5 + [0]
     assert found[0].path == "UNet/up_0_block_0/conv1/conv_general_dilated"
     assert found[1].path == "backward/UNet/up_0_block_0/conv1/conv_general_dilated"
     assert found[4].num_bytes == 4 * 16 + 2 * 9 * 16 * 16
     assert not has_float64(PROGRAM) and has_float64("%x = f64[3]{0} add(%y, %z)")
+
+
+def test_a_loop_within_a_step_counts_for_every_part_of_the_batch():
+    assert {each.name: each.loops for each in operations(NESTED)} == {"a": 2, "b": 1, "c": 1, "d": 0}
+    compiled = SimpleNamespace(
+        memory_analysis=lambda: SimpleNamespace(
+            argument_size_in_bytes=0,
+            output_size_in_bytes=0,
+            alias_size_in_bytes=0,
+            temp_size_in_bytes=0,
+            generated_code_size_in_bytes=0,
+        ),
+        cost_analysis=lambda: {"flops": 5.0, "optimal_seconds": 1e-9},
+        as_text=lambda: NESTED,
+    )
+    chip = CHIPS["v3"]
+    for parts, cycles in ((1, 15000), (4, 18000)):
+        found = cost(compiled, Machine("v3:2x2", chip, (), ""), parts)
+        assert found["estimated_ms"] == pytest.approx(1e3 * cycles / chip.clock, abs=1e-4)
+        assert found["once_a_call_ms"] == pytest.approx(1e3 * 8000 / chip.clock, abs=1e-4)
+        assert found["flops"] == 5 * parts and (found["optimal_ms"] is None) == (parts > 1)
 
 
 @pytest.mark.parametrize(

@@ -101,17 +101,12 @@ def _check_together() -> None:
         raise ConfigError("--interpolate and --reconstruct are two jobs. Give one of them")
     if IMAGES.value and not INTERPOLATE.value:
         raise ConfigError("--images are those to interpolate between. Add --interpolate, or use --reconstruct=IMAGES")
-    clips = any(SETTINGS[name].present for name in ("clip", "clip_percentile"))
-    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or clips or DATA_DIR.present):
+    if RECONSTRUCT.value and (NUM_SAMPLES.present or SEED.present or DATA_DIR.present):
         raise ConfigError(
-            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed, --data_dir, --clip and"
-            " --clip_percentile"
+            "--reconstruct takes all images and draws no noise. Leave out --num_samples, --seed and --data_dir"
         )
-    if IMAGES.value and (NUM_SAMPLES.present or clips):
-        raise ConfigError(
-            "--images decide the rows, and latents are not clipped. Leave out --num_samples, --clip and"
-            " --clip_percentile"
-        )
+    if IMAGES.value and NUM_SAMPLES.present:
+        raise ConfigError("--images decide the rows. Leave out --num_samples")
     if LOW_RES.value and (INTERPOLATE.value or RECONSTRUCT.value):
         raise ConfigError("--low_res are images to enlarge into samples. Leave out --interpolate and --reconstruct")
     given = [f"--{flag.name}" for flag in EDITS if flag.present]

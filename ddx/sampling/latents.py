@@ -82,6 +82,8 @@ def interpolate(
         config = sampling_config(config, seed, preset, **given)
         if config.sample.sampler == "ddim":
             _check_deterministic(config, "interpolating")
+            if images is not None:
+                _check_unclipped(given)
 
     source = trained.load(workdir, step, given.get("weights"), check)
     config = sampling_config(source.system.config, seed, preset, **given)
@@ -162,12 +164,12 @@ def reconstruct(
     check_numbers(given)
     workdir, out = user_path(workdir, "--workdir"), optional_path(out, "--out")
     images = user_path(images, "--reconstruct")
-    source = trained.load(
-        workdir,
-        step,
-        given.get("weights"),
-        lambda config: _check_deterministic(sampling_config(config, 0, preset, **given), "reconstructing"),
-    )
+
+    def check(config: ConfigDict) -> None:
+        _check_deterministic(sampling_config(config, 0, preset, **given), "reconstructing")
+        _check_unclipped(given)
+
+    source = trained.load(workdir, step, given.get("weights"), check)
     config = sampling_config(source.system.config, 0, preset, **given)
     originals = _given(images, source.system)
     x_0, low = np.asarray(source.system.to_float(originals)), source.system.process.low
@@ -200,13 +202,18 @@ def _check_deterministic(config: ConfigDict, what: str) -> None:
         raise ConfigError(f"{what} needs latents that determine their image. Set --sampler=ddim --eta=0")
 
 
+def _check_unclipped(given: dict[str, Any]) -> None:
+    if clips := [name for name in ("clip", "clip_percentile") if given.get(name)]:
+        raise ConfigError(f"latents of images are found and read without clipping. Leave out --{clips[0]}")
+
+
 def _encoding(config: ConfigDict, system: System, how: Sampler) -> tuple[ConfigDict, Sampler]:
     """Latents are found, and read, without clipping, at the highest time from which an image is found again."""
     try:
         times = encodable_times(system.process, config.loss.prediction, how.times, system.image_shape[:2])
     except ValueError as error:
         raise ConfigError(f"{error}, or set another --num_steps or --trajectory") from None
-    config.sample.clip = False
+    config.sample.clip, config.sample.clip_percentile = False, 0.0
     rows = plan(system.process, times, how.eta, system.image_shape[:2], how.solver)
     return config, how._replace(clip=False, times=times, plan=rows)
 

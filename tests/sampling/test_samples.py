@@ -433,6 +433,12 @@ def two(folder, dtype=np.uint8):
         (lambda w, t: reconstruct(w, two(t), num_steps=1, out=t), ConfigError, "a time beyond 1"),
         (lambda w, t: reconstruct(w, two(t), eta=1.0, out=t), ConfigError, "Set --sampler=ddim --eta=0"),
         (lambda w, t: interpolate(w, 2, eta=1.0, out=t), ConfigError, "Set --sampler=ddim --eta=0"),
+        (lambda w, t: reconstruct(w, t / "none.npz", clip=True, out=t), ConfigError, "Leave out --clip$"),
+        (
+            lambda w, t: interpolate(w, images=t, clip_percentile=99.5, out=t),
+            ConfigError,
+            "Leave out --clip_percentile$",
+        ),
         (lambda w, t: interpolate(w, images=ROOT / "docs" / "digits.png", out=t), ConfigError, "has one image"),
     ],
 )

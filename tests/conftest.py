@@ -154,6 +154,14 @@ def whole(tiny_config, made_once):
     return made_once("whole", tiny_config())
 
 
+def linked(run, folder):
+    """A folder with all that a run's holds, for tests that write into it and leave the run of all alone."""
+    folder.mkdir()
+    for entry in run.iterdir():
+        (folder / entry.name).symlink_to(entry)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def in_fives(tiny_config, made_once):
     """The same in calls of up to five steps, as many as the time allows."""

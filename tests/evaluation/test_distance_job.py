@@ -22,6 +22,7 @@ from ddx.runs import trained
 from ddx.runs.data import open_examples
 from ddx.runtime.errors import ConfigError, DataError
 from ddx.sampling.generator import Generator
+from tests.conftest import linked
 
 CLIP = NETWORKS["clip"]
 MATRIX = np.random.default_rng(0).standard_normal((64, 12)).astype(np.float32)
@@ -56,12 +57,8 @@ def network(monkeypatch):
 
 @pytest.fixture
 def run(whole, tmp_path):
-    """A folder of its own for what is written; the fixture that others use stays as it is."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for entry in whole.iterdir():
-        (folder / entry.name).symlink_to(entry)
-    return folder
+    """A folder of its own for what is written."""
+    return linked(whole, tmp_path / "run")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ddx.evaluation import evaluate, model_statistics_job
 from ddx.runs import job, trained
 from ddx.runtime.errors import ConfigError
 from ddx.sampling import interpolate, measured, sample, stored
-from tests.conftest import BLURRING, HEAT
+from tests.conftest import BLURRING, HEAT, linked
 
 KIND = "model_statistics"
 FEW = {"max_examples": 40, "batch_size": 16}
@@ -29,11 +29,8 @@ def arrays(path):
 
 @pytest.fixture(scope="module")
 def run(whole, tmp_path_factory):
-    """A run with model statistics; the fixture that others use stays as it is."""
-    folder = tmp_path_factory.mktemp("measured") / "run"
-    folder.mkdir()
-    for entry in whole.iterdir():
-        (folder / entry.name).symlink_to(entry)
+    """A run with model statistics."""
+    folder = linked(whole, tmp_path_factory.mktemp("measured") / "run")
     line = evaluate(folder, (KIND,), **FEW).message
     assert "at 20 levels, 40 examples of train" in line
     assert line.endswith("model_statistics.json, model_statistics.npz")

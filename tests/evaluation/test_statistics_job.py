@@ -20,7 +20,7 @@ from ddx.evaluation.work import Examples, Work
 from ddx.runs import job, trained
 from ddx.runtime.errors import ConfigError, NonFiniteError
 from ddx.sampling import load_statistics, measured, sample
-from tests.conftest import BLURRING, HEAT
+from tests.conftest import BLURRING, HEAT, linked
 
 FEW = {"max_examples": 40, "batch_size": 16}
 
@@ -32,11 +32,8 @@ def arrays(path):
 
 @pytest.fixture(scope="module")
 def run(whole, tmp_path_factory):
-    """A run with statistics; the fixture that others use stays as it is."""
-    folder = tmp_path_factory.mktemp("measured") / "run"
-    folder.mkdir()
-    for entry in whole.iterdir():
-        (folder / entry.name).symlink_to(entry)
+    """A run with statistics."""
+    folder = linked(whole, tmp_path_factory.mktemp("measured") / "run")
     line = measure(folder, **FEW).message
     assert line.endswith("statistics.json, statistics.npz") and "40 examples of train" in line
     return folder

@@ -11,7 +11,7 @@ import ddx
 from ddx.config import files as config_files
 from ddx.interop import checkpoints, convert
 from ddx.interop.checkpoints import ADM_CODE, Hints
-from ddx.models import PRESETS, blocks
+from ddx.models import PRESETS, resampling
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.paths import Path
 from ddx.runtime.tensors import Tensor
@@ -78,7 +78,7 @@ def test_the_equations_are_those_of_improved_ddpms_code(case):
     tensors = weights.drawn(data["weights"], int(data["seed"])) | {"out.2.bias": data["param/out.2.bias"]}
     y, low_res = data.get("y"), data.get("low_res")
     if low_res is not None:
-        enlarged = blocks.enlarge(golden.nhwc(low_res), *data["x"].shape[2:])
+        enlarged = resampling.enlarge(golden.nhwc(low_res), *data["x"].shape[2:])
         low_res = np.moveaxis(np.asarray(enlarged), -1, 1)
     out = Adm(Numpy(), tensors, CASES[case].num_blocks, CASES[case].num_heads)(data["x"], data["t"], y, low_res)
     np.testing.assert_allclose(out, data["out"], rtol=0, atol=5e-6 * np.abs(data["out"]).max())

@@ -55,6 +55,7 @@ def compile_config(
     image_shape, num_classes = images_of(config, image_shape, num_classes)
     for_machine = machine(topology, num_slices)
     from ddx.compiling.programs import PROGRAMS
+    from ddx.training.step import parts_in_loop
 
     programs = {}
     with devices.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
@@ -62,7 +63,7 @@ def compile_config(
             check_batch(name, config)
             begun = time.monotonic()
             lowered = PROGRAMS[name](config, image_shape, num_classes)
-            parts = config.train.accumulation if name == "train" else 1
+            parts = parts_in_loop(config.train.accumulation) if name == "train" else 1
             programs[name] = _compiled(lowered, name, for_machine, parts)
             programs[name] |= {"seconds": round(time.monotonic() - begun, 1)}
             progress.advance(1)
@@ -128,8 +129,9 @@ def cost(compiled: Any, on: Machine, parts: int = 1) -> dict[str, Any]:
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound
     (None where that is below zero, as of several slices); both of one step, for the loop of steps counts once, and
     neither of the collectives. Where a call has many steps, once_a_call_ms of it are outside their loop. A loop within
-    a step takes the `parts` of a batch (train.accumulation) and counts as often; the compiler's own counts do not, so
-    there is no bound then. FLOPs are the compiler's count after its rewriting; share_of_peak is of estimated_ms.
+    a step takes the `parts` of a batch (train.accumulation) and counts as often. The compiler's own counts do not, so
+    there is no bound then, nor bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs are
+    the compiler's count after its rewriting; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = [each._replace(cycles=each.cycles * (parts if each.loops > 1 else 1)) for each in operations(text)]
@@ -149,7 +151,7 @@ def cost(compiled: Any, on: Machine, parts: int = 1) -> dict[str, Any]:
         "fits": total <= _FULL * on.chip.memory,
         "memory": {**taken, "total": total, "of": int(on.chip.memory), "share": round(total / on.chip.memory, 4)},
         "flops": flops,
-        "bytes_accessed": parts * counted.get("bytes accessed", 0.0),
+        "bytes_accessed": counted.get("bytes accessed") if parts == 1 else None,
         "estimated_ms": round(1e3 * seconds, 4),
         "once_a_call_ms": round(1e3 * once / on.chip.clock, 4),
         "optimal_ms": round(1e3 * optimal, 4) if optimal > 0 else None,

@@ -4,10 +4,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from ddx.compiling.job import compile_config
 from ddx.config import files
 from ddx.config.values import to_json, validate
-from ddx.runtime import storage
+from ddx.runtime import memory, storage
 from ddx.runtime.errors import ConfigError
 from ddx.runtime.paths import Path
 from ddx.runtime.storage import digest, write_json
@@ -64,6 +66,8 @@ def compile_shipped(path: Path, names: Sequence[str] = RUNS, what: tuple[str, ..
                 if made["programs"][program]["fits"]:
                     break
             write_json(path, known)
+            jax.clear_caches()  # or the programs of all configs together take tens of GB
+            memory.give_back()
     return table(known)
 
 

@@ -53,7 +53,7 @@ class AttentionBlock(nn.Module):
 
     Attributes:
       groups: of the normalisation.
-      dtype: type of the computation.
+      dtype: type of what is computed with pixels; products of weights and biases, and softmax, are float32.
       num_heads: each attends with its own share of the channels.
       conventions: of an original code.
     """

@@ -1,8 +1,8 @@
 """The residual blocks of the U-Nets of DDPM, Improved DDPM and ADM, and those that halve and double the images.
 
 All work on NHWC. Blocks take and return images with the moments of their channels (`ddx.models.norm`). `dtype` is the
-type of convolutions and matrix products; parameters, normalisation and softmax are float32. `conventions` come from
-one of the original codes.
+type of convolutions and of products with pixels; parameters, normalisation, and what travels as a shift, are float32.
+`conventions` come from one of the original codes.
 """
 
 from typing import Any
@@ -69,8 +69,8 @@ class ResnetBlock(nn.Module):
             """What the second convolution takes."""
             y = norm2(h)
             if self.scale_shift:
-                scale, shift = jnp.split(told[:, None, None], 2, axis=-1)
-                y = y * (1 + scale) + shift
+                scale, offset = jnp.split(told[:, None, None], 2, axis=-1)
+                y = y * (1 + scale) + offset
             return dropout(nn.swish(y), keys)
 
         def shortcut(x: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
-"""The layers of U-Nets: convolutions and products whose biases are apart, and dropout.
+"""The layers of the networks: dense ones, those that leave adding their bias to others, and dropout.
 
-All work on NHWC. Parameters are float32 and start as those of flax's layers; `dtype` is the type of the computation.
+Parameters are float32 and start as the conventions of an original code have it; `dtype` is the type of the computation.
 """
 
 import zlib
@@ -85,10 +85,13 @@ class Conv3x3(nn.Module):
         return out
 
     def first(self, x: jax.Array) -> jax.Array:
-        """The first pixel, (B, 1, 1, channels), of what images become whose first 2 x 2 pixels are given, or all.
+        """The first pixel of the output, (B, 1, 1, channels), without the bias.
 
-        A stride of 2 without padding above takes 3 x 3. It is a product, for the convolution of an image that is
-        smaller than the kernel has a TPU's compiler turn the kernel round.
+        It is a product, for the convolution of an image that is smaller than the kernel has a TPU's compiler turn the
+        kernel round.
+
+        Args:
+          x: the first 2 x 2 pixels of the images, or more; 3 x 3 for a stride of 2 without padding above.
         """
         outside = 0 if self.strides == 2 and self.padding == "SAME" else 1  # taps above and left of the image
         under = x[:, : 3 - outside, : 3 - outside].astype(self.dtype)
@@ -102,8 +105,8 @@ class Dropout(nn.Module):
 
     Each image has a key of its own, so its mask does not depend on the batch that it is in. The mask is drawn once:
     without a barrier a TPU's compiler draws it again inside each of the convolutions, forward and backward, that
-    it fuses the masked images into, which then take three times as long. The rate is one of 65,536: numbers of 16 bits
-    are drawn.
+    it fuses the masked images into, which then take three times as long. Numbers of 16 bits are drawn, so the rate
+    is rounded to a multiple of 1 / 65,536.
     """
 
     rate: float

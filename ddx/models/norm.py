@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Pixels of an image. Smaller images are read again sooner than a small product says what their first pixel will be.
+# Pixels of an image. To read a smaller one again takes less time than to compute its first pixel beforehand.
 _LARGE = 64
 
 
@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
     def shifted(self) -> jax.Array:
         """The images themselves, (B, H, W, C)."""
-        return self.x + self.shift[:, None, None].astype(self.x.dtype)
+        return (self.x.astype(jnp.float32) + self.shift[:, None, None]).astype(self.x.dtype)
 
     def at_corner(self) -> "Measured":
         """The first pixels in the place of the images, to compute the first pixel of what the images become."""

@@ -65,7 +65,7 @@ class ConvOfDoubled(nn.Module):
         return out
 
     def first(self, x: jax.Array) -> jax.Array:
-        """The first pixel, (B, 1, 1, C), of what images become whose first pixel is given, or all."""
+        """The first pixel of the output, (B, 1, 1, C), without the bias, from the first of the images, or more."""
         return x[:, :1, :1].astype(self.dtype) @ self.kernel[1:, 1:].sum((0, 1)).astype(self.dtype)
 
 

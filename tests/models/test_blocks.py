@@ -68,6 +68,20 @@ def test_dropout_keeps_its_share_and_the_expectation(rate):
         assert np.abs(np.corrcoef(out.reshape(4, -1)) - np.eye(4)).max() < 0.05
 
 
+def test_the_rows_of_a_mask_and_the_masks_of_modules_are_drawn_apart():
+    keys = jax.random.split(jax.random.key(0), 3)
+    masks = {
+        (name, height): np.asarray(layers._kept(keys, name, (height, 8, 512), 2**15))
+        for name in (1, 2)
+        for height in (6, 8)
+    }
+    rows = np.concatenate([masks[1, 8], masks[2, 8]]).swapaxes(1, 2).transpose(2, 0, 1, 3).reshape(8, -1)
+    assert np.abs(np.corrcoef(rows) - np.eye(8)).max() < 5 / np.sqrt(rows.shape[1])
+    assert abs(np.corrcoef(masks[1, 8].ravel(), masks[2, 8].ravel())[0, 1]) < 5 / np.sqrt(masks[1, 8].size)
+    assert masks[1, 6].shape == (3, 6, 8, 512)
+    np.testing.assert_array_equal(masks[1, 6], masks[1, 8][:, :6])  # of four rows each, the last has some left over
+
+
 def test_dropout_leaves_images_alone_outside_training():
     x = jnp.ones((1, 2, 2, 4))
     assert (
@@ -108,7 +122,7 @@ def test_the_first_pixel_of_a_convolution_follows_from_the_first_pixels(layer, s
     }[layer]
     x = jax.random.normal(jax.random.key(0), (2, *size, 4))
     whole, variables = conv.init_with_output(jax.random.key(1), x)
-    corner = x if layer == "stride 2, SAME" else x[:, :2, :2]
+    corner = x[:, :3, :3] if layer == "stride 2, SAME" else x[:, :2, :2]
     np.testing.assert_allclose(conv.apply(variables, corner, method="first"), whole[:, :1, :1], atol=1e-6)
 
 

@@ -123,7 +123,7 @@ def _compiled(lowered: Any, name: str, on: Machine, parts: int) -> dict[str, Any
     return cost(compiled, on, parts)
 
 
-def cost(compiled: Any, on: Machine, parts: int = 1) -> dict[str, Any]:
+def cost(compiled: Any, on: Machine, parts: int) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound

@@ -48,11 +48,8 @@ class ResnetBlock(nn.Module):
         like, channels = self.conventions, x.x.shape[-1]
         norm1 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm1")
         norm2 = GroupNorm(self.groups, epsilon=like.epsilon, name="norm2")
-        conv1: Any = (
-            ConvOfDoubled(channels, like, self.dtype, name="conv1")
-            if self.resample == "up"
-            else Conv3x3(channels, self.channels, like, self.dtype, name="conv1")
-        )
+        layer = ConvOfDoubled if self.resample == "up" else Conv3x3
+        conv1 = layer(channels, self.channels, like, self.dtype, name="conv1")
         told_channels = 2 * self.channels if self.scale_shift else self.channels
         told = dense(temb.shape[-1], told_channels, like, self.dtype, "temb_proj")(nn.swish(temb)).astype(jnp.float32)
         dropout = Dropout(self.dropout)
@@ -114,5 +111,6 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Measured) -> Measured:
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
-        conv = ConvOfDoubled(x.x.shape[-1], self.conventions, self.dtype, name="conv")
+        channels = x.x.shape[-1]
+        conv = ConvOfDoubled(channels, channels, self.conventions, self.dtype, name="conv")
         return measure(conv(x.shifted()), conv.bias, lambda: conv.first(x.at_corner().shifted()))

@@ -3,8 +3,9 @@
 Parameters are float32 and start as the conventions of an original code have it; `dtype` is the type of the computation.
 """
 
+import math
 import zlib
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -28,7 +29,7 @@ class Linear(nn.Module):
       channels: of the output.
       conventions: of an original code.
       dtype: type of the computation.
-      last: whether it is the last layer of a block.
+      last: whether it is the last layer of a block or of the network.
     """
 
     fan_in: int
@@ -37,10 +38,13 @@ class Linear(nn.Module):
     dtype: Any
     last: bool = False
 
+    window: ClassVar[tuple[int, ...]] = ()  # height and width of a convolution's kernel
+
     def setup(self) -> None:
         """Make the parameters."""
-        initial = self.conventions.initial(self.fan_in, self.last)
-        self.kernel = self.param("kernel", initial["kernel_init"], (self.fan_in, self.channels), jnp.float32)
+        initial = self.conventions.initial(math.prod(self.window) * self.fan_in, self.last)
+        shape = (*self.window, self.fan_in, self.channels)
+        self.kernel = self.param("kernel", initial["kernel_init"], shape, jnp.float32)
         self.bias = self.param("bias", initial["bias_init"], (self.channels,), jnp.float32)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,41 +52,32 @@ class Linear(nn.Module):
         return x.astype(self.dtype) @ self.kernel.astype(self.dtype)
 
 
-class Conv3x3(nn.Module):
+def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Any = "SAME", **dilation: Any) -> jax.Array:
+    """The convolution of images, (B, H, W, C), with a kernel of (h, w, C, channels), in the images' type.
+
+    `padding` is a name or the pixels before and after for height and width; `dilation` as `lax.conv_general_dilated`.
+    """
+    kernel, numbers = kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=numbers, **dilation)
+
+
+class Conv3x3(Linear):
     """A convolution with a kernel of 3 x 3 whose bias is apart: the images' shift, as `ddx.models.norm` has it.
 
     Attributes:
-      fan_in: channels of the input.
-      channels: of the output.
-      conventions: of an original code.
-      dtype: type of the computation.
-      last: whether it is the last layer of a block or of the network.
       strides: 1, or 2 to halve images of even height and width.
       padding: of a convolution of stride 2: "SAME", below and to the right, or 1 pixel on all sides.
     """
 
-    fan_in: int
-    channels: int
-    conventions: Conventions
-    dtype: Any
-    last: bool = False
     strides: int = 1
     padding: str | int = "SAME"
 
-    def setup(self) -> None:
-        """Make the parameters."""
-        initial = self.conventions.initial(9 * self.fan_in, self.last)
-        self.kernel = self.param("kernel", initial["kernel_init"], (3, 3, self.fan_in, self.channels), jnp.float32)
-        self.bias = self.param("bias", initial["bias_init"], (self.channels,), jnp.float32)
+    window = (3, 3)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, fan_in) to (B, H / strides, W / strides, channels), without the bias."""
-        x, kernel, strides = x.astype(self.dtype), self.kernel.astype(self.dtype), (self.strides, self.strides)
         padding = self.padding if isinstance(self.padding, str) else [(self.padding, self.padding)] * 2
-        out: jax.Array = jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return out
+        return conv(x.astype(self.dtype), self.kernel, self.strides, padding)
 
     def first(self, x: jax.Array) -> jax.Array:
         """The first pixel of the output, (B, 1, 1, channels), without the bias.

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from ddx.models.conventions import Conventions
+from ddx.models.layers import Linear, conv
 
 _MANY = 2048  # pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes
 _ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
@@ -33,27 +31,14 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False)
 
 
-class ConvOfDoubled(nn.Module):
+class ConvOfDoubled(Linear):
     """A 3 x 3 convolution of the doubled image, where it pays without doubling it: 16 products a pixel, not 36.
 
     Under the kernel of any output pixel lie only 2 x 2 different input pixels, in one of four patterns by the parity of
     row and column, so four 2 x 2 kernels, sums of the one, do. The bias is apart, as a `Conv3x3`'s.
-
-    Attributes:
-      channels: of input and output.
-      conventions: of an original code.
-      dtype: type of the computation.
     """
 
-    channels: int
-    conventions: Conventions
-    dtype: Any
-
-    def setup(self) -> None:
-        """Make the parameters."""
-        initial = self.conventions.initial(9 * self.channels)
-        self.kernel = self.param("kernel", initial["kernel_init"], (3, 3, self.channels, self.channels), jnp.float32)
-        self.bias = self.param("bias", initial["bias_init"], (self.channels,), jnp.float32)
+    window = (3, 3)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C), without the bias."""
@@ -70,7 +55,7 @@ class ConvOfDoubled(nn.Module):
 
 
 def _by_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _conv(doubled(x), kernel, "SAME")
+    return conv(doubled(x), kernel)
 
 
 def _by_parity(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -87,7 +72,7 @@ def _outputs(x: jax.Array, kernel: jax.Array) -> Callable[[int, int], jax.Array]
 
     def output(row: int, column: int) -> jax.Array:
         window = padded[:, row : row + height + 1, column : column + width + 1]
-        return _conv(window, _add_taps(_add_taps(kernel, 0, row), 1, column), "VALID")
+        return conv(window, _add_taps(_add_taps(kernel, 0, row), 1, column), padding="VALID")
 
     return output
 
@@ -120,7 +105,7 @@ _in_place.defjvp(lambda primals, tangents: (_in_place(*primals), jax.jvp(_as_one
 
 def _as_one(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution of the image with zeros between its pixels, by the four kernels interleaved."""
-    return _conv(x, _interleaved(kernel), [(2, 2), (2, 2)], lhs_dilation=(2, 2))
+    return conv(x, _interleaved(kernel), padding=[(2, 2), (2, 2)], lhs_dilation=(2, 2))
 
 
 def _interleaved(kernel: jax.Array) -> jax.Array:
@@ -129,10 +114,3 @@ def _interleaved(kernel: jax.Array) -> jax.Array:
         before, after = ([(int(a == axis) * side, int(a == axis) * (1 - side)) for a in range(4)] for side in (1, 0))
         kernel = jnp.pad(kernel, before) + jnp.pad(kernel, after)
     return kernel
-
-
-def _conv(x: jax.Array, kernel: jax.Array, padding: Any, **dilation: Any) -> jax.Array:
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel.astype(x.dtype), (1, 1), padding, dimension_numbers=numbers, **dilation
-    )

@@ -118,7 +118,7 @@ def test_the_first_pixel_of_a_convolution_follows_from_the_first_pixels(layer, s
         "stride 1": layers.Conv3x3(4, 5, IDDPM, jnp.float32),
         "stride 2, SAME": layers.Conv3x3(4, 5, IDDPM, jnp.float32, strides=2),
         "stride 2, 1": layers.Conv3x3(4, 5, IDDPM, jnp.float32, strides=2, padding=1),
-        "doubled": resampling.ConvOfDoubled(4, IDDPM, jnp.float32),
+        "doubled": resampling.ConvOfDoubled(4, 4, IDDPM, jnp.float32),
     }[layer]
     x = jax.random.normal(jax.random.key(0), (2, *size, 4))
     whole, variables = conv.init_with_output(jax.random.key(1), x)

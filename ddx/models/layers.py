@@ -119,9 +119,9 @@ class Dropout(nn.Module):
 def _kept(keys: jax.Array, name: int, shape: tuple[int, ...], dropped: int) -> jax.Array:
     """Whether values are not dropped, for each of the keys, (B, H, W, C) for a shape (H, W, C).
 
-    Threefry in counter mode: a key of JAX says where the counter of an image starts, and the name what it is encrypted
-    with. Of each block of the cipher come four numbers, for four rows of the image, whose outcomes wait in four bits.
-    `jax.random` would encrypt once for each number and keep a quarter of what comes out.
+    Threefry in counter mode: a key of JAX says where the counter of an image starts, and the name is the key of the
+    cipher. Each block of the cipher gives four numbers, for four rows of the image, whose outcomes are packed into four
+    bits. `jax.random` would encrypt a block for each number and keep a quarter of it.
     """
     height, width, channels = shape
     rows = -(-height // 4)

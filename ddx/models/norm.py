@@ -4,9 +4,9 @@ A TPU's compiler sums over the pixels of a convolution's result within the convo
 summed takes no number from the result itself. So images travel through a network with the moments of their channels,
 and a normalisation reads them once, to normalise them.
 
-What is added to all pixels of a channel, a layer's bias or what a block is told of the time, travels beside the images
-as their shift: a normalisation takes it away with the mean. So neither adding it nor its gradient, a sum over all
-pixels, takes a pass over the images.
+The bias of a layer and the time embedding of a block are the same for all pixels of a channel. They are kept beside
+the images, as the shift of the images, and the next normalisation subtracts them with the mean. So neither the addition
+nor the gradient, which is a sum over all pixels, takes a pass over the images.
 """
 
 from collections.abc import Callable
@@ -56,8 +56,8 @@ def measure(x: jax.Array, shift: jax.Array, first: Callable[[], jax.Array] | Non
     Args:
       x: (B, H, W, C).
       shift: (C,) or (B, C), float32.
-      first: computes the first pixels of x, (B, 1, 1, C), from what x was computed from. On a TPU they stand in for
-        those of large images, which are known only when all of x is.
+      first: computes the first pixels of x, (B, 1, 1, C), from what x was computed from. A TPU takes these where images
+        are large, for it knows the pixels of x only when it has computed all of x.
     """
     of_x = x[:, :1, :1].astype(jnp.float32)
     near = _near(of_x, first().astype(jnp.float32)) if first and x.shape[1] * x.shape[2] >= _LARGE else of_x

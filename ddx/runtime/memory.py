@@ -34,6 +34,6 @@ def keep_little() -> None:
 
 
 def give_back() -> None:
-    """Have glibc's malloc return to the system what is freed, where a process goes on to other work."""
+    """Have glibc's malloc return freed memory to the system. With another C library nothing is done."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Linear
 from ddx.models.norm import GroupNorm, Measured, measure
+from ddx.models.products import product
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
@@ -71,14 +72,14 @@ class AttentionBlock(nn.Module):
         q, k, v = (Linear(channels, channels, like, self.dtype, name=name) for name in "qkv")
         proj_out = Linear(channels, channels, like, self.dtype, last=True, name="proj_out")
         if self.num_heads == 1:
-            to_logits = (q.kernel @ k.kernel.T).astype(self.dtype)
-            seen = attend(h @ to_logits + (k.kernel @ q.bias).astype(self.dtype), h, h, 1)
-            to_output = (v.kernel @ proj_out.kernel).astype(self.dtype)
+            to_logits = q.kernel @ k.kernel.T
+            seen = attend(product(h, to_logits) + (k.kernel @ q.bias).astype(self.dtype), h, h, 1)
+            to_output = v.kernel @ proj_out.kernel
         else:
             seen = attend(q(h) + q.bias.astype(self.dtype), k(h), v(h), self.num_heads)
-            to_output = proj_out.kernel.astype(self.dtype)
+            to_output = proj_out.kernel
         return measure(
-            x.x + seen @ to_output,
+            x.x + product(seen, to_output),
             x.shift + v.bias @ proj_out.kernel + proj_out.bias,
-            lambda: x.corner[:, :1, :1] + seen[:, :1, :1] @ to_output,
+            lambda: x.corner[:, :1, :1] + product(seen[:, :1, :1], to_output),
         )

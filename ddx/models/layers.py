@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 
 from ddx.models.conventions import Conventions
+from ddx.models.products import conv, product
 
 
 def dense(fan_in: int, channels: int, conventions: Conventions, dtype: Any, name: str, last: bool = False) -> nn.Dense:
@@ -49,16 +50,7 @@ class Linear(nn.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(..., fan_in) to (..., channels), without the bias."""
-        return x.astype(self.dtype) @ self.kernel.astype(self.dtype)
-
-
-def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Any = "SAME", **dilation: Any) -> jax.Array:
-    """The convolution of images, (B, H, W, C), with a kernel of (h, w, C, channels), in the images' type.
-
-    `padding` is a name or the pixels before and after for height and width; `dilation` as `lax.conv_general_dilated`.
-    """
-    kernel, numbers = kernel.astype(x.dtype), ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=numbers, **dilation)
+        return product(x.astype(self.dtype), self.kernel)
 
 
 class Conv3x3(Linear):

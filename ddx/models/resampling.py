@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
 
-from ddx.models.layers import Linear, conv
+from ddx.models.layers import Linear
+from ddx.models.products import conv
 
 _MANY = 2048  # pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes
 _ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))

@@ -29,7 +29,7 @@ def mean(tree: Any) -> Any:
             return jax.lax.pmean(x, AXIS)
         return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True) / count()
 
-    return jax.tree.map(of, tree) if is_wrapped() else tree
+    return jax.tree.map(of, tree) if is_wrapped() and count() > 1 else tree
 
 
 def own(tree: Any) -> Any:
@@ -57,16 +57,19 @@ def whole(parts: Any, like: Any) -> Any:
 
 def norm(parts: Any, like: Any) -> Any:
     """The norm of all arrays together of which each device has a part."""
-
-    def square(x: Any) -> Any:
-        return jnp.sum(jnp.square(x))
-
     leaves = list(zip(jax.tree.leaves(parts), jax.tree.leaves(like), strict=True))
-    divided = [square(x) for x, shaped in leaves if _part_axis(shaped.shape) is not None]
-    total = sum((square(x) for x, shaped in leaves if _part_axis(shaped.shape) is None), jnp.zeros(()))
+    divided = [x for x, shaped in leaves if _part_axis(shaped.shape) is not None]
+    total = _sum_of_squares([x for x, shaped in leaves if _part_axis(shaped.shape) is None])
     if divided:
-        total += jax.lax.psum(sum(divided), AXIS) if is_wrapped() else sum(divided)
+        total += jax.lax.psum(_sum_of_squares(divided), AXIS) if is_wrapped() else _sum_of_squares(divided)
     return jnp.sqrt(total)
+
+
+def _sum_of_squares(arrays: list[Any]) -> Any:
+    # Vectors are one vector: a sum for each of hundreds would take compilers seconds.
+    vectors = [x for x in arrays if x.ndim == 1]
+    of_others = [x for x in arrays if x.ndim != 1] + ([jnp.concatenate(vectors)] if vectors else [])
+    return sum((jnp.sum(jnp.square(x)) for x in of_others), jnp.zeros(()))
 
 
 def place(tree: Any) -> Any:

@@ -38,7 +38,8 @@ def clipped(gradient: Any, norm: Any, limit: float) -> Any:
     """
     if not limit:
         return gradient
-    return jax.tree.map(lambda g: jnp.where(norm < limit, g, g / norm * limit), gradient)
+    scale = jnp.where(norm < limit, 1.0, limit / norm)
+    return jax.tree.map(lambda g: g * scale, gradient)
 
 
 def counted(opt_state: Any, step: int | None) -> Any:

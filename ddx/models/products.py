@@ -1,6 +1,6 @@
-"""The products of images with kernels, whose gradients take CPUs no longer than the products themselves.
+"""The products of images with kernels, whose gradients take CPUs about as long as the products themselves.
 
-What XLA makes of a kernel's gradient for a CPU takes up to four times as long as the product itself. So on CPUs, how a
+What XLA makes of a kernel's gradient for a CPU often takes four times as long as the product itself. So on CPUs, how a
 product changes with its kernel is written in another form, of whose transpose, the gradient, XLA makes a fast program.
 The products themselves are the plain ones everywhere.
 """
@@ -10,34 +10,52 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-# Pixels that one gradient of a convolution's kernel sums over: for 8,192 it takes four times as long as four for these.
-_AT_ONCE = 2400
+# Pixels that one gradient of a convolution's kernel sums over, about. For 8,192 it takes four times as long as four for
+# 2,048; it is as slow for each of images that have more than twice of these.
+_AT_ONCE = 3072
+_MOST_PARTS = 64  # each of which is compiled
+_WIDE = 32  # channels of the output; for fewer the plain gradient is the faster one
 
 _Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """(..., C) with a kernel of (C, channels) to (..., channels), in the type of x."""
+    if x.dtype != jnp.float32:  # of which alone the other form is the faster one
+        return _matmul(x, kernel)
     return _with_tangent_of_kernel(_matmul, _matmul_of_columns)(x, kernel)
 
 
-def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Any = "SAME", **dilation: Any) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: int = 1,
+    padding: Any = "SAME",
+    lhs_dilation: tuple[int, int] = (1, 1),
+) -> jax.Array:
     """The convolution of images, (B, H, W, C), with a kernel of (h, w, C, channels), in the images' type.
 
-    `padding` is a name or the pixels before and after for height and width; `dilation` as `lax.conv_general_dilated`.
+    `padding` is a name or the pixels before and after for height and width; `lhs_dilation` is one more than the zeros
+    between the images' pixels, for height and width.
     """
-    how = {"window_strides": (strides, strides), "padding": padding, **dilation}
-    plain = partial(_conv, how, ("NHWC", "HWIO", "NHWC"))
-    batch, height, width, _ = x.shape
-    if not isinstance(batch, int):  # of a program that `jax.export` makes for any batch
+    plain = partial(_conv, strides, padding, lhs_dilation)
+    images = _images_at_once(x.shape, strides, kernel.shape[-1])
+    if images is None:
         return plain(x, kernel)
-    pixels = height * width // strides**2
-    images = max(n for n in range(1, batch + 1) if batch % n == 0 and (n == 1 or n * pixels <= _AT_ONCE))
-    if images == batch:
-        return plain(x, kernel)
-    return _with_tangent_of_kernel(plain, partial(_conv_in_parts, how, images))(x, kernel)
+    return _with_tangent_of_kernel(plain, partial(_in_parts, plain, images))(x, kernel)
+
+
+def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
+    """Of how many images to take the gradient of a kernel at once on a CPU; None for all."""
+    batch, height, width, _ = shape
+    if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
+        return None
+    pixels = max(1, height * width // strides**2)
+    images = max(1, _AT_ONCE // pixels, -(-batch // _MOST_PARTS))
+    return None if images >= batch or pixels > 2 * _AT_ONCE or channels < _WIDE else images
 
 
 def _with_tangent_of_kernel(plain: _Product, on_cpu: _Product) -> _Product:
@@ -67,31 +85,30 @@ def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _matmul_of_columns(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same with pixels as columns.
 
-    To compute the gradient, XLA moves the axes of one of its two factors: now those of x. The other is often a sum of
-    gradients, which XLA would compute while it moves them, and that takes ten times as long.
+    To compute the gradient, XLA moves the axes of one of its two factors, which in this form is x. The other is often a
+    sum of gradients, which XLA would compute while it moves them, and that takes ten times as long.
     """
     columns = x.reshape(-1, x.shape[-1]).T
     out = jax.lax.dot_general(columns, kernel.astype(x.dtype), (((0,), (0,)), ((), ())))
     return out.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _conv(how: dict[str, Any], numbers: tuple[str, str, str], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, kernel.astype(x.dtype), dimension_numbers=numbers, **how)
+def _conv(strides: int, padding: Any, lhs_dilation: tuple[int, int], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (strides, strides),
+        padding,
+        lhs_dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
-def _conv_in_parts(how: dict[str, Any], images: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same, so many images at a time.
+def _in_parts(plain: _Product, images: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same, so many images at a time: the gradient is a sum over the parts, in float32 at least.
 
-    Axes are such that the gradient is a convolution of NHWC and HWIO. For one with other axes in a loop, XLA makes a
-    program for CPUs that is many times slower.
+    It is not a loop: in loops, XLA for CPUs does not arrange the axes of convolutions, and makes slow programs of them.
     """
-    batch, *size = x.shape
-    parts = x.reshape(batch // images, images, *size).transpose(0, 4, 2, 3, 1)
-    kernel = kernel.transpose(2, 0, 1, 3)
-
-    def one(_: None, part: jax.Array) -> tuple[None, jax.Array]:
-        return None, _conv(how, ("CHWN", "IHWO", "HWNC"), part, kernel)
-
-    _, out = jax.lax.scan(one, None, parts, unroll=min(4, batch // images))
-    out = out.transpose(0, 3, 1, 2, 4)
-    return out.reshape(batch, *out.shape[2:])
+    kernel = kernel.astype(jnp.promote_types(kernel.dtype, jnp.float32))
+    parts = [plain(x[start : start + images], kernel) for start in range(0, x.shape[0], images)]
+    return jnp.concatenate(parts)

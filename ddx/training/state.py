@@ -39,7 +39,7 @@ def clipped(gradient: Any, norm: Any, limit: float) -> Any:
     if not limit:
         return gradient
     scale = jnp.where(norm < limit, 1.0, limit / norm)
-    return jax.tree.map(lambda g: g * scale, gradient)
+    return jax.tree.map(lambda g: (g * scale).astype(g.dtype), gradient)
 
 
 def counted(opt_state: Any, step: int | None) -> Any:

@@ -123,7 +123,7 @@ def make_step(
             def leave() -> Any:
                 return before, state.ema, state.opt_state, state.times
 
-            # A branch, for a choice array by array makes the update on CPUs take three times as long.
+            # One branch, for a CPU takes three times as long to choose array by array. Collectives stay outside.
             params, ema, opt_state, learned = jax.lax.cond(finite, update, leave)
             params = parts.whole(params, state.params)
         metrics = {
@@ -141,7 +141,7 @@ def make_step(
 
 def parts_in_loop(accumulation: int) -> int:
     """How many parts of the batch a loop takes one after the other; 1 where there is no loop."""
-    # There is none on CPU, for which XLA makes slow programs of most convolutions inside loops, 24 times in gradients.
+    # There is none on CPU, where gradients of convolutions inside a loop are up to 24 times slower.
     return 1 if devices.platform() == "cpu" else accumulation
 
 

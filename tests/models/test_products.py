@@ -7,16 +7,26 @@ import pytest
 
 from ddx.models import products
 
-# batch, height, width, strides, padding; with 20 pixels at once these take from one image to half the batch
+# batch, height, width, strides, padding, and the images at a time where 40 pixels are
 CASES = {
-    "same": (6, 4, 4, 1, "SAME"),
-    "rows and columns differ": (4, 3, 5, 1, "SAME"),
-    "no divisor but 1": (5, 4, 5, 1, "SAME"),
-    "an image is too large": (3, 7, 6, 1, "SAME"),
-    "stride, padded below": (6, 6, 6, 2, "SAME"),
-    "stride, padded around": (6, 6, 4, 2, [(1, 1), (1, 1)]),
-    "valid": (8, 5, 3, 1, "VALID"),
+    "same": (6, 4, 4, 1, "SAME", 2),
+    "rows and columns differ": (4, 3, 5, 1, "SAME", 2),
+    "the last part is smaller": (5, 4, 5, 1, "SAME", 2),
+    "an image is too large": (3, 7, 6, 1, "SAME", 1),
+    "stride, padded below": (6, 6, 6, 2, "SAME", 4),
+    "stride, padded around": (11, 6, 4, 2, [(1, 1), (1, 1)], 6),
+    "valid": (8, 5, 3, 1, "VALID", 2),
+    "a batch of one": (1, 9, 7, 1, "SAME", None),
+    "no images": (0, 4, 4, 1, "SAME", None),
+    "images without end": (3, 9, 9, 1, "SAME", None),
 }
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Parts as small as the images of these tests."""
+    monkeypatch.setattr(products, "_AT_ONCE", 40)
+    monkeypatch.setattr(products, "_WIDE", 4)
 
 
 def jax_conv(x, kernel, strides, padding):
@@ -29,9 +39,8 @@ def normal(seed, *shape):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_convolution_in_parts_has_the_derivatives_of_one(monkeypatch, case):
-    monkeypatch.setattr(products, "_AT_ONCE", 20)
-    batch, height, width, strides, padding = CASES[case]
+def test_a_convolution_in_parts_has_the_derivatives_of_one(few, case):
+    batch, height, width, strides, padding, images = CASES[case]
     x, kernel = normal(0, batch, height, width, 3), normal(1, 3, 3, 3, 4)
 
     def ours(x, kernel):
@@ -40,23 +49,51 @@ def test_a_convolution_in_parts_has_the_derivatives_of_one(monkeypatch, case):
     def theirs(x, kernel):
         return jax_conv(x, kernel, strides, padding)
 
+    assert products._images_at_once(x.shape, strides, 4) == images
     out, pullback = jax.vjp(jax.jit(ours), x, kernel)
     expected, expected_pullback = jax.vjp(jax.jit(theirs), x, kernel)
     np.testing.assert_array_equal(out, expected)
     cotangent = normal(2, *out.shape)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), pullback(cotangent), expected_pullback(cotangent)
-    )
+    for found, right in zip(pullback(cotangent), expected_pullback(cotangent), strict=True):
+        np.testing.assert_allclose(found, right, atol=2e-5)
     tangents = normal(3, *x.shape), normal(4, *kernel.shape)
     forward = jax.jvp(ours, (x, kernel), tangents)[1]
     np.testing.assert_allclose(forward, jax.jvp(theirs, (x, kernel), tangents)[1], atol=2e-5)
-    assert "scan" in str(jax.make_jaxpr(jax.grad(lambda k: ours(x, k).sum()))(kernel))  # it was in parts
 
 
-def test_the_parts_of_a_gradient_are_added_in_float32(monkeypatch):
+@pytest.mark.parametrize(
+    ("shape", "channels", "images"),
+    [
+        ((8, 32, 32, 128), 128, 3),
+        ((8, 16, 16, 256), 256, None),
+        ((32, 16, 16, 256), 256, 12),
+        ((1000, 32, 32, 128), 128, 16),  # or there would be hundreds of parts to compile
+        ((8, 32, 32, 128), 3, None),
+        ((4, 128, 128, 128), 128, None),
+        ((2, 64, 64, 128), 128, 1),
+    ],
+)
+def test_parts_are_as_large_as_a_cpu_is_fast_with(shape, channels, images):
+    assert products._images_at_once(shape, 1, channels) == images
+
+
+def test_parts_are_no_loop_of_which_floating_point_operations_are_counted_once(few):
+    x, kernel = normal(0, 6, 4, 4, 3), normal(1, 3, 3, 3, 4)
+    lowered = jax.jit(jax.grad(lambda kernel: jnp.square(products.conv(x, kernel)).sum())).lower(kernel)
+    assert lowered.as_text().count("stablehlo.convolution") == 1 + 3
+    plain = jax.jit(jax.grad(lambda kernel: jnp.square(jax_conv(x, kernel, 1, "SAME")).sum())).lower(kernel)
+    assert lowered.cost_analysis()["flops"] == pytest.approx(plain.cost_analysis()["flops"], rel=0.02)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_parts_of_a_gradient_are_added_in_float32(monkeypatch, dtype):
     monkeypatch.setattr(products, "_AT_ONCE", 4)
+    monkeypatch.setattr(products, "_MOST_PARTS", 1024)
+    monkeypatch.setattr(products, "_WIDE", 1)
     x = jnp.ones((1024, 2, 2, 1), jnp.bfloat16)
-    gradient = jax.grad(lambda kernel: products.conv(x, kernel).astype(jnp.float32).sum())(jnp.ones((3, 3, 1, 1)))
+    gradient = jax.grad(lambda kernel: products.conv(x, kernel).astype(jnp.float32).sum())(
+        jnp.ones((3, 3, 1, 1), dtype)
+    )
     under = np.array([1.0, 2.0, 1.0])  # positions of the kernel's rows in an image of two: sums in bfloat16 end at 256
     np.testing.assert_array_equal(gradient[..., 0, 0], 1024 * np.outer(under, under))
 
@@ -73,23 +110,20 @@ def test_a_product_has_the_derivatives_of_a_matrix_product(shape):
     )
 
 
-def test_gradients_of_single_images_are_those_of_a_loop_over_them(monkeypatch):
-    monkeypatch.setattr(products, "_AT_ONCE", 20)
-    images, kernel = normal(0, 3, 2, 4, 4, 3), normal(1, 3, 3, 3, 4)
+def test_gradients_of_single_images_are_those_of_a_loop_over_them(few):
+    images, kernel = normal(0, 3, 5, 4, 4, 3), normal(1, 3, 3, 3, 4)
     gradient = jax.grad(lambda kernel, x: jnp.square(products.conv(x, kernel)).sum())
     together = jax.vmap(gradient, (None, 0))(kernel, images)
     np.testing.assert_allclose(together, [gradient(kernel, x) for x in images], rtol=1e-5, atol=1e-5)
 
 
-def test_what_has_no_tangent_is_not_multiplied(monkeypatch):
-    monkeypatch.setattr(products, "_AT_ONCE", 20)
+def test_what_has_no_tangent_is_not_multiplied(few):
     x, kernel = normal(0, 6, 4, 4, 3), normal(1, 3, 3, 3, 4)
     of_image = jax.make_jaxpr(lambda x: jax.jvp(lambda x: products.conv(x, kernel), (x,), (x,)))(x)
     assert str(of_image).count("conv_general_dilated[") == 2
 
 
-def test_other_devices_take_the_plain_gradient(monkeypatch):
-    monkeypatch.setattr(products, "_AT_ONCE", 20)
+def test_other_devices_take_the_plain_gradient(few):
     x, kernel = normal(0, 6, 4, 4, 3), normal(1, 3, 3, 3, 4)
 
     def text(conv):

@@ -10,7 +10,7 @@ import pytest
 from ddx.diffusion.objective import time_samplers
 from ddx.diffusion.random import example_keys
 from ddx.runtime import devices
-from ddx.training.state import init_state
+from ddx.training.state import clipped, init_state
 from ddx.training.step import make_step, many_steps, parts_in_loop
 from ddx.training.summary import flops_per_step
 
@@ -276,3 +276,26 @@ def test_weights_and_parts_of_the_loss_are_averaged_and_what_was_learned_is_kept
         np.testing.assert_allclose(after.times, i + 1)
         np.testing.assert_allclose(metrics["quartile_count"], [1, 5, 9, 13])
         np.testing.assert_allclose(metrics["quartile_sum"], [2, 18, 50, 98])
+
+
+@pytest.mark.parametrize(
+    ("norm", "limit", "expected"),
+    [(5.0, 2.0, 0.4), (2.0, 2.0, 1.0), (1.0, 2.0, 1.0), (0.0, 2.0, 1.0), (5.0, 0.0, 1.0)],
+)
+def test_a_gradient_is_scaled_down_to_the_limit_and_keeps_its_type(norm, limit, expected):
+    gradient = {"w": jnp.array([3.0, -4.0]), "half": jnp.ones(2, jnp.bfloat16)}
+    found = clipped(gradient, jnp.asarray(norm), limit)
+    np.testing.assert_allclose(found["w"], expected * np.array([3.0, -4.0]), rtol=1e-6)
+    assert found["half"].dtype == jnp.bfloat16
+
+
+def test_a_step_is_taken_where_float64_is_allowed():
+    def loss(params, x_0, label, t, noise, dropout_keys):
+        return params["w"] * noise.mean((1, 2, 3)), {}
+
+    with jax.enable_x64(True):
+        step, state = make(loss, clip_norm=1e-3)
+        state = state._replace(params={"w": jnp.zeros((), jnp.float32)}, ema={"w": jnp.zeros((), jnp.float32)})
+        after, metrics = jax.jit(step)(state, jax.random.key(0), batch())
+    assert metrics["finite"] and after.params["w"].dtype == after.ema["w"].dtype == jnp.float32
+    assert abs(float(after.params["w"])) == pytest.approx(1e-3, rel=1e-5)

@@ -51,24 +51,30 @@ def compile_shipped(path: Path, names: Sequence[str] = RUNS, what: tuple[str, ..
             known[name] = {"config": seal, "programs": {}}
         found = known[name]
         for program in what:
-            if program in found["programs"]:
-                continue
-            for topology in MACHINES:
+            for topology in _machines_left(found["programs"].get(program)):
                 print(f"{name}: {program} for {topology}", flush=True)
                 try:
                     made = compile_config(config, topology, (program,), image_shape=shape, num_classes=num_classes)
                 except ConfigError as error:  # the batch has fewer images than the machine devices
                     print(f"{name}: {error}", flush=True)
                     break
+                finally:
+                    jax.clear_caches()  # or the programs of all configs together take tens of GB
+                    memory.give_back()
                 found["programs"][program] = made["programs"][program] | {
                     key: made[key] for key in ("topology", "devices", "libtpu")
                 }
+                write_json(path, known)
                 if made["programs"][program]["fits"]:
                     break
-            write_json(path, known)
-            jax.clear_caches()  # or the programs of all configs together take tens of GB
-            memory.give_back()
     return table(known)
+
+
+def _machines_left(made: dict[str, Any] | None) -> tuple[str, ...]:
+    """The machines to compile a program for, until one holds it, after what is known of it."""
+    if made is None:
+        return MACHINES
+    return () if made["fits"] else MACHINES[MACHINES.index(made["topology"]) + 1 :]
 
 
 def table(known: dict[str, Any]) -> str:

@@ -1,5 +1,9 @@
 """How many images a second the loader gives. Run alone on a quiet machine: pytest -m bench -n 0 -s tests/bench"""
 
+import concurrent.futures
+import multiprocessing
+import os
+import pathlib
 import time
 
 import numpy as np
@@ -8,6 +12,7 @@ from PIL import Image
 
 import ddx.data
 from ddx.data import Storage
+from ddx.data.decode import Conversion, read_image
 
 pytestmark = pytest.mark.bench
 SECONDS = 5.0
@@ -60,3 +65,25 @@ def test_a_decoded_copy_is_faster_than_files(photographs, tmp_path, side):
         f"\n{side} x {side}: {copy:,.0f} images a second from a decoded copy, {files:,.0f} from JPEG files of 256 x 256"
     )
     assert copy > 2 * files
+
+
+def decoded(path):
+    return Conversion(3, (64, 64))(read_image(pathlib.Path(path)))
+
+
+def test_threads_decode_as_fast_as_processes(photographs):
+    paths = sorted(map(str, pathlib.Path(photographs).iterdir())) * 4
+    cores, own = os.cpu_count(), multiprocessing.get_context("spawn")
+
+    def rate_of(pool):
+        with pool:
+            list(pool.map(decoded, paths[:200], chunksize=20))
+            begun = time.perf_counter()
+            list(pool.map(decoded, paths, chunksize=20))
+            return len(paths) / (time.perf_counter() - begun)
+
+    one = rate_of(concurrent.futures.ThreadPoolExecutor(1))
+    threads = rate_of(concurrent.futures.ThreadPoolExecutor(cores))
+    processes = rate_of(concurrent.futures.ProcessPoolExecutor(cores, mp_context=own))
+    print(f"\nJPEG: one thread {one:,.0f} a second, {cores} threads {threads:,.0f}, {cores} processes {processes:,.0f}")
+    assert threads > 0.8 * processes

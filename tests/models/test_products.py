@@ -1,4 +1,4 @@
-"""Products of images with kernels: their derivatives are those of JAX's own products, in whatever form they are."""
+"""Products of images with kernels have the derivatives of JAX's own products, whichever form computes them."""
 
 import jax
 import jax.numpy as jnp

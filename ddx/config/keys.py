@@ -191,7 +191,7 @@ KEYS: dict[str, Key] = {
         False, "smaller decay at the beginning: (1 + n) / (10 + n) at the n-th step while that is smaller"
     ),
     "train.steps_per_call": Key(
-        0, "largest number of steps in one compiled call; 0: 1 on CPU, up to 50 elsewhere", **within(0, 10_000)
+        0, "largest number of steps in one compiled call; 0: 1 on CPU, up to 32 elsewhere", **within(0, 10_000)
     ),
     "train.max_bad_steps": Key(
         10, "steps in a row whose loss or gradient may be not finite; they change nothing", **within(0, MOST_STEPS)

@@ -1,10 +1,12 @@
-"""The products of images with kernels, whose gradients take CPUs about as long as the products themselves.
+"""The products of images with kernels, whose gradients take about as long as the products themselves.
 
-What XLA makes of a kernel's gradient for a CPU often takes four times as long as the product itself. So on CPUs, how a
-product changes with its kernel is written in another form, of whose transpose, the gradient, XLA makes a fast program.
-The products themselves are the plain ones everywhere.
+What XLA makes of a kernel's gradient for a CPU often takes four times as long as the product itself, and of the
+images' gradient of a convolution of stride 2 for a TPU as well. So there, how a product changes with its kernel or its
+images is written in another form, of whose transpose, the gradient, XLA makes a fast program. The products themselves
+are the plain ones everywhere.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
+from jax.experimental.layout import Layout, with_layout_constraint
 
 # Pixels over which a gradient of a convolution's kernel sums at once, about. A sum over 8,192 takes four times as long
 # as four sums over 2,048. Images of more than twice as many pixels do not gain.
@@ -19,14 +22,19 @@ _AT_ONCE = 3072
 _MOST_PARTS = 64  # each is compiled
 _WIDE = 32  # channels of the output; with fewer, the plain gradient is faster
 
-_Product = Callable[[jax.Array, jax.Array], jax.Array]
+_MANY = 1024  # pixels of a batch, with which the images' gradient by parity pays on a TPU
+
+ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
+"""Of (B, H, 2, W, 2, C): a TPU's compiler writes and reads a quarter of the pixels in its place only with this."""
+
+Product = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """(..., C) with a kernel of (C, channels) to (..., channels), in the type of x."""
     if x.dtype != jnp.float32:  # in other types the plain gradient is faster
         return _matmul(x, kernel)
-    return _with_tangent_of_kernel(_matmul, _matmul_of_columns)(x, kernel)
+    return bilinear(_matmul, _matmul, _on("cpu", _matmul_of_columns, _matmul))(x, kernel)
 
 
 def conv(
@@ -41,11 +49,22 @@ def conv(
     `padding` is a name or the pixels before and after for height and width; `lhs_dilation` is one more than the zeros
     between the images' pixels, for height and width.
     """
-    plain = partial(_conv, strides, padding, lhs_dilation)
+    plain: Product = partial(_conv, strides, padding, lhs_dilation)
+    of_images = of_kernel = plain
+    if strides == 2 and _is_large(x.shape):
+        of_images = _on("tpu", partial(_by_parity, padding), plain)
     images = _images_at_once(x.shape, strides, kernel.shape[-1])
-    if images is None:
-        return plain(x, kernel)
-    return _with_tangent_of_kernel(plain, partial(_in_parts, plain, images))(x, kernel)
+    if images is not None:
+        of_kernel = _on("cpu", partial(_in_parts, plain, images), plain)
+    return bilinear(plain, of_images, of_kernel)(x, kernel)
+
+
+def _is_large(shape: tuple[Any, ...]) -> bool:
+    """Whether images of even height and width have many pixels together."""
+    batch, height, width, _ = shape
+    if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
+        return False
+    return height % 2 == width % 2 == 0 and math.prod((batch, height, width)) >= _MANY
 
 
 def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
@@ -58,20 +77,32 @@ def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int 
     return None if images >= batch or pixels > 2 * _AT_ONCE or channels < _WIDE else images
 
 
-def _with_tangent_of_kernel(plain: _Product, on_cpu: _Product) -> _Product:
-    """A product, linear in images and in a kernel, which on CPUs is `on_cpu` for a tangent of the kernel."""
+def _on(platform: str, form: Product, default: Product) -> Product:
+    """A product that has another form on a platform."""
+
+    def made(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        out: jax.Array = jax.lax.platform_dependent(x, kernel, **{platform: form}, default=default)
+        return out
+
+    return made
+
+
+def bilinear(plain: Product, of_images: Product, of_kernel: Product) -> Product:
+    """A product, linear in images and in a kernel, with forms for a tangent of the images and one of the kernel."""
+    if of_images is of_kernel is plain:
+        return plain
 
     @jax.custom_jvp
     def made(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return plain(x, kernel)
 
     def jvp(primals: Any, tangents: Any) -> Any:
-        (x, kernel), (of_x, of_kernel) = primals, tangents
+        (x, kernel), (tangent_of_x, tangent_of_kernel) = primals, tangents
         terms = []
-        if not isinstance(of_x, SymbolicZero):
-            terms.append(plain(of_x, kernel))
-        if not isinstance(of_kernel, SymbolicZero):
-            terms.append(jax.lax.platform_dependent(x, of_kernel, cpu=on_cpu, default=plain))
+        if not isinstance(tangent_of_x, SymbolicZero):
+            terms.append(of_images(tangent_of_x, kernel))
+        if not isinstance(tangent_of_kernel, SymbolicZero):
+            terms.append(of_kernel(x, tangent_of_kernel))
         return plain(x, kernel), sum(terms[1:], terms[0])
 
     made.defjvp(jvp, symbolic_zeros=True)
@@ -104,7 +135,30 @@ def _conv(strides: int, padding: Any, lhs_dilation: tuple[int, int], x: jax.Arra
     )
 
 
-def _in_parts(plain: _Product, images: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _by_parity(padding: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of stride 2 as a sum over the images' even and odd rows and columns.
+
+    Of an image's gradient four quarters are convolutions then, of nine products for four pixels. As one convolution, of
+    an image with zeros between its pixels, it has 36.
+    """
+    batch, height, width, channels = x.shape
+    before = (0, 0) if padding == "SAME" else tuple(first for first, _ in padding)
+    quarters = with_layout_constraint(x.reshape(batch, height // 2, 2, width // 2, 2, channels), ROWS_MAJOR)
+
+    def taps(axis: int, parity: int) -> tuple[slice, tuple[int, int]]:
+        """Which taps see the rows, or columns, of a parity, and the padding of these."""
+        outside = before[axis]
+        return (slice(0, 3, 2), (outside, 1 - outside)) if parity == outside else (slice(1, 2), (0, 0))
+
+    terms = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        (rows, around_rows), (columns, around_columns) = taps(0, row), taps(1, column)
+        around = [around_rows, around_columns]
+        terms.append(_conv(1, around, (1, 1), quarters[:, :, row, :, column], kernel[rows, columns]))
+    return sum(terms[1:], terms[0])
+
+
+def _in_parts(plain: Product, images: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same, so many images at a time: the gradient is a sum over the parts, in float32 at least.
 
     It is not a loop: in loops, XLA for CPUs does not arrange the axes of convolutions, and makes slow programs of them.

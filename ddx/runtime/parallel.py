@@ -203,22 +203,22 @@ def copied_to_host(tree: Any) -> Any:
         return jax.tree.unflatten(structure, pool.map(np.array, leaves))
 
 
-def assert_replicated(tree: Any, what: str) -> None:
+def assert_replicated(tree: Any, what: str, copies: Any = ()) -> None:
     """Check, bit by bit, that all devices hold the same tree; a step that forgot `mean_over_devices` is found here.
 
-    Only a checksum a leaf travels to the host.
+    `copies` are arrays like those of `put` with AXIS, of which each device's row must be the same. Only a checksum a
+    leaf travels to the host.
 
     Raises:
       RuntimeError: some leaf differs between devices.
     """
     if devices.count() == 1:
         return
-    sums = everywhere(jax.block_until_ready(_checksums()(tree)))
+    sums = everywhere(jax.block_until_ready(_checksums()(tree, copies)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(sums):
         if len(np.unique(np.asarray(leaf))) > 1:
-            raise RuntimeError(
-                f"{what} differs between devices at {jax.tree_util.keystr(path)}; average it in the step"
-            )
+            at = jax.tree_util.keystr(path[1:])
+            raise RuntimeError(f"{what} differs between devices at {at}; average it in the step")
 
 
 def _checksum(x: jax.Array) -> jax.Array:
@@ -230,8 +230,9 @@ def _checksum(x: jax.Array) -> jax.Array:
 
 
 @functools.cache  # compiled once, not at every checkpoint
-def _checksums() -> Callable[[Any], Any]:
-    """The checksums of a replicated tree by device."""
+def _checksums() -> Callable[[Any, Any], Any]:
+    """The checksums by device of a replicated tree, and of a tree of which each has a row."""
+    of_rows = jax.jit(lambda copies: jax.tree.map(jax.vmap(_checksum), copies))
     if devices.is_spread():
         each = jax.shard_map(
             lambda tree: jax.tree.map(lambda x: _checksum(x)[None], tree),
@@ -240,9 +241,11 @@ def _checksums() -> Callable[[Any], Any]:
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        return jax.jit(each)
-    mapped = jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
-    return lambda tree: mapped(tree, np.zeros(devices.count()))
+        of_tree: Callable[[Any], Any] = jax.jit(each)
+    else:
+        mapped = jax.pmap(lambda tree, _: jax.tree.map(_checksum, tree), axis_name=AXIS, in_axes=(None, 0))
+        of_tree = lambda tree: mapped(tree, np.zeros(devices.count()))  # noqa: E731
+    return lambda tree, copies: (of_tree(tree), of_rows(copies))
 
 
 class Votes:

@@ -1,4 +1,4 @@
-"""Arrays of which every device keeps its part: what is updated there, and read as a whole seldom.
+"""Arrays of which every device keeps its part, and updates it there.
 
 Which axis is divided follows from an array's shape and the number of devices; an array that cannot be divided evenly is
 kept whole by each. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
@@ -30,19 +30,6 @@ def mean(tree: Any) -> Any:
         return jax.lax.psum_scatter(x, AXIS, scatter_dimension=axis, tiled=True) / count()
 
     return jax.tree.map(of, tree) if is_wrapped() and count() > 1 else tree
-
-
-def own(tree: Any) -> Any:
-    """This device's part of arrays that all have; the arrays themselves outside a wrapper."""
-
-    def of(x: Any) -> Any:
-        axis = _part_axis(x.shape)
-        if axis is None:
-            return x
-        size = x.shape[axis] // count()
-        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(AXIS) * size, size, axis)
-
-    return jax.tree.map(of, tree) if is_wrapped() else tree
 
 
 def whole(parts: Any, like: Any) -> Any:
@@ -95,6 +82,11 @@ def shapes(like: Any) -> Any:
         return jax.ShapeDtypeStruct((devices, *sides), shaped.dtype)
 
     return jax.tree.map(shape, like)
+
+
+def copies(tree: Any, like: Any) -> Any:
+    """Of what `place` makes of arrays shaped like `like`, those of which every device has all; () for the others."""
+    return jax.tree.map(lambda x, shaped: x if _part_axis(shaped.shape) is None else (), tree, like)
 
 
 def join(tree: Any, like: Any) -> Any:

@@ -17,6 +17,9 @@ from ddx.runtime import devices
 SECONDS = 2.5
 """What a call is to take; twice that if its steps take twice as long as those before. A step is never cut."""
 
+_MOST = 32
+"""Steps of a call. With more steps than images of 32 x 32 have rows, a TPU keeps the batches in an order to be copied."""
+
 clock = time.monotonic
 
 Metrics = dict[str, Any]
@@ -78,5 +81,5 @@ def steps_per_call(config: ConfigDict, image_shape: tuple[int, int, int]) -> int
     """The most training steps in one compiled call, whose batches are copied as a whole however few steps it has."""
     # A scan's gradient of a convolution is 24 times slower on CPU; elsewhere a long call hides the host.
     fit = 2**27 // (config.train.batch_size * math.prod(image_shape))
-    automatic = 1 if devices.platform() == "cpu" else min(50, max(1, fit))
+    automatic = 1 if devices.platform() == "cpu" else min(_MOST, max(1, fit))
     return config.train.steps_per_call or automatic

@@ -43,41 +43,51 @@ class Program(NamedTuple):
         """The call, lowered for the devices; with a state on them, it is not traced again when it is called."""
         key = jax.random.key(0)
         if state is None:
-            ema, opt_state = parts.shapes((self.shapes.ema, self.shapes.opt_state))
-            state = self.shapes._replace(ema=ema, opt_state=opt_state)
+            state = self.shapes._replace(**parts.shapes(_divided(self.shapes)))
         empty = stacked([empty_batch(self.system.config.train.batch_size, self.system.image_shape)], self.per_call)
         return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=devices.count())))
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the devices, as a call takes it: of some of it each has its part."""
-        ema, opt_state = parts.place((state.ema, state.opt_state))
-        state = parallel.put(state._replace(ema=(), opt_state=()))
-        return state._replace(ema=ema, opt_state=opt_state)
+        whole: TrainState = parallel.put(_without_divided(state))
+        return whole._replace(**parts.place(_divided(state)))
 
     def join(self, state: TrainState) -> TrainState:
         """The inverse of `place`, on the host where devices had parts."""
-        like = self.shapes
-        return state._replace(
-            ema=parts.join(state.ema, like.ema), opt_state=parts.join(state.opt_state, like.opt_state)
-        )
+        return state._replace(**parts.join(_divided(state), _divided(self.shapes)))
 
     def check_replicated(self, state: TrainState, what: str) -> None:
         """Check that devices have the same of what each has whole."""
-        parallel.assert_replicated(state._replace(ema=(), opt_state=()), what)
+        copies = parts.copies(_divided(state), _divided(self.shapes))
+        parallel.assert_replicated(_without_divided(state), what, copies)
 
     def weights(self, state: TrainState, which: str) -> Any:
         """All weights of the network in a state on the devices: averaged, "ema", or "raw"."""
-        if which == "raw":
-            return joined(state.frozen, state.params)
-        return joined(state.frozen, parts.join(state.ema, self.shapes.ema))
+        name = {"raw": "params", "ema": "ema"}[which]
+        return joined(state.frozen, parts.join(getattr(state, name), getattr(self.shapes, name)))
 
 
-def step_of(config: ConfigDict, system: System, times: TimeSampler, optimizer: optax.GradientTransformation) -> Step:
-    """The training step of a config, for one device."""
+_DIVIDED = ("params", "ema", "opt_state")
+
+
+def _divided(state: TrainState) -> dict[str, Any]:
+    """What of a state the devices have parts of."""
+    return {name: getattr(state, name) for name in _DIVIDED}
+
+
+def _without_divided(state: TrainState) -> TrainState:
+    return state._replace(**dict.fromkeys(_DIVIDED, ()))
+
+
+def step_of(
+    config: ConfigDict, system: System, times: TimeSampler, optimizer: optax.GradientTransformation, shapes: Any
+) -> Step:
+    """The training step of a config, for one device; `shapes` are those of the weights that are trained."""
     t = config.train
     return make_step(
         system.loss,
         optimizer,
+        shapes=shapes,
         num_steps=config.process.num_steps,
         times=times,
         batch_size=t.batch_size,
@@ -120,12 +130,12 @@ _MOST_KEPT = 4
 def _make(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int, spectrum: Any) -> Program:
     system, times, t = make_system(config, image_shape, num_classes, spectrum), make_time_sampler(config), config.train
     optimizer = make_optimizer(t.learning_rate, t.warmup_steps)
-    step = step_of(config, system, times, optimizer)
 
     def initial(key: Any) -> TrainState:
         params, frozen = system.split(system.init(key))
         return init_state(params, optimizer, times.init(), frozen)
 
     shapes = jax.eval_shape(initial, jax.random.key(0))
-    call = parallel.data_parallel(many_steps(step), TrainState(None, None, 0, 0, None, None))
+    step = step_of(config, system, times, optimizer, shapes.params)
+    call = parallel.data_parallel(many_steps(step), TrainState(None, 0, 0, 0, None, None))
     return Program(system, optimizer, initial, shapes, call, steps_per_call(config, image_shape))

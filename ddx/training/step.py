@@ -29,6 +29,7 @@ def make_step(
     loss: LossFn,
     optimizer: optax.GradientTransformation,
     *,
+    shapes: Any,
     num_steps: int,
     times: TimeSampler,
     batch_size: int,
@@ -46,6 +47,7 @@ def make_step(
     Args:
       loss: loss(params, x_0, label, t, noise, dropout_keys) -> (B,), and its parts {name: (B,)}.
       optimizer: an optax transformation.
+      shapes: of the weights that are trained, like them.
       num_steps: T, for the quartiles.
       times: draws the times, and weights with which losses count.
       batch_size: of the global batch.
@@ -62,8 +64,8 @@ def make_step(
       A step over batch = {"image": (B, H, W, C) uint8, "label": (B,), "example": (B,) the examples' places in the
       global batch}. Its metrics are scalars, means with the weights of the times, but for the sums and counts of losses
       by quartile of t, (4,). An update whose loss or gradient is not finite is not applied (metrics["finite"] is
-      False); the step still counts. Of the averages and the optimizer's state each device keeps its own part and
-      updates that (weight-update sharding, Xu et al. 2020).
+      False); the step still counts. Of the weights, their averages and the optimizer's state each device keeps its own
+      part and updates that (weight-update sharding, Xu et al. 2020); a step begins with the parts of all.
     """
 
     def gradient(
@@ -104,28 +106,31 @@ def make_step(
         t, weight = times.draw(state.times, jax.random.fold_in(key, _TIME), batch["example"], batch_size)
         noise = white_noise(keys(_NOISE), x_0.shape[1:])
         told = (label, t, noise, keys(_DROPOUT))
-        grad, (each, named) = gradient(state.params, state.frozen, weight, x_0, *told)
+        # Here, not after the update: what collectives write is not the memory that a call is given and returns, so a
+        # TPU copied all weights at the beginning of a call and at its end.
+        with jax.named_scope("optimizer"):
+            params = parts.whole(state.params, shapes)
+        grad, (each, named) = gradient(params, state.frozen, weight, x_0, *told)
         level = jnp.ceil(t).astype(jnp.int32)  # a real time counts as the next integer one
         quartile = weight[:, None] * jax.nn.one_hot((level - 1) * 4 // num_steps, 4)
         means = jax.tree.map(lambda x: (weight * x).mean(), {"loss": each, **named})
         means, quartile_sum, quartile_count = parallel.mean_over_devices((means, each @ quartile, quartile.sum(0)))
         learned = times.update(state.times, *parallel.gather_over_devices((t, each)))
         with jax.named_scope("optimizer"):  # a part of its own in profiles
-            grad, before = parts.mean(grad), parts.own(state.params)
-            norm = parts.norm(grad, state.params)
+            grad = parts.mean(grad)
+            norm = parts.norm(grad, shapes)
             finite = jnp.isfinite(means["loss"]) & jnp.isfinite(norm)
 
             def update() -> Any:
-                updates, opt_state = optimizer.update(clipped(grad, norm, clip_norm), state.opt_state, before)
-                params = optax.apply_updates(before, updates)
+                updates, opt_state = optimizer.update(clipped(grad, norm, clip_norm), state.opt_state, state.params)
+                params = optax.apply_updates(state.params, updates)
                 return params, update_ema(state.ema, params, state.step, ema_decay, ema_warmup), opt_state, learned
 
             def leave() -> Any:
-                return before, state.ema, state.opt_state, state.times
+                return state.params, state.ema, state.opt_state, state.times
 
-            # One branch, for a CPU takes three times as long to choose array by array. Collectives stay outside.
+            # One branch, for a CPU takes three times as long to choose array by array.
             params, ema, opt_state, learned = jax.lax.cond(finite, update, leave)
-            params = parts.whole(params, state.params)
         metrics = {
             **means,
             "grad_norm": norm,

@@ -1,5 +1,7 @@
 """Products of images with kernels have the derivatives of JAX's own products, whichever form computes them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,25 @@ def test_a_convolution_in_parts_has_the_derivatives_of_one(few, case):
     tangents = normal(3, *x.shape), normal(4, *kernel.shape)
     forward = jax.jvp(ours, (x, kernel), tangents)[1]
     np.testing.assert_allclose(forward, jax.jvp(theirs, (x, kernel), tangents)[1], atol=2e-5)
+
+
+@pytest.mark.parametrize("padding", ["SAME", [(1, 1), (1, 1)]])
+@pytest.mark.parametrize("size", [(2, 2), (4, 6)])
+def test_a_convolution_of_stride_2_by_parity_has_the_derivatives_of_one(padding, size):
+    x, kernel = normal(0, 2, *size, 3), normal(1, 3, 3, 3, 4)
+
+    def theirs(x, kernel):
+        return jax_conv(x, kernel, 2, padding)
+
+    by_parity = functools.partial(products._by_parity, padding)
+    ours = products.bilinear(theirs, by_parity, theirs)
+    np.testing.assert_allclose(by_parity(x, kernel), theirs(x, kernel), atol=1e-5)
+    out, pullback = jax.vjp(ours, x, kernel)
+    cotangent = normal(2, *out.shape)
+    expected = jax.vjp(theirs, x, kernel)[1](cotangent)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), pullback(cotangent), expected)
+    squares = [jax.hessian(lambda x, f=f: jnp.sum(jnp.square(f(x, kernel))))(x) for f in (ours, theirs)]  # noqa: B023
+    np.testing.assert_allclose(*squares, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +142,19 @@ def test_what_has_no_tangent_is_not_multiplied(few):
     x, kernel = normal(0, 6, 4, 4, 3), normal(1, 3, 3, 3, 4)
     of_image = jax.make_jaxpr(lambda x: jax.jvp(lambda x: products.conv(x, kernel), (x,), (x,)))(x)
     assert str(of_image).count("conv_general_dilated[") == 2
+
+
+def test_on_a_tpu_the_gradient_of_large_images_is_four_convolutions_without_zeros_between_pixels():
+    kernel = normal(1, 3, 3, 3, 4)
+
+    def convolutions(*shape):
+        x = normal(0, *shape)
+        gradient = jax.grad(lambda x: jnp.square(products.conv(x, kernel, 2)).sum())
+        text = jax.jit(gradient).trace(x).lower(lowering_platforms=("tpu",)).as_text()
+        return text.count("stablehlo.convolution"), text.count("lhs_dilate = [2, 2]")
+
+    assert convolutions(16, 8, 8, 3) == (1 + 4, 0)
+    assert convolutions(15, 8, 8, 3) == convolutions(16, 9, 8, 3) == (1 + 1, 1)
 
 
 def test_other_devices_take_the_plain_gradient(few):

@@ -48,30 +48,40 @@ def test_parts_of_arrays_are_updated_where_they_are():
     """A step of gradient descent with momentum on parts is the step on the whole."""
     shapes = {"kernel": (3, 3, 16, 4), "bias": (8,), "odd": (3,), "scalar": ()}
     rng = np.random.default_rng(0)
+    like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     w, m = ({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2))
     x = rng.normal(size=16).astype(np.float32)
 
     def step(state, key, work):
         w, m = state
         _, batch = work
-        gradient = jax.grad(lambda w: sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(w)) * batch["x"].mean())(w)
-        gradient, before = parts.mean(gradient), parts.own(w)
-        norm = parts.norm(gradient, w)
+        all_of_w = parts.whole(w, like)
+        gradient = jax.grad(lambda w: sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(w)) * batch["x"].mean())
+        gradient = parts.mean(gradient(all_of_w))
+        norm = parts.norm(gradient, like)
         m = jax.tree.map(lambda m, g: 0.9 * m + g / norm, m, gradient)
-        return (parts.whole(jax.tree.map(lambda w, m: w - m, before, m), w), m), {"norm": norm}
+        return (jax.tree.map(lambda w, m: w - m, w, m), m), {"norm": norm}
 
     (alone, momentum), metrics = jax.jit(step)((w, m), jax.random.key(0), (1, {"x": x}))
-    call = parallel.data_parallel(step, (None, 0))
-    placed = parallel.replicate(w), parts.place(m)
+    call = parallel.data_parallel(step, (0, 0))
+    placed = parts.place(w), parts.place(m)
     assert placed[1]["kernel"].shape == (8, 3, 3, 2, 4) and placed[1]["odd"].shape == (8, 3)
     jax.tree.map(np.testing.assert_array_equal, parts.join(placed[1], m), m)
-    shapes_of = parts.shapes(jax.eval_shape(lambda: m))
+    shapes_of = parts.shapes(like)
     assert jax.tree.map(jnp.shape, placed[1]) == jax.tree.map(lambda leaf: leaf.shape, shapes_of)
     (together, divided), found = call(placed, jax.random.key(0), (1, parallel.split_batch({"x": x})))
-    parallel.assert_replicated(together, "the weights")
     np.testing.assert_allclose(found["norm"], metrics["norm"], rtol=1e-6)
-    for a, b in ((alone, together), (momentum, parts.join(divided, m))):
+    for a, b in ((alone, parts.join(together, like)), (momentum, parts.join(divided, like))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_copies_that_differ_are_found():
+    like = {"kernel": jax.ShapeDtypeStruct((16, 4), np.float32), "odd": jax.ShapeDtypeStruct((3,), np.float32)}
+    rows = parts.place({"kernel": np.arange(64, dtype=np.float32).reshape(16, 4), "odd": np.ones(3, np.float32)})
+    parallel.assert_replicated((), "the state", parts.copies(rows, like))
+    rows["odd"] = parallel.put(np.asarray(rows["odd"]) + np.arange(8)[:, None] // 7, parallel.AXIS)
+    with pytest.raises(RuntimeError, match=r"the state differs between devices at \['odd'\]"):
+        parallel.assert_replicated((), "the state", parts.copies(rows, like))
 
 
 def test_batches_split_and_join_in_order():

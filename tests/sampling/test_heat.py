@@ -115,7 +115,7 @@ def test_the_training_step_sees_data_from_low_to_1():
     optimizer = make_optimizer(1e-3, 0)
     times = ddx.diffusion.objective.time_samplers.uniform(5)
     settings = {"num_steps": 5, "times": times, "batch_size": 2, "flip": False, "accumulation": 1}
-    settings |= {"label_dropout": 0.0, "null_class": 0}
+    settings |= {"label_dropout": 0.0, "null_class": 0, "shapes": {"w": jnp.zeros(())}}
     batch = {"image": np.zeros((2, 8, 8, 1), np.uint8), "label": np.zeros(2, int), "example": np.arange(2)}
     for low in (-1.0, 0.0):
         step = make_step(loss, optimizer, low=low, clip_norm=0.0, ema_decay=0.9, ema_warmup=False, **settings)

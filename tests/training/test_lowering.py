@@ -47,7 +47,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
     assert sum(sizes) == num_params
 
     t.accumulation = 1
-    step = step_of(config, system, times, optimizer)
+    step = step_of(config, system, times, optimizer, state.params)
     batch = {
         "image": jax.ShapeDtypeStruct((2, t.batch_size // 8, *shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),

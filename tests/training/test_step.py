@@ -43,7 +43,7 @@ def make(loss, **changes):
     } | changes
     options = {"times": time_samplers.uniform(T), "batch_size": 8} | options
     optimizer = optax.sgd(1.0)
-    step = make_step(loss, optimizer, **options)
+    step = make_step(loss, optimizer, shapes={"w": jnp.zeros(())}, **options)
     return step, init_state({"w": jnp.zeros(())}, optimizer, options["times"].init())
 
 

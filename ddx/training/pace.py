@@ -17,8 +17,7 @@ from ddx.runtime import devices
 SECONDS = 2.5
 """What a call is to take; twice that if its steps take twice as long as those before. A step is never cut."""
 
-_MOST = 32
-"""Steps of a call. With more steps than images of 32 x 32 have rows, a TPU keeps the batches in an order to be copied."""
+_MOST = 32  # steps of a call; of more than an image's rows, a TPU keeps the batches in an order that it has to copy
 
 clock = time.monotonic
 

@@ -78,7 +78,7 @@ def test_a_convolution_of_stride_2_by_parity_has_the_derivatives_of_one(padding,
     cotangent = normal(2, *out.shape)
     expected = jax.vjp(theirs, x, kernel)[1](cotangent)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), pullback(cotangent), expected)
-    squares = [jax.hessian(lambda x, f=f: jnp.sum(jnp.square(f(x, kernel))))(x) for f in (ours, theirs)]  # noqa: B023
+    squares = [jax.hessian(lambda x, f=f: jnp.sum(jnp.square(f(x, kernel))))(x) for f in (ours, theirs)]
     np.testing.assert_allclose(*squares, atol=1e-4)
 
 

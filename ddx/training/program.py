@@ -43,28 +43,28 @@ class Program(NamedTuple):
         """The call, lowered for the devices; with a state on them, it is not traced again when it is called."""
         key = jax.random.key(0)
         if state is None:
-            state = self.shapes._replace(**parts.shapes(_divided(self.shapes)))
+            state = self.shapes._replace(**parts.shapes(_divided(self.shapes), self.shapes.params))
         empty = stacked([empty_batch(self.system.config.train.batch_size, self.system.image_shape)], self.per_call)
         return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=devices.count())))
 
     def place(self, state: TrainState) -> TrainState:
         """A state on the devices, as a call takes it: of some of it each has its part."""
         whole: TrainState = parallel.put(_without_divided(state))
-        return whole._replace(**parts.place(_divided(state)))
+        return whole._replace(**parts.place(_divided(state), self.shapes.params))
 
     def join(self, state: TrainState) -> TrainState:
         """The inverse of `place`, on the host where devices had parts."""
-        return state._replace(**parts.join(_divided(state), _divided(self.shapes)))
+        return state._replace(**parts.join(_divided(state), _divided(self.shapes), self.shapes.params))
 
     def check_replicated(self, state: TrainState, what: str) -> None:
         """Check that devices have the same of what each has whole."""
-        copies = parts.copies(_divided(state), _divided(self.shapes))
+        copies = parts.copies(_divided(state), _divided(self.shapes), self.shapes.params)
         parallel.assert_replicated(_without_divided(state), what, copies)
 
     def weights(self, state: TrainState, which: str) -> Any:
         """All weights of the network in a state on the devices: averaged, "ema", or "raw"."""
         name = {"raw": "params", "ema": "ema"}[which]
-        return joined(state.frozen, parts.join(getattr(state, name), getattr(self.shapes, name)))
+        return joined(state.frozen, parts.join(getattr(state, name), self.shapes.params, self.shapes.params))
 
 
 _DIVIDED = ("params", "ema", "opt_state")

@@ -46,42 +46,47 @@ def test_a_forgotten_average_is_found():
 
 def test_parts_of_arrays_are_updated_where_they_are():
     """A step of gradient descent with momentum on parts is the step on the whole."""
-    shapes = {"kernel": (3, 3, 16, 4), "bias": (8,), "odd": (3,), "scalar": ()}
+    shapes = {"kernel": (3, 3, 16, 4), "bias": (8,), "odd": (3,), "odd matrix": (3, 3), "scalar": ()}
     rng = np.random.default_rng(0)
     like = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in shapes.items()}
     w, m = ({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in range(2))
+    state = {"count": np.int32(3), "of w": m}
+    like_state = {"count": jax.ShapeDtypeStruct((), np.int32), "of w": like}
     x = rng.normal(size=16).astype(np.float32)
 
     def step(state, key, work):
-        w, m = state
+        w, state = state
         _, batch = work
-        all_of_w = parts.whole(w, like)
         gradient = jax.grad(lambda w: sum(jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(w)) * batch["x"].mean())
-        gradient = parts.mean(gradient(all_of_w))
+        gradient = parts.mean(gradient(parts.whole(w, like)))
         norm = parts.norm(gradient, like)
-        m = jax.tree.map(lambda m, g: 0.9 * m + g / norm, m, gradient)
-        return (jax.tree.map(lambda w, m: w - m, w, m), m), {"norm": norm}
+        m = jax.tree.map(lambda m, g: 0.9 * m + g / norm, state["of w"], gradient)
+        state = {"count": state["count"] + 1, "of w": m}
+        return (jax.tree.map(lambda w, m: w - m, w, m), state), {"norm": norm}
 
-    (alone, momentum), metrics = jax.jit(step)((w, m), jax.random.key(0), (1, {"x": x}))
-    call = parallel.data_parallel(step, (0, 0))
-    placed = parts.place(w), parts.place(m)
-    assert placed[1]["kernel"].shape == (8, 3, 3, 2, 4) and placed[1]["odd"].shape == (8, 3)
-    jax.tree.map(np.testing.assert_array_equal, parts.join(placed[1], m), m)
-    shapes_of = parts.shapes(like)
+    alone, metrics = jax.jit(step)((w, state), jax.random.key(0), (1, {"x": x}))
+    placed = parts.place(w, like), parts.place(state, like)
+    assert placed[0].vectors.shape == (8, 2)  # 8 numbers, 3 and 5 zeros
+    assert [x.shape for x in placed[0].others] == [(8, 3, 3, 2, 4), (8, 3, 3), (8,)]
+    jax.tree.map(np.testing.assert_array_equal, parts.join(placed[1], like_state, like), state)
+    shapes_of = parts.shapes(like_state, like)
     assert jax.tree.map(jnp.shape, placed[1]) == jax.tree.map(lambda leaf: leaf.shape, shapes_of)
-    (together, divided), found = call(placed, jax.random.key(0), (1, parallel.split_batch({"x": x})))
+    call = parallel.data_parallel(step, (0, 0))
+    divided, found = call(placed, jax.random.key(0), (1, parallel.split_batch({"x": x})))
     np.testing.assert_allclose(found["norm"], metrics["norm"], rtol=1e-6)
-    for a, b in ((alone, parts.join(together, like)), (momentum, parts.join(divided, like))):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), a, b)
+    together = parts.join(divided[0], like, like), parts.join(divided[1], like_state, like)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), alone, together)
 
 
 def test_copies_that_differ_are_found():
-    like = {"kernel": jax.ShapeDtypeStruct((16, 4), np.float32), "odd": jax.ShapeDtypeStruct((3,), np.float32)}
-    rows = parts.place({"kernel": np.arange(64, dtype=np.float32).reshape(16, 4), "odd": np.ones(3, np.float32)})
-    parallel.assert_replicated((), "the state", parts.copies(rows, like))
-    rows["odd"] = parallel.put(np.asarray(rows["odd"]) + np.arange(8)[:, None] // 7, parallel.AXIS)
-    with pytest.raises(RuntimeError, match=r"the state differs between devices at \['odd'\]"):
-        parallel.assert_replicated((), "the state", parts.copies(rows, like))
+    like = {"divided": jax.ShapeDtypeStruct((16, 4), np.float32), "odd": jax.ShapeDtypeStruct((3, 3), np.float32)}
+    tree = {"divided": np.arange(64, dtype=np.float32).reshape(16, 4), "odd": np.ones((3, 3), np.float32)}
+    rows = parts.place(tree, like)
+    parallel.assert_replicated((), "the state", parts.copies(rows, like, like))
+    odd = np.asarray(rows.others[1]) + np.arange(8)[:, None, None] // 7
+    rows = rows._replace(others=[rows.others[0], parallel.put(odd, parallel.AXIS)])
+    with pytest.raises(RuntimeError, match=r"the state differs between devices at \.others\[1\]"):
+        parallel.assert_replicated((), "the state", parts.copies(rows, like, like))
 
 
 def test_batches_split_and_join_in_order():

@@ -88,7 +88,7 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
         run = _Run(config, workdir, data, checkpoints, start, held)
         state = run.program.place(run.restore(step) if step else run.begin())
         flops = summary.flops_per_step(run.program.lower(state), parts_in_loop(config.train.accumulation))
-        print(summary.describe_run(config, data, state, flops))
+        print(summary.describe_run(config, data, run.program.shapes, flops))
         print(f"{'resuming' if step else 'starting'} at step {step} in {workdir}", flush=True)
         for change in start.changes:
             print(f"changed  {change}", flush=True)

@@ -13,15 +13,15 @@ from ddx.system import joined
 from ddx.training.state import TrainState
 
 
-def describe_run(config: ConfigDict, data: Dataset, state: TrainState, flops: float | None) -> str:
-    """Network, process, loss, batch and length of a run; `flops` counts a step on one device."""
+def describe_run(config: ConfigDict, data: Dataset, shapes: TrainState, flops: float | None) -> str:
+    """Network, process, loss, batch and length of a run with a state of these shapes; `flops` are a device's a step."""
     batch, parts, steps = config.train.batch_size, devices.count(), config.train.num_steps
     split = f"{batch} images = {parts} x {batch // parts}"
     if config.train.accumulation > 1:
         split += f", in {config.train.accumulation} parts"
-    params = joined(state.frozen, state.params)
-    trained, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state.params, params))
-    some = f", {trained:,} of them trained, the others from {config.train.backbone}" if state.frozen else ""
+    params = joined(shapes.frozen, shapes.params)
+    trained, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (shapes.params, params))
+    some = f", {trained:,} of them trained, the others from {config.train.backbone}" if shapes.frozen else ""
     return "\n".join(
         [
             f"network  {total:,} parameters{some}, {config.model.dtype}",

@@ -19,7 +19,7 @@ TOPOLOGY = flags.DEFINE_string(
 NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "Slices of that topology.")
 WHAT = flags.DEFINE_list("what", ["train", "sample"], "Programs to compile: train, sample, evaluate, fid.")
 SHIPPED = flags.DEFINE_bool(
-    "shipped", False, "All shipped configs, each on the smallest of a v3-8, v3-32 and v3-64 that holds it."
+    "shipped", False, "All shipped configs, each on the smallest of a v3-8, v3-32, v3-64 and v3-128 that holds it."
 )
 flags.adopt_module_key_flags(programs)
 

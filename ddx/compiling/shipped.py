@@ -25,8 +25,8 @@ RUNS = (
 )
 """The shipped configs, from the quickest to compile on. A head is trained on the network of another run."""
 
-MACHINES = ("v3:2x2", "v3:4x4", "v3:4x8")
-"""From the TPU of DDPM's paper on: v3-8, v3-32 and v3-64."""
+MACHINES = ("v3:2x2", "v3:4x4", "v3:4x8", "v3:8x8")
+"""From the TPU of DDPM's paper on: v3-8, v3-32, v3-64 and v3-128."""
 
 _IMAGES = {"downsampled_imagenet/64x64": ((64, 64, 3), 1)}  # TFDS does not tell
 

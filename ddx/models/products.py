@@ -1,9 +1,9 @@
 """The products of images with kernels, whose gradients take about as long as the products themselves.
 
-What XLA makes of a kernel's gradient for a CPU often takes four times as long as the product itself, and of the
-images' gradient of a convolution of stride 2 for a TPU as well. So there, how a product changes with its kernel or its
-images is written in another form, of whose transpose, the gradient, XLA makes a fast program. The products themselves
-are the plain ones everywhere.
+What XLA makes of a kernel's gradient for a CPU often takes four times as long as the product itself. On a TPU, the
+images' gradient of a convolution of stride 2 multiplies zeros: four products for each that counts. So there, how a
+product changes with its kernel or its images is written in another form, of whose transpose, the gradient, XLA makes a
+fast program. The products themselves are the plain ones everywhere.
 """
 
 import math
@@ -22,7 +22,7 @@ _AT_ONCE = 3072
 _MOST_PARTS = 64  # each is compiled
 _WIDE = 32  # channels of the output; with fewer, the plain gradient is faster
 
-_MANY = 1024  # pixels of a batch, with which the images' gradient by parity pays on a TPU
+_MANY_HALVED = 1024  # pixels of a batch, with which their gradient by parity pays on a TPU
 
 ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
 """Of (B, H, 2, W, 2, C): a TPU's compiler writes and reads a quarter of the pixels in its place only with this."""
@@ -50,21 +50,22 @@ def conv(
     between the images' pixels, for height and width.
     """
     plain: Product = partial(_conv, strides, padding, lhs_dilation)
-    of_images = of_kernel = plain
-    if strides == 2 and _is_large(x.shape):
-        of_images = _on("tpu", partial(_by_parity, padding), plain)
+    for_images = for_kernel = plain
+    is_halving = kernel.shape[:2] == (3, 3) and strides == 2 and lhs_dilation == (1, 1)
+    if is_halving and padding in ("SAME", [(1, 1), (1, 1)]) and _pays_by_parity(x.shape):
+        for_images = _on("tpu", partial(_by_parity, padding), plain)
     images = _images_at_once(x.shape, strides, kernel.shape[-1])
     if images is not None:
-        of_kernel = _on("cpu", partial(_in_parts, plain, images), plain)
-    return bilinear(plain, of_images, of_kernel)(x, kernel)
+        for_kernel = _on("cpu", partial(_in_parts, plain, images), plain)
+    return bilinear(plain, for_images, for_kernel)(x, kernel)
 
 
-def _is_large(shape: tuple[Any, ...]) -> bool:
-    """Whether images of even height and width have many pixels together."""
+def _pays_by_parity(shape: tuple[Any, ...]) -> bool:
+    """Whether images are of even height and width, and have many pixels together."""
     batch, height, width, _ = shape
     if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
         return False
-    return height % 2 == width % 2 == 0 and math.prod((batch, height, width)) >= _MANY
+    return height % 2 == width % 2 == 0 and math.prod((batch, height, width)) >= _MANY_HALVED
 
 
 def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
@@ -87,9 +88,9 @@ def _on(platform: str, form: Product, default: Product) -> Product:
     return made
 
 
-def bilinear(plain: Product, of_images: Product, of_kernel: Product) -> Product:
-    """A product, linear in images and in a kernel, with forms for a tangent of the images and one of the kernel."""
-    if of_images is of_kernel is plain:
+def bilinear(plain: Product, for_images: Product, for_kernel: Product) -> Product:
+    """A product, linear in images and in a kernel, with forms for a tangent of the images and for one of the kernel."""
+    if for_images is for_kernel is plain:
         return plain
 
     @jax.custom_jvp
@@ -100,10 +101,10 @@ def bilinear(plain: Product, of_images: Product, of_kernel: Product) -> Product:
         (x, kernel), (tangent_of_x, tangent_of_kernel) = primals, tangents
         terms = []
         if not isinstance(tangent_of_x, SymbolicZero):
-            terms.append(of_images(tangent_of_x, kernel))
+            terms.append(for_images(tangent_of_x, kernel))
         if not isinstance(tangent_of_kernel, SymbolicZero):
-            terms.append(of_kernel(x, tangent_of_kernel))
-        return plain(x, kernel), sum(terms[1:], terms[0])
+            terms.append(for_kernel(x, tangent_of_kernel))
+        return made(x, kernel), sum(terms[1:], terms[0])
 
     made.defjvp(jvp, symbolic_zeros=True)
     return made
@@ -138,8 +139,8 @@ def _conv(strides: int, padding: Any, lhs_dilation: tuple[int, int], x: jax.Arra
 def _by_parity(padding: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of stride 2 as a sum over the images' even and odd rows and columns.
 
-    Of an image's gradient four quarters are convolutions then, of nine products for four pixels. As one convolution, of
-    an image with zeros between its pixels, it has 36.
+    The images' gradient is then four convolutions, with nine products for every four pixels. As one convolution, of
+    images with zeros between their pixels, it has 36.
     """
     batch, height, width, channels = x.shape
     before = (0, 0) if padding == "SAME" else tuple(first for first, _ in padding)

@@ -10,7 +10,8 @@ from jax.experimental.layout import with_layout_constraint
 from ddx.models.layers import Linear
 from ddx.models.products import ROWS_MAJOR, bilinear, conv
 
-_MANY = 2048  # pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes
+# Pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes.
+_MANY_DOUBLED = 2048
 
 
 def doubled(x: jax.Array) -> jax.Array:
@@ -43,7 +44,7 @@ class ConvOfDoubled(Linear):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C), without the bias."""
         is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
-        tpu = _in_place if is_known and math.prod(x.shape[:3]) >= _MANY else _by_doubling
+        tpu = _in_place if is_known and math.prod(x.shape[:3]) >= _MANY_DOUBLED else _by_doubling
         out: jax.Array = jax.lax.platform_dependent(
             x.astype(self.dtype), self.kernel, cpu=_by_parity, tpu=tpu, default=_by_doubling
         )
@@ -59,10 +60,10 @@ def _by_doubling(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _by_parity(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    batch, height, width, _ = x.shape
+    (batch, height, width, _), channels = x.shape, kernel.shape[-1]
     output = _outputs(x, kernel)
     rows = [jnp.stack([output(row, 0), output(row, 1)], axis=3) for row in (0, 1)]
-    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+    return jnp.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, channels)
 
 
 def _outputs(x: jax.Array, kernel: jax.Array) -> Callable[[int, int], jax.Array]:

@@ -1,9 +1,9 @@
 """Many devices: the only module that knows `jax.pmap`, `jax.shard_map`, axis names and shardings.
 
 A step is written for one device. Its helpers, `mean_over_devices` and `gather_over_devices`, are identities unless it
-runs inside a wrapper of this module, so the same function is tested under plain `jit`. What differs between devices is
-only their rows of a batch; the state goes in and comes out replicated. Average gradients,
-not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
+runs inside a wrapper of this module, so the same function is tested under plain `jit`. Devices have their own rows of a
+batch and their own parts of a state (`ddx.runtime.parts`); all else goes in and comes out replicated. Average
+gradients, not losses: under `pmap` the gradient of an averaged loss is the gradient of the local part.
 
 Training runs on the devices of all hosts (`data_parallel`), everything else on those of its own host (`over_batch`).
 """

@@ -2,9 +2,8 @@
 
 Which axis of an array is divided follows from its shape and the number of devices; an array that cannot be divided
 evenly is kept whole by each. Vectors, of which a network has hundreds, are divided as one: a part of a short one would
-take a TPU as long as its shortest operation does. One device has them as they are, for a CPU's compiler takes longer to
-put them together than it saves. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities
-outside a wrapper.
+take a TPU as long as its shortest operation does. One device has them whole, as they are. As the helpers of
+`ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
 """
 
 from collections.abc import Callable
@@ -19,9 +18,9 @@ from ddx.runtime.parallel import AXIS, is_wrapped, put
 
 
 class Packed(NamedTuple):
-    """The arrays of a tree."""
+    """The float32 vectors of a tree as one, and its other arrays in order."""
 
-    vectors: Any  # one after the other, with zeros up to a length that can be divided; () if there is none to divide
+    vectors: Any  # with zeros up to a length that can be divided; () if there is none to divide
     others: list[Any]
 
 
@@ -48,6 +47,15 @@ def _unpack(packed: Packed, like: Any) -> Any:
         else:
             found.append(next(others))
     return jax.tree.unflatten(structure, found)
+
+
+def _unpacked(tree: Any, like: Any) -> Any:
+    """A tree whose packed subtrees are as in `like`."""
+
+    def is_packed(x: Any) -> bool:
+        return isinstance(x, Packed)
+
+    return jax.tree.map(lambda x, shaped: _unpack(x, shaped) if is_packed(x) else x, tree, like, is_leaf=is_packed)
 
 
 def _part_axis(shape: tuple[int, ...]) -> int | None:
@@ -89,7 +97,10 @@ def norm(parts: Any, like: Any) -> Any:
 
 
 def _sum_of_squares(arrays: list[Any]) -> Any:
-    return sum((jnp.sum(jnp.square(x)) for x in arrays), jnp.zeros(()))
+    # Vectors that are not one yet become one: a sum for each of hundreds would take compilers seconds.
+    vectors = [x for x in arrays if x.ndim == 1]
+    of_others = [x for x in arrays if x.ndim != 1] + ([jnp.concatenate(vectors)] if vectors else [])
+    return sum((jnp.sum(jnp.square(x)) for x in of_others), jnp.zeros(()))
 
 
 def _each(fn: Callable[[Any], Any], tree: Any, like: Any) -> Any:
@@ -133,7 +144,8 @@ def shapes(tree: Any, like: Any) -> Any:
 def copies(placed: Any, tree: Any, like: Any) -> Any:
     """Of what `place` makes of a tree, the arrays of which every device has all; () for the others."""
     shaped = _packed_shapes(tree, like)
-    return jax.tree.map(lambda x, shaped: x if _part_axis(shaped.shape) is None else (), placed, shaped)
+    kept = jax.tree.map(lambda x, shaped: x if _part_axis(shaped.shape) is None else (), placed, shaped)
+    return _unpacked(kept, tree)
 
 
 def join(placed: Any, tree: Any, like: Any) -> Any:
@@ -143,7 +155,4 @@ def join(placed: Any, tree: Any, like: Any) -> Any:
         x, axis = np.asarray(x), _part_axis(shaped.shape)
         return x[0] if axis is None else np.concatenate(x, axis)
 
-    packed = jax.tree.map(joined, placed, _packed_shapes(tree, like))
-    return jax.tree.map(
-        lambda x: _unpack(x, like) if isinstance(x, Packed) else x, packed, is_leaf=lambda x: isinstance(x, Packed)
-    )
+    return _unpacked(jax.tree.map(joined, placed, _packed_shapes(tree, like)), tree)

@@ -17,7 +17,7 @@ from ddx.runtime import devices
 SECONDS = 2.5
 """What a call is to take; twice that if its steps take twice as long as those before. A step is never cut."""
 
-_MOST = 32  # steps of a call; of more than an image's rows, a TPU keeps the batches in an order that it has to copy
+_MOST = 32  # steps of a call; with more than CIFAR's images have rows, a TPU's compiler lays out batches to be copied
 
 clock = time.monotonic
 

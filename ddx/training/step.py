@@ -47,7 +47,7 @@ def make_step(
     Args:
       loss: loss(params, x_0, label, t, noise, dropout_keys) -> (B,), and its parts {name: (B,)}.
       optimizer: an optax transformation.
-      shapes: of the weights that are trained, like them.
+      shapes: a tree like the weights that are trained, for its shapes and types.
       num_steps: T, for the quartiles.
       times: draws the times, and weights with which losses count.
       batch_size: of the global batch.
@@ -65,7 +65,7 @@ def make_step(
       global batch}. Its metrics are scalars, means with the weights of the times, but for the sums and counts of losses
       by quartile of t, (4,). An update whose loss or gradient is not finite is not applied (metrics["finite"] is
       False); the step still counts. Of the weights, their averages and the optimizer's state each device keeps its own
-      part and updates that (weight-update sharding, Xu et al. 2020); a step begins with the parts of all.
+      part and updates that (weight-update sharding, Xu et al. 2020); a step begins by gathering the weights.
     """
 
     def gradient(

@@ -144,7 +144,7 @@ def test_what_has_no_tangent_is_not_multiplied(few):
     assert str(of_image).count("conv_general_dilated[") == 2
 
 
-def test_on_a_tpu_the_gradient_of_large_images_is_four_convolutions_without_zeros_between_pixels():
+def test_on_a_tpu_the_gradient_of_stride_2_is_four_convolutions_without_zeros_between_pixels():
     kernel = normal(1, 3, 3, 3, 4)
 
     def convolutions(*shape):
@@ -155,6 +155,23 @@ def test_on_a_tpu_the_gradient_of_large_images_is_four_convolutions_without_zero
 
     assert convolutions(16, 8, 8, 3) == (1 + 4, 0)
     assert convolutions(15, 8, 8, 3) == convolutions(16, 9, 8, 3) == (1 + 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "padding", "dilation"),
+    [
+        (5, "SAME", (1, 1)),
+        (2, "SAME", (1, 1)),
+        (3, "VALID", (1, 1)),
+        (3, "SAME", (2, 2)),
+        (3, [(2, 0), (1, 1)], (1, 1)),
+    ],
+)
+def test_other_convolutions_of_stride_2_are_not_taken_apart(size, padding, dilation):
+    x, kernel = normal(0, 4, 16, 16, 3), normal(1, size, size, 3, 4)
+    gradient = jax.grad(lambda x: jnp.square(products.conv(x, kernel, 2, padding, dilation)).sum())
+    text = jax.jit(gradient).trace(x).lower(lowering_platforms=("tpu",)).as_text()
+    assert text.count("stablehlo.convolution") == 1 + 1
 
 
 def test_other_devices_take_the_plain_gradient(few):

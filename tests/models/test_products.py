@@ -163,7 +163,7 @@ def test_on_a_tpu_the_gradient_of_stride_2_is_four_convolutions_without_zeros_be
         (5, "SAME", (1, 1)),
         (2, "SAME", (1, 1)),
         (3, "VALID", (1, 1)),
-        (3, "SAME", (2, 2)),
+        (3, [(1, 1), (1, 1)], (2, 2)),
         (3, [(2, 0), (1, 1)], (1, 1)),
     ],
 )

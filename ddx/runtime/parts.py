@@ -25,6 +25,7 @@ class Packed(NamedTuple):
 
 
 def _is_vector(x: Any) -> bool:
+    """Whether an array is one of the vectors that are divided as one; a single device has none."""
     return count() > 1 and len(x.shape) == 1 and x.dtype == np.float32
 
 

@@ -48,7 +48,7 @@ class Program(NamedTuple):
         return self.call.lower(state, key, (1, parallel.split_batch(empty, axis=1, parts=devices.count())))
 
     def place(self, state: TrainState) -> TrainState:
-        """A state on the devices, as a call takes it: of some of it each has its part."""
+        """A state on the devices, as a call takes it: each has its part of what is `_divided`, and all of the rest."""
         whole: TrainState = parallel.put(_without_divided(state))
         return whole._replace(**parts.place(_divided(state), self.shapes.params))
 
@@ -57,7 +57,7 @@ class Program(NamedTuple):
         return state._replace(**parts.join(_divided(state), _divided(self.shapes), self.shapes.params))
 
     def check_replicated(self, state: TrainState, what: str) -> None:
-        """Check that devices have the same of what each has whole."""
+        """Check that devices have the same where each has all of an array."""
         copies = parts.copies(_divided(state), _divided(self.shapes), self.shapes.params)
         parallel.assert_replicated(_without_divided(state), what, copies)
 

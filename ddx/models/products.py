@@ -60,10 +60,15 @@ def conv(
     return bilinear(plain, for_images, for_kernel)(x, kernel)
 
 
+def _is_known(shape: tuple[Any, ...]) -> bool:
+    """Whether all sides are numbers, which they are not in a program that `jax.export` makes for any batch."""
+    return all(isinstance(size, int) for size in shape)
+
+
 def _pays_by_parity(shape: tuple[Any, ...]) -> bool:
     """Whether images are of even height and width, and have many pixels together."""
     batch, height, width, _ = shape
-    if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
+    if not _is_known(shape):
         return False
     return height % 2 == width % 2 == 0 and math.prod((batch, height, width)) >= _MANY_HALVED
 
@@ -71,7 +76,7 @@ def _pays_by_parity(shape: tuple[Any, ...]) -> bool:
 def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
     """How many images the gradient of a kernel sums over at once on a CPU; None for all."""
     batch, height, width, _ = shape
-    if not all(isinstance(size, int) for size in shape):  # of a program that `jax.export` makes for any batch
+    if not _is_known(shape):
         return None
     pixels = max(1, height * width // strides**2)
     images = max(1, _AT_ONCE // pixels, -(-batch // _MOST_PARTS))

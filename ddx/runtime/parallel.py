@@ -206,7 +206,7 @@ def copied_to_host(tree: Any) -> Any:
 def assert_replicated(tree: Any, what: str, copies: Any = ()) -> None:
     """Check, bit by bit, that all devices hold the same tree; a step that forgot `mean_over_devices` is found here.
 
-    `copies` are arrays like those of `put` with AXIS, of which each device's row must be the same. Only a checksum a
+    `copies` are arrays as `put` makes them with AXIS, and the rows of all devices must be the same. Only a checksum a
     leaf travels to the host.
 
     Raises:

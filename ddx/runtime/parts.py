@@ -131,7 +131,7 @@ def place(tree: Any, like: Any) -> Any:
 
 
 def shapes(tree: Any, like: Any) -> Any:
-    """What `place` makes of arrays shaped like those of a tree."""
+    """The shapes of what `place` makes of a tree."""
     devices = count()
 
     def shape(shaped: Any) -> Any:
@@ -150,7 +150,7 @@ def copies(placed: Any, tree: Any, like: Any) -> Any:
 
 
 def join(placed: Any, tree: Any, like: Any) -> Any:
-    """The inverse of `place`, on the host, for arrays shaped like those of a tree."""
+    """The inverse of `place`, on the host; `tree` has the shapes of the result."""
 
     def joined(x: Any, shaped: Any) -> np.ndarray:
         x, axis = np.asarray(x), _part_axis(shaped.shape)

@@ -82,7 +82,7 @@ def _without_divided(state: TrainState) -> TrainState:
 def step_of(
     config: ConfigDict, system: System, times: TimeSampler, optimizer: optax.GradientTransformation, shapes: Any
 ) -> Step:
-    """The training step of a config, for one device; `shapes` are those of the weights that are trained."""
+    """The training step of a config, for one device; `shapes` is a tree like the trained weights."""
     t = config.train
     return make_step(
         system.loss,

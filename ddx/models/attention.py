@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Linear
@@ -35,9 +36,33 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Arra
 
     q, v, k = split(q), split(v), split(k)
     logits = jnp.einsum("bqc,bkc->bqk", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
-    weights = nn.softmax(logits).astype(v.dtype)
+    weights = _softmax(logits).astype(v.dtype)
     h = jnp.einsum("bqk,bkc->bqc", weights, v)
     return h.reshape(batch, num_heads, number, -1).swapaxes(1, 2).reshape(batch, *places, -1)
+
+
+@jax.custom_jvp
+def _softmax(logits: jax.Array) -> jax.Array:
+    """Softmax over the last axis."""
+    out: jax.Array = jax.lax.platform_dependent(logits, tpu=_by_product, default=nn.softmax)
+    return out
+
+
+@_softmax.defjvp
+def _slope(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (logits,), (tangent,) = primals, tangents
+    weights = _softmax(logits)
+    return weights, weights * (tangent - (weights * tangent).sum(-1, keepdims=True))
+
+
+def _by_product(logits: jax.Array) -> jax.Array:
+    """The same with its sums as a product with ones, which a TPU takes in two thirds of the time of sums.
+
+    The compiler makes a sum of a product with one column, so there are eight.
+    """
+    weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+    precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)  # ones are exact in any
+    return weights / jnp.matmul(weights, np.ones((logits.shape[-1], 8), np.float32), precision=precision)[..., :1]
 
 
 class AttentionBlock(nn.Module):

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Conv3x3, Dropout, Linear, dense
 from ddx.models.norm import GroupNorm, Measured, measure
-from ddx.models.resampling import ConvOfDoubled, doubled, halved
+from ddx.models.products import apart
+from ddx.models.resampling import ConvOfDoubled, doubled, halved, in_pieces
 
 
 class ResnetBlock(nn.Module):
@@ -72,13 +73,14 @@ class ResnetBlock(nn.Module):
 
         def shortcut(x: jax.Array) -> jax.Array:
             x = {"down": halved, "up": doubled}[self.resample](x) if self.resample else x
-            return x if channels == self.channels else nin_shortcut(x)
+            return x if channels == self.channels else apart(nin_shortcut(x))
 
         h = measure(
             conv1(first_half(x)),
             conv1.bias if self.scale_shift else conv1.bias + told,
             # Half of a corner is too small to say what a convolution makes of it.
             None if self.resample == "down" else lambda: conv1.first(first_half(x.at_corner())),
+            self.resample == "up" and in_pieces(x.x),
         )
         shift = x.shift if channels == self.channels else x.shift @ nin_shortcut.kernel + nin_shortcut.bias
         return measure(
@@ -113,4 +115,4 @@ class Upsample(nn.Module):
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
         channels = x.x.shape[-1]
         conv = ConvOfDoubled(channels, channels, self.conventions, self.dtype, name="conv")
-        return measure(conv(x.shifted()), conv.bias, lambda: conv.first(x.at_corner().shifted()))
+        return measure(conv(x.shifted()), conv.bias, lambda: conv.first(x.at_corner().shifted()), in_pieces(x.x))

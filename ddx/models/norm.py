@@ -10,7 +10,7 @@ nor the gradient, which is a sum over all pixels, takes a pass over the images.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -47,7 +47,9 @@ class Measured(NamedTuple):
         return jax.lax.stop_gradient(self._replace(x=self.corner))
 
 
-def measure(x: jax.Array, shift: jax.Array, first: Callable[[], jax.Array] | None = None) -> Measured:
+def measure(
+    x: jax.Array, shift: jax.Array, first: Callable[[], jax.Array] | None = None, in_pieces: bool = False
+) -> Measured:
     """Images x + shift with their moments.
 
     The moments are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
@@ -58,14 +60,39 @@ def measure(x: jax.Array, shift: jax.Array, first: Callable[[], jax.Array] | Non
       shift: (C,) or (B, C), float32.
       first: computes the first pixels of x, (B, 1, 1, C), from what x was computed from. A TPU takes these where images
         are large, for it knows the pixels of x only when it has computed all of x.
+      in_pieces: whether x is written piece by piece, so that a TPU has to read it again for the sums.
     """
     of_x = x[:, :1, :1].astype(jnp.float32)
     near = _near(of_x, first().astype(jnp.float32)) if first and x.shape[1] * x.shape[2] >= _LARGE else of_x
     near = jax.lax.stop_gradient(near)  # any number near the mean: nothing depends on which
-    apart = x.astype(jnp.float32) - near
-    mean, square = apart.mean((1, 2)), jnp.square(apart).mean((1, 2))
+    mean, square = (_means_of_pieces if in_pieces else _means)(x, near)
     shift = jnp.broadcast_to(shift, mean.shape)
     return Measured(x, shift, x[:, :2, :2], mean + near[:, 0, 0] + shift, square - jnp.square(mean))
+
+
+def _means(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The means over pixels of the differences to numbers near the mean, and of their squares, (B, C)."""
+    apart = x.astype(jnp.float32) - near
+    return apart.mean((1, 2)), jnp.square(apart).mean((1, 2))
+
+
+@jax.custom_jvp
+def _means_of_pieces(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same, of images whose sums are a pass over them; derivatives are those of the plain sums."""
+    means: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(x, near, tpu=_means_by_rows, default=_means)
+    return means
+
+
+@_means_of_pieces.defjvp
+def _slope_of_means(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    return _means_of_pieces(*primals), jax.jvp(_means, primals, tangents)[1]
+
+
+def _means_by_rows(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same. A TPU's compiler has one pass read four parts at once, which takes two thirds of the time."""
+    parts = [_means(part, near) for part in jnp.split(x, 4 if x.shape[1] % 4 == 0 else 1, axis=1)]
+    mean, square = (sum(each[1:], each[0]) / len(parts) for each in zip(*parts, strict=True))
+    return mean, square
 
 
 def _near(of_x: jax.Array, computed: jax.Array) -> jax.Array:

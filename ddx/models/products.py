@@ -24,8 +24,12 @@ _WIDE = 32  # channels of the output; with fewer, the plain gradient is faster
 
 _MANY_HALVED = 1024  # pixels of a batch, with which their gradient by parity pays on a TPU
 
+_TILE = 8  # images, for which a TPU has the batch next to the channels, where it has so many
+
 ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
 """Of (B, H, 2, W, 2, C): a TPU's compiler writes and reads a quarter of the pixels in its place only with this."""
+
+_ROWS_OF_BATCH = Layout(major_to_minor=(1, 2, 0, 3))  # of (B, H, W, C)
 
 Product = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -58,6 +62,22 @@ def conv(
     if images is not None:
         for_kernel = _on("cpu", partial(_in_parts, plain, images), plain)
     return bilinear(plain, for_images, for_kernel)(x, kernel)
+
+
+def apart(x: jax.Array) -> jax.Array:
+    """The images of a 1 x 1 convolution, (B, H, W, C), that are to be added to those of a 3 x 3 one.
+
+    A TPU's compiler has the smaller convolution add, for which it has to wait for memory. What is computed apart is
+    added by the other, in the shadow of its products.
+    """
+    if not _is_known(x.shape) or x.shape[0] < _TILE:
+        return x
+
+    def tpu(x: jax.Array) -> jax.Array:
+        return jax.lax.optimization_barrier(with_layout_constraint(x, _ROWS_OF_BATCH))
+
+    out: jax.Array = jax.lax.platform_dependent(x, tpu=tpu, default=lambda x: x)
+    return out
 
 
 def _is_known(shape: tuple[Any, ...]) -> bool:

@@ -32,6 +32,12 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False)
 
 
+def in_pieces(x: jax.Array) -> bool:
+    """Whether a TPU convolves these images, (B, H, W, C), doubled, and writes the result as four interleaved images."""
+    is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
+    return is_known and math.prod(x.shape[:3]) >= _MANY_DOUBLED
+
+
 class ConvOfDoubled(Linear):
     """A 3 x 3 convolution of the doubled image, where it pays without doubling it: 16 products a pixel, not 36.
 
@@ -43,8 +49,7 @@ class ConvOfDoubled(Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C), without the bias."""
-        is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
-        tpu = _in_place if is_known and math.prod(x.shape[:3]) >= _MANY_DOUBLED else _by_doubling
+        tpu = _in_place if in_pieces(x) else _by_doubling
         out: jax.Array = jax.lax.platform_dependent(
             x.astype(self.dtype), self.kernel, cpu=_by_parity, tpu=tpu, default=_by_doubling
         )

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddx.models import layers, resampling
+from ddx.models import attention, layers, norm, resampling
 from ddx.models.attention import AttentionBlock
 from ddx.models.blocks import ResnetBlock
 from ddx.models.conventions import IDDPM
@@ -97,6 +97,39 @@ def test_a_norm_keeps_its_precision_where_the_first_pixel_is_far_from_the_others
     centred = groups - groups.mean((1, 3), keepdims=True)
     expected = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-6)
     np.testing.assert_allclose(out, expected.reshape(x.shape), atol=5e-4)
+
+
+@pytest.mark.parametrize("height", [2, 3, 4, 12])
+def test_images_written_in_pieces_have_the_moments_and_derivatives_of_others(height):
+    x = jax.random.normal(jax.random.key(0), (2, height, 4, 3)) + 100
+    near = x[:, :1, :1]
+    np.testing.assert_allclose(norm._means_by_rows(x, near), norm._means(x, near), rtol=1e-5, atol=1e-6)
+
+    def second(in_pieces):
+        of_moments = lambda x: jnp.sin(measure(x, jnp.zeros(3), in_pieces=in_pieces).variance).sum()  # noqa: E731
+        return jax.jvp(jax.grad(of_moments), (x,), (x - 100,))
+
+    np.testing.assert_allclose(second(True), second(False), rtol=1e-5, atol=1e-6)
+
+
+def test_softmax_by_a_product_is_softmax_and_so_are_its_derivatives():
+    logits = 300 * jax.random.normal(jax.random.key(0), (2, 3, 40))  # exp of them is infinite
+    np.testing.assert_allclose(attention._by_product(logits), nn.softmax(logits), rtol=1e-6, atol=1e-30)
+
+    def second(softmax):
+        return jax.jvp(jax.grad(lambda x: jnp.sin(3 * softmax(x)).sum()), (logits / 300,), (logits,))
+
+    np.testing.assert_allclose(second(attention._softmax), second(nn.softmax), rtol=1e-4, atol=1e-4)
+
+
+def test_a_tpu_sums_softmax_by_a_product_and_others_do_not():
+    logits = jax.ShapeDtypeStruct((2, 3, 40), jnp.float32)
+
+    def products(platform):
+        text = jax.jit(attention._softmax).trace(logits).lower(lowering_platforms=(platform,)).as_text()
+        return text.count("stablehlo.dot_general")
+
+    assert (products("tpu"), products("cpu"), products("cuda")) == (1, 0, 0)
 
 
 def test_moments_of_parts_are_those_of_the_whole():

@@ -174,6 +174,24 @@ def test_other_convolutions_of_stride_2_are_not_taken_apart(size, padding, dilat
     assert text.count("stablehlo.convolution") == 1 + 1
 
 
+def test_on_a_tpu_many_images_of_a_1_x_1_convolution_are_computed_apart():
+    def is_apart(batch, platform):
+        text = jax.jit(products.apart).trace(normal(0, batch, 2, 2, 3)).lower(lowering_platforms=(platform,)).as_text()
+        found = ["optimization_barrier" in text, "LayoutConstraint" in text]
+        assert len(set(found)) == 1
+        return found[0]
+
+    assert is_apart(8, "tpu") and is_apart(12, "tpu")
+    assert not is_apart(7, "tpu") and not is_apart(8, "cpu") and not is_apart(8, "cuda")
+
+
+def test_what_is_computed_apart_is_itself_in_all_derivatives_and_maps():
+    x = normal(0, 8, 2, 2, 3)
+    of_it, plain = (lambda x, f=f: jnp.sin(f(x * x)).sum() for f in (products.apart, lambda x: x))
+    np.testing.assert_array_equal(jax.hessian(of_it)(x), jax.hessian(plain)(x))
+    np.testing.assert_array_equal(jax.vmap(jax.grad(of_it))(x[None])[0], jax.grad(plain)(x))
+
+
 def test_other_devices_take_the_plain_gradient(few):
     x, kernel = normal(0, 6, 4, 4, 3), normal(1, 3, 3, 3, 4)
 

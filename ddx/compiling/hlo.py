@@ -34,7 +34,7 @@ class Operation(NamedTuple):
     opcode: str
     path: str  # of the modules that it is from
     kind: str  # of KINDS
-    cycles: int  # estimated; 0 for collectives, of which the compiler says nothing
+    cycles: float  # estimated; 0 for collectives, of which the compiler says nothing
     num_bytes: int  # of the result of a collective
     loops: int  # around it, one in another
 

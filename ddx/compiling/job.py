@@ -62,9 +62,9 @@ def compile_config(
         for name in what:
             check_batch(name, config)
             begun = time.monotonic()
-            lowered = PROGRAMS[name](config, image_shape, num_classes)
+            lowered, steps = PROGRAMS[name](config, image_shape, num_classes)
             parts = parts_in_loop(config.train.accumulation) if name == "train" else 1
-            programs[name] = _compiled(lowered, name, for_machine, parts)
+            programs[name] = _compiled(lowered, name, for_machine, steps, parts)
             programs[name] |= {"seconds": round(time.monotonic() - begun, 1)}
             progress.advance(1)
             progress.tick()
@@ -112,7 +112,7 @@ def check_batch(name: str, config: ConfigDict) -> None:
         )
 
 
-def _compiled(lowered: Any, name: str, on: Machine, parts: int) -> dict[str, Any]:
+def _compiled(lowered: Any, name: str, on: Machine, steps: int, parts: int) -> dict[str, Any]:
     try:
         compiled = lowered.compile()
     except Exception as error:
@@ -120,23 +120,27 @@ def _compiled(lowered: Any, name: str, on: Machine, parts: int) -> dict[str, Any
         if "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error):
             return {"fits": False, "why": line}
         raise DdxError(f"{name} does not compile for {on.topology}: {line}. Run with --debug to see where") from error
-    return cost(compiled, on, parts)
+    return cost(compiled, on, steps, parts)
 
 
-def cost(compiled: Any, on: Machine, parts: int) -> dict[str, Any]:
+def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
-    estimated_ms is the sum of the cycles that the compiler estimates over the clock, and optimal_ms its lower bound
-    (None where that is below zero, as of several slices); both of one step, for the loop of steps counts once, and
-    neither of the collectives. Where a call has many steps, once_a_call_ms of it are outside their loop. A loop within
-    a step takes the `parts` of a batch (train.accumulation) and counts as often. The compiler's own counts do not, so
-    there is no bound then, nor bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs are
-    the compiler's count after its rewriting; share_of_peak is of estimated_ms.
+    estimated_ms is the sum of the cycles that the compiler estimates over the clock, of one of the `steps` of a call:
+    their loop counts once, and what is outside it, once_a_call_ms, is shared by all of them. The times by kind and of
+    operations are parts of it. optimal_ms is the compiler's lower bound, of the loop once and all outside it (None
+    where it is below zero, as of several slices). Collectives are in neither. A loop within a step takes the `parts` of
+    a batch (train.accumulation) and counts as often. The compiler's own counts do not, so there is no bound then, nor
+    bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs are the compiler's count after its
+    rewriting; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    found = [each._replace(cycles=each.cycles * (parts if each.loops > 1 else 1)) for each in operations(text)]
-    cycles, once = sum(each.cycles for each in found), sum(each.cycles for each in found if not each.loops)
-    once *= once < cycles  # a program without a loop is called for each step
+    found = operations(text)
+    if not any(each.loops for each in found):
+        steps = 1  # it is called for each step
+    once = sum(each.cycles for each in found if not each.loops) * (steps > 1)
+    found = [each._replace(cycles=each.cycles * _often(each, steps, parts)) for each in found]
+    cycles = sum(each.cycles for each in found)
     flops = parts * counted.get("flops", 0.0)
     seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0) * (parts == 1)
     taken = {
@@ -153,6 +157,7 @@ def cost(compiled: Any, on: Machine, parts: int) -> dict[str, Any]:
         "flops": flops,
         "bytes_accessed": counted.get("bytes accessed") if parts == 1 else None,
         "estimated_ms": round(1e3 * seconds, 4),
+        "steps_a_call": steps,
         "once_a_call_ms": round(1e3 * once / on.chip.clock, 4),
         "optimal_ms": round(1e3 * optimal, 4) if optimal > 0 else None,
         "share_of_peak": round(flops / seconds / on.chip.flops, 4) if cycles else None,
@@ -164,8 +169,13 @@ def cost(compiled: Any, on: Machine, parts: int) -> dict[str, Any]:
     }
 
 
+def _often(operation: Operation, steps: int, parts: int) -> float:
+    """How often an operation runs in a step."""
+    return 1 / steps if operation.loops == 0 else parts if operation.loops > 1 else 1
+
+
 def _by_kind(found: list[Operation], on: Machine) -> dict[str, float]:
-    sums: collections.Counter[str] = collections.Counter()
+    sums: dict[str, float] = collections.defaultdict(float)
     for each in found:
         sums[each.kind] += each.cycles
     return {kind: round(1e3 * sums[kind] / on.chip.clock, 4) for kind in KINDS if sums[kind]}
@@ -194,6 +204,11 @@ def _at_best(program: dict[str, Any]) -> str:
     return "no bound" if program["optimal_ms"] is None else f"{program['optimal_ms']:,.3g} ms at best"
 
 
+def _once(program: dict[str, Any]) -> str:
+    steps, once = program["steps_a_call"], program["once_a_call_ms"]
+    return f", with its share of {once:,.3f} ms once a call of {steps} steps" if steps > 1 else ""
+
+
 def _told(name: str, program: dict[str, Any]) -> list[str]:
     if "memory" not in program:
         return [f"{name}: does not fit into the memory of a device: {program['why']}"]
@@ -206,8 +221,8 @@ def _told(name: str, program: dict[str, Any]) -> list[str]:
         f"{name}, a step on each device",
         f"  memory       {memory['total'] / 2**20:,.0f} of {memory['of'] / 2**20:,.0f} MiB, {memory['share']:.0%}"
         f" ({parts}){fits}",
-        f"  time         {ms:,.3f} ms estimated, {program['once_a_call_ms']:,.3f} of them once a call of many steps;"
-        f" {_at_best(program)}; {program['operations']:,} operations",
+        f"  time         {ms:,.3f} ms estimated{_once(program)}; {_at_best(program)};"
+        f" {program['operations']:,} operations",
         f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",
         f"  collectives  {program['collectives']['count']}, {program['collectives']['bytes'] / 2**20:,.1f} MiB"
         " (not in the time)",

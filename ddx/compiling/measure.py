@@ -101,7 +101,7 @@ def _train(config: ConfigDict, image_shape: Shape, num_classes: int, num_calls: 
 def _sample(config: ConfigDict, image_shape: Shape, num_classes: int, num_calls: int) -> dict[str, Any]:
     system, found = generator(config, image_shape, num_classes)
     params = parallel.run_once(system.init, jax.random.key(config.seed))
-    steps, call = found.first_piece(params)
+    call, steps = found.first_piece(params), found.steps_a_piece
     size, total = config.sample.batch_size, found.num_steps
     made = _measured("sample", lambda: found.lower(params), call, steps, size, config, num_calls)
     seconds = made["ms"]["median"] / 1e3

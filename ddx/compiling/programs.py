@@ -1,7 +1,7 @@
 """The programs that training, sampling and evaluation run, lowered for devices that need not be there."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,9 +18,17 @@ from ddx.system import System, make_system
 from ddx.training.program import make_program
 
 
-def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+class Program(NamedTuple):
+    """A call, lowered, and how many steps it takes at most."""
+
+    lowered: Any
+    steps: int
+
+
+def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     """A call of the training loop."""
-    return make_program(config, image_shape, num_classes).lower()
+    program = make_program(config, image_shape, num_classes)
+    return Program(program.lower(), program.per_call)
 
 
 def generator(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> tuple[System, Generator]:
@@ -31,33 +39,32 @@ def generator(config: ConfigDict, image_shape: tuple[int, int, int], num_classes
     return system, Generator(system, make_sampler(config, system), told=told)
 
 
-def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     """A piece of the walk of `launch.sample`."""
     system, found = generator(config, image_shape, num_classes)
-    return found.lower(system.shapes())
+    return Program(found.lower(system.shapes()), found.steps_a_piece)
 
 
-def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     """A piece of the bound of `launch.evaluate`, whose batches have the size of sampling's."""
     system = make_system(config, image_shape, num_classes)
     if system.starts_from_images:
         raise ConfigError("IHDM's bound needs its training set, which is not read here. Leave evaluate out of --what")
     how = bound_settings(config, {"variance": default_variance(config)})
-    return Bound(variational(system, how["variance"], how)).lower(
-        system.shapes(), image_shape, config.sample.batch_size
-    )
+    found = Bound(variational(system, how["variance"], how))
+    return Program(found.lower(system.shapes(), image_shape, config.sample.batch_size), found.steps_a_piece)
 
 
-def fid(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Any:
+def fid(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
     """A batch of Inception's features, as `launch.evaluate --metrics=fid` extracts them from samples."""
     if image_shape[-1] not in (1, 3):
         raise ConfigError(f"Inception takes 1 or 3 channels, not {image_shape[-1]}. Leave fid out of --what")
     apply, params = features.described("inception")
     batch = np.zeros((at_once(), *image_shape), np.uint8)
-    return program(apply).lower(params, parallel.split_batch(batch))
+    return Program(program(apply).lower(params, parallel.split_batch(batch)), 1)
 
 
-PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Any]] = {
+PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Program]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,

@@ -186,6 +186,11 @@ class Bound:
         self._terms = parallel.over_batch(protocol.terms, shared=2, split=3)
         self._ends = parallel.over_batch(protocol.ends, shared=1, split=2)
 
+    @property
+    def steps_a_piece(self) -> int:
+        """The terms that a call computes, one after the other."""
+        return num_rows(piece(self._rows))
+
     def lower(self, params: Any, image_shape: tuple[int, int, int], size: int) -> Any:
         """The terms of a piece of the bound, lowered for the devices and `size` images; parameters may be shapes."""
         keys = example_keys(seed_key(0), jnp.arange(size, dtype=jnp.uint32))

@@ -94,6 +94,11 @@ class Generator:
         """The steps to an image."""
         return num_rows(self._sampler.plan)
 
+    @property
+    def steps_a_piece(self) -> int:
+        """The steps of a call for a piece of the walk, the first one."""
+        return num_rows(piece(self._sampler.plan))
+
     def batch_size(self, num_images: int) -> int:
         """Images drawn at once: the sampler's batch size, no more than needed, and the same on every device."""
         here = len(devices.own())
@@ -197,11 +202,11 @@ class Generator:
         x_T, arguments = self._first_piece()
         return self._walk.lower(params, *arguments, self._begin.lower(x_T).out_info)
 
-    def first_piece(self, params: Any) -> tuple[int, Callable[[], Any]]:
-        """How many steps a piece of the plan has, and what walks a whole batch through the first, from grey images."""
+    def first_piece(self, params: Any) -> Callable[[], Any]:
+        """What walks a whole batch through the first piece of the plan, from grey images."""
         x_T, arguments = self._first_piece()
         params, state = parallel.replicate(params), self._begin(x_T)
-        return num_rows(arguments[0]), lambda: self._walk(params, *arguments, state)
+        return lambda: self._walk(params, *arguments, state)
 
     def _first_piece(self) -> tuple[Any, tuple[Any, ...]]:
         """Grey images, and what a walk through the first piece of the plan takes between parameters and state."""

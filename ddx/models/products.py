@@ -70,7 +70,7 @@ def apart(x: jax.Array) -> jax.Array:
     A TPU's compiler has the smaller convolution add, for which it has to wait for memory. What is computed apart is
     added by the other, in the shadow of its products.
     """
-    if not _is_known(x.shape) or x.shape[0] < _TILE:
+    if not is_known(x.shape) or x.shape[0] < _TILE:
         return x
 
     def tpu(x: jax.Array) -> jax.Array:
@@ -80,7 +80,7 @@ def apart(x: jax.Array) -> jax.Array:
     return out
 
 
-def _is_known(shape: tuple[Any, ...]) -> bool:
+def is_known(shape: tuple[Any, ...]) -> bool:
     """Whether all sides are numbers, which they are not in a program that `jax.export` makes for any batch."""
     return all(isinstance(size, int) for size in shape)
 
@@ -88,7 +88,7 @@ def _is_known(shape: tuple[Any, ...]) -> bool:
 def _pays_by_parity(shape: tuple[Any, ...]) -> bool:
     """Whether images are of even height and width, and have many pixels together."""
     batch, height, width, _ = shape
-    if not _is_known(shape):
+    if not is_known(shape):
         return False
     return height % 2 == width % 2 == 0 and math.prod((batch, height, width)) >= _MANY_HALVED
 
@@ -96,7 +96,7 @@ def _pays_by_parity(shape: tuple[Any, ...]) -> bool:
 def _images_at_once(shape: tuple[Any, ...], strides: int, channels: int) -> int | None:
     """How many images the gradient of a kernel sums over at once on a CPU; None for all."""
     batch, height, width, _ = shape
-    if not _is_known(shape):
+    if not is_known(shape):
         return None
     pixels = max(1, height * width // strides**2)
     images = max(1, _AT_ONCE // pixels, -(-batch // _MOST_PARTS))

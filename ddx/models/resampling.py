@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.layout import with_layout_constraint
 
 from ddx.models.layers import Linear
-from ddx.models.products import ROWS_MAJOR, bilinear, conv
+from ddx.models.products import ROWS_MAJOR, bilinear, conv, is_known
 
 # Pixels of a batch, with which four convolutions gain on a TPU what adding their kernels' taps takes.
 _MANY_DOUBLED = 2048
@@ -34,8 +34,7 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
 
 def in_pieces(x: jax.Array) -> bool:
     """Whether a TPU convolves these images, (B, H, W, C), doubled, and writes the result as four interleaved images."""
-    is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
-    return is_known and math.prod(x.shape[:3]) >= _MANY_DOUBLED
+    return is_known(x.shape) and math.prod(x.shape[:3]) >= _MANY_DOUBLED
 
 
 class ConvOfDoubled(Linear):

@@ -19,6 +19,7 @@ from ddx.models.embeddings import time_embedding
 from ddx.models.inputs import check_inputs, given
 from ddx.models.layers import Conv3x3, dense
 from ddx.models.norm import GroupNorm, Measured, joined, measure
+from ddx.models.products import is_known
 from ddx.models.resampling import enlarge
 
 HEADS = ("simple", "complex", "dense")
@@ -110,8 +111,7 @@ class UNet(nn.Module):
         self._check_low_res(x, low_res)
         self._check_settings(*x.shape[1:3])
         part = max(1, _PIXELS_A_PART // (x.shape[1] * x.shape[2]))
-        is_known = isinstance(x.shape[0], int)  # not of a program that `jax.export` makes for any batch
-        if dropout_keys is not None or self.is_initializing() or not is_known or x.shape[0] <= part:
+        if dropout_keys is not None or self.is_initializing() or not is_known(x.shape) or x.shape[0] <= part:
             return self._network(x, t, label, low_res, dropout_keys)
         variables, network = self.variables, self.clone(parent=None)
 

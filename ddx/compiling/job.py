@@ -127,22 +127,23 @@ def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
     """What a compiled program takes on one device, as JSON.
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, of one of the `steps` of a call:
-    their loop counts once, and what is outside it, once_a_call_ms, is shared by all of them. The times by kind and of
-    operations are parts of it. optimal_ms is the compiler's lower bound, of the loop once and all outside it (None
-    where it is below zero, as of several slices). Collectives are in neither. A loop within a step takes the `parts` of
-    a batch (train.accumulation) and counts as often. The compiler's own counts do not, so there is no bound then, nor
-    bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs are the compiler's count after its
-    rewriting; share_of_peak is of estimated_ms.
+    their loop counts once, and what is outside it, once_a_call_ms (0 for a call of one step), is shared by all of them.
+    The times by kind and of operations are parts of it. optimal_ms is a lower bound of it by the compiler's own (None
+    where that is below zero, as of several slices). Collectives are in neither. A loop within a step takes the `parts`
+    of a batch (train.accumulation) and counts as often. The compiler's own counts do not, so there is no bound then,
+    nor bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs and bytes_accessed are the
+    compiler's counts after its rewriting, of the loop once and all that is outside; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     found = operations(text)
     if not any(each.loops for each in found):
-        steps = 1  # it is called for each step
+        steps = 1  # a call is a step
     once = sum(each.cycles for each in found if not each.loops) * (steps > 1)
     found = [each._replace(cycles=each.cycles * _often(each, steps, parts)) for each in found]
     cycles = sum(each.cycles for each in found)
     flops = parts * counted.get("flops", 0.0)
     seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0) * (parts == 1)
+    optimal -= (1 - 1 / steps) * once / on.chip.clock  # the bound of that is not known, but is no more
     taken = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
@@ -171,7 +172,8 @@ def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
 
 def _often(operation: Operation, steps: int, parts: int) -> float:
     """How often an operation runs in a step."""
-    return 1 / steps if operation.loops == 0 else parts if operation.loops > 1 else 1
+    within = operation.loops > (steps > 1)  # a loop in a step, or the step's own
+    return 1 / steps if operation.loops == 0 else parts if within else 1
 
 
 def _by_kind(found: list[Operation], on: Machine) -> dict[str, float]:
@@ -206,7 +208,7 @@ def _at_best(program: dict[str, Any]) -> str:
 
 def _once(program: dict[str, Any]) -> str:
     steps, once = program["steps_a_call"], program["once_a_call_ms"]
-    return f", with its share of {once:,.3f} ms once a call of {steps} steps" if steps > 1 else ""
+    return f", with 1/{steps} of {once:,.3f} ms that a call takes outside its loop of steps" if steps > 1 else ""
 
 
 def _told(name: str, program: dict[str, Any]) -> list[str]:

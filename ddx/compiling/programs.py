@@ -18,17 +18,17 @@ from ddx.system import System, make_system
 from ddx.training.program import make_program
 
 
-class Program(NamedTuple):
+class Lowered(NamedTuple):
     """A call, lowered, and how many steps it takes at most."""
 
-    lowered: Any
+    program: Any
     steps: int
 
 
-def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
+def train(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Lowered:
     """A call of the training loop."""
     program = make_program(config, image_shape, num_classes)
-    return Program(program.lower(), program.per_call)
+    return Lowered(program.lower(), program.per_call)
 
 
 def generator(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> tuple[System, Generator]:
@@ -39,32 +39,32 @@ def generator(config: ConfigDict, image_shape: tuple[int, int, int], num_classes
     return system, Generator(system, make_sampler(config, system), told=told)
 
 
-def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
+def sample(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Lowered:
     """A piece of the walk of `launch.sample`."""
     system, found = generator(config, image_shape, num_classes)
-    return Program(found.lower(system.shapes()), found.steps_a_piece)
+    return Lowered(found.lower(system.shapes()), found.steps_a_piece)
 
 
-def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
+def evaluate(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Lowered:
     """A piece of the bound of `launch.evaluate`, whose batches have the size of sampling's."""
     system = make_system(config, image_shape, num_classes)
     if system.starts_from_images:
         raise ConfigError("IHDM's bound needs its training set, which is not read here. Leave evaluate out of --what")
     how = bound_settings(config, {"variance": default_variance(config)})
     found = Bound(variational(system, how["variance"], how))
-    return Program(found.lower(system.shapes(), image_shape, config.sample.batch_size), found.steps_a_piece)
+    return Lowered(found.lower(system.shapes(), image_shape, config.sample.batch_size), found.steps_a_piece)
 
 
-def fid(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Program:
+def fid(config: ConfigDict, image_shape: tuple[int, int, int], num_classes: int) -> Lowered:
     """A batch of Inception's features, as `launch.evaluate --metrics=fid` extracts them from samples."""
     if image_shape[-1] not in (1, 3):
         raise ConfigError(f"Inception takes 1 or 3 channels, not {image_shape[-1]}. Leave fid out of --what")
     apply, params = features.described("inception")
     batch = np.zeros((at_once(), *image_shape), np.uint8)
-    return Program(program(apply).lower(params, parallel.split_batch(batch)), 1)
+    return Lowered(program(apply).lower(params, parallel.split_batch(batch)), 1)
 
 
-PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Program]] = {
+PROGRAMS: dict[str, Callable[[ConfigDict, tuple[int, int, int], int], Lowered]] = {
     "train": train,
     "sample": sample,
     "evaluate": evaluate,

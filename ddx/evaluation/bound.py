@@ -188,7 +188,7 @@ class Bound:
 
     @property
     def steps_a_piece(self) -> int:
-        """The terms that a call computes, one after the other."""
+        """How many terms the first piece of the bound has."""
         return num_rows(piece(self._rows))
 
     def lower(self, params: Any, image_shape: tuple[int, int, int], size: int) -> Any:

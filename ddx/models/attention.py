@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Linear
@@ -56,13 +55,14 @@ def _slope(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.A
 
 
 def _by_product(logits: jax.Array) -> jax.Array:
-    """The same with its sums as a product with ones, which a TPU takes in two thirds of the time of sums.
+    """The same with its sums as a product with ones, for which a TPU takes three quarters of the time.
 
     The compiler makes a sum of a product with one column, so there are eight.
     """
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)  # ones are exact in any
-    return weights / jnp.matmul(weights, np.ones((logits.shape[-1], 8), np.float32), precision=precision)[..., :1]
+    ones = jnp.ones((logits.shape[-1], 8), logits.dtype)
+    return weights / jnp.matmul(weights, ones, precision=precision)[..., :1]
 
 
 class AttentionBlock(nn.Module):

@@ -15,7 +15,7 @@ from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Conv3x3, Dropout, Linear, dense
 from ddx.models.norm import GroupNorm, Measured, measure
 from ddx.models.products import apart
-from ddx.models.resampling import ConvOfDoubled, doubled, halved, in_pieces
+from ddx.models.resampling import ConvOfDoubled, doubled, halved, written_in_pieces
 
 
 class ResnetBlock(nn.Module):
@@ -80,7 +80,7 @@ class ResnetBlock(nn.Module):
             conv1.bias if self.scale_shift else conv1.bias + told,
             # Half of a corner is too small to say what a convolution makes of it.
             None if self.resample == "down" else lambda: conv1.first(first_half(x.at_corner())),
-            self.resample == "up" and in_pieces(x.x),
+            self.resample == "up" and written_in_pieces(x.x),
         )
         shift = x.shift if channels == self.channels else x.shift @ nin_shortcut.kernel + nin_shortcut.bias
         return measure(
@@ -115,4 +115,5 @@ class Upsample(nn.Module):
         """(B, H, W, C) to (B, 2 H, 2 W, C)."""
         channels = x.x.shape[-1]
         conv = ConvOfDoubled(channels, channels, self.conventions, self.dtype, name="conv")
-        return measure(conv(x.shifted()), conv.bias, lambda: conv.first(x.at_corner().shifted()), in_pieces(x.x))
+        in_pieces = written_in_pieces(x.x)
+        return measure(conv(x.shifted()), conv.bias, lambda: conv.first(x.at_corner().shifted()), in_pieces)

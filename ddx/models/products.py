@@ -24,7 +24,7 @@ _WIDE = 32  # channels of the output; with fewer, the plain gradient is faster
 
 _MANY_HALVED = 1024  # pixels of a batch, with which their gradient by parity pays on a TPU
 
-_TILE = 8  # images, for which a TPU has the batch next to the channels, where it has so many
+_TILE = 8  # with at least so many images, a TPU's compiler has the batch next to the channels
 
 ROWS_MAJOR = Layout(major_to_minor=(1, 2, 3, 4, 0, 5))
 """Of (B, H, 2, W, 2, C): a TPU's compiler writes and reads a quarter of the pixels in its place only with this."""

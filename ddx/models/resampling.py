@@ -32,7 +32,7 @@ def enlarge(x: jax.Array, height: int, width: int) -> jax.Array:
     return jax.image.resize(x, (x.shape[0], height, width, x.shape[-1]), "linear", antialias=False)
 
 
-def in_pieces(x: jax.Array) -> bool:
+def written_in_pieces(x: jax.Array) -> bool:
     """Whether a TPU convolves these images, (B, H, W, C), doubled, and writes the result as four interleaved images."""
     return is_known(x.shape) and math.prod(x.shape[:3]) >= _MANY_DOUBLED
 
@@ -48,7 +48,7 @@ class ConvOfDoubled(Linear):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """(B, H, W, C) to (B, 2 H, 2 W, C), without the bias."""
-        tpu = _in_place if in_pieces(x) else _by_doubling
+        tpu = _in_place if written_in_pieces(x) else _by_doubling
         out: jax.Array = jax.lax.platform_dependent(
             x.astype(self.dtype), self.kernel, cpu=_by_parity, tpu=tpu, default=_by_doubling
         )

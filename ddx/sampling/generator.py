@@ -96,7 +96,7 @@ class Generator:
 
     @property
     def steps_a_piece(self) -> int:
-        """The steps of a call for a piece of the walk, the first one."""
+        """How many steps the first piece of the walk has."""
         return num_rows(piece(self._sampler.plan))
 
     def batch_size(self, num_images: int) -> int:

@@ -1,5 +1,7 @@
 """The blocks of the U-Net, one at a time."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import pytest
 
 from ddx.models import attention, layers, norm, resampling
 from ddx.models.attention import AttentionBlock
-from ddx.models.blocks import ResnetBlock
+from ddx.models.blocks import ResnetBlock, Upsample
 from ddx.models.conventions import IDDPM
 from ddx.models.norm import GroupNorm, joined, measure
 from tests.models.weights import random_like
@@ -130,6 +132,38 @@ def test_a_tpu_sums_softmax_by_a_product_and_others_do_not():
         return text.count("stablehlo.dot_general")
 
     assert (products("tpu"), products("cpu"), products("cuda")) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(("batch", "channels", "is_apart"), [(8, 16, True), (7, 16, False), (8, 8, False)])
+def test_on_a_tpu_a_block_computes_its_shortcut_apart(batch, channels, is_apart):
+    x = jnp.zeros((batch, 8, 8, 8))
+    block = ResnetBlock(channels, groups=2, dropout=0.0, dtype=jnp.float32)
+    params = block.init(jax.random.key(0), measure(x, jnp.zeros(8)), jnp.zeros((batch, 4)))
+
+    def text(platform):
+        run = jax.jit(lambda x: block.apply(params, measure(x, jnp.zeros(8)), jnp.zeros((batch, 4))).x)
+        return run.trace(x).lower(lowering_platforms=(platform,)).as_text()
+
+    assert ("LayoutConstraint" in text("tpu")) == is_apart
+    assert "LayoutConstraint" not in text("cpu")
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(8, 4), (7, 1)])
+def test_on_a_tpu_many_doubled_images_are_summed_in_parts(batch, parts):
+    x = jnp.zeros((batch, 16, 16, 4))
+    params = Upsample(jnp.float32).init(jax.random.key(0), measure(x, jnp.zeros(4)))
+
+    def sums(platform):
+        def run(x):
+            measured = measure(x, jnp.zeros(4))
+            up = Upsample(jnp.float32).apply(params, measured)
+            return up.mean, up.variance, measured.mean, measured.variance
+
+        text = jax.jit(run).trace(x).lower(lowering_platforms=(platform,)).as_text()
+        return len(re.findall(r"stablehlo.reduce\(.*dimensions = \[1, 2\]", text))
+
+    assert sums("tpu") == 2 + 2 * parts
+    assert sums("cpu") == 2 + 2
 
 
 def test_moments_of_parts_are_those_of_the_whole():

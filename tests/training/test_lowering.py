@@ -53,7 +53,7 @@ def test_training_and_sampling_lower_for_tpu_and_gpu(run):
         "label": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),
         "example": jax.ShapeDtypeStruct((2, t.batch_size // 8), jnp.int32),
     }
-    # A layout of the doubled images, which no other version of JAX need know: nothing is kept of this export.
+    # Layouts of doubled images and of shortcuts, which no other version of JAX need know: nothing is kept of this.
     known = [jax.export.DisabledSafetyCheck.custom_call("LayoutConstraint")]
     exported = jax.export.export(jax.jit(many_steps(step)), platforms=["tpu", "cuda"], disabled_checks=known)
     program = exported(state, key, (np.int32(2), batch)).mlir_module()

@@ -128,22 +128,23 @@ def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
 
     estimated_ms is the sum of the cycles that the compiler estimates over the clock, of one of the `steps` of a call:
     their loop counts once, and what is outside it, once_a_call_ms (0 for a call of one step), is shared by all of them.
-    The times by kind and of operations are parts of it. optimal_ms is a lower bound of it by the compiler's own (None
-    where that is below zero, as of several slices). Collectives are in neither. A loop within a step takes the `parts`
-    of a batch (train.accumulation) and counts as often. The compiler's own counts do not, so there is no bound then,
-    nor bytes_accessed, and all FLOPs are taken so many times, the optimizer's too. FLOPs and bytes_accessed are the
-    compiler's counts after its rewriting, of the loop once and all that is outside; share_of_peak is of estimated_ms.
+    The times by kind and of operations are parts of it. optimal_ms is to it as the compiler's lower bound is to its
+    estimate, both of the loop once and all that is outside; None where the bound is below zero, as of several slices.
+    Collectives are in neither. A loop within a step takes the `parts` of a batch (train.accumulation) and counts as
+    often. The compiler's own counts do not, so there is no bound then, nor bytes_accessed, and all FLOPs are taken so
+    many times, the optimizer's too. FLOPs and bytes_accessed are the compiler's counts after its rewriting, of the loop
+    once and all that is outside; share_of_peak is of estimated_ms.
     """
     memory, counted, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
-    found = operations(text)
-    if not any(each.loops for each in found):
+    written = operations(text)
+    if not any(each.loops for each in written):
         steps = 1  # a call is a step
-    once = sum(each.cycles for each in found if not each.loops) * (steps > 1)
-    found = [each._replace(cycles=each.cycles * _often(each, steps, parts)) for each in found]
+    once = sum(each.cycles for each in written if not each.loops) * (steps > 1)
+    found = [each._replace(cycles=each.cycles * _often(each, steps, parts)) for each in written]
     cycles = sum(each.cycles for each in found)
     flops = parts * counted.get("flops", 0.0)
     seconds, optimal = cycles / on.chip.clock, counted.get("optimal_seconds", 0.0) * (parts == 1)
-    optimal -= (1 - 1 / steps) * once / on.chip.clock  # the bound of that is not known, but is no more
+    optimal *= cycles / max(1, sum(each.cycles for each in written))
     taken = {
         "arguments": memory.argument_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,

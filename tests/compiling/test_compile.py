@@ -99,8 +99,7 @@ def test_a_step_has_a_share_of_what_is_once_a_call_and_all_parts_of_its_batch():
         assert sum(found["ms_by_kind"].values()) == pytest.approx(found["estimated_ms"], abs=4e-4)
         assert found["once_a_call_ms"] == pytest.approx(1e3 * 8000 * (steps > 1) / chip.clock, abs=1e-4)
         assert found["steps_a_call"] == steps
-        once = 8000 / chip.clock * (steps - 1) / steps
-        bound = None if parts > 1 else pytest.approx(1e3 * (1e-5 - once), abs=1e-4)
+        bound = None if parts > 1 else pytest.approx(1e3 * 1e-5 * cycles / 15000, abs=1e-4)
         assert found["flops"] == 5 * parts and found["optimal_ms"] == bound
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ddx.models.conventions import DDPM, Conventions
 from ddx.models.layers import Linear
 from ddx.models.norm import GroupNorm, Measured, measure
-from ddx.models.products import product
+from ddx.models.products import WITH_ONES, product
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, num_heads: int) -> jax.Array:
@@ -60,9 +60,8 @@ def _by_product(logits: jax.Array) -> jax.Array:
     The compiler makes a sum of a product with one column, so there are eight.
     """
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)  # ones are exact in any
     ones = jnp.ones((logits.shape[-1], 8), logits.dtype)
-    return weights / jnp.matmul(weights, ones, precision=precision)[..., :1]
+    return weights / jnp.matmul(weights, ones, precision=WITH_ONES)[..., :1]
 
 
 class AttentionBlock(nn.Module):

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddx.models.products import WITH_ONES
+
 # Pixels of an image. To read a smaller one again takes less time than to compute its first pixel beforehand.
 _LARGE = 64
 
@@ -78,7 +80,7 @@ def _means(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _means_of_pieces(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, of images whose sums are a pass over them; derivatives are those of the plain sums."""
+    """The same, for images that a TPU has to read again for it; the derivatives are those of the plain means."""
     means: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(x, near, tpu=_means_by_rows, default=_means)
     return means
 
@@ -125,11 +127,10 @@ class GroupNorm(nn.Module):
 
         size = channels // self.groups
         same = np.kron(np.eye(self.groups, dtype=np.float32), np.ones((size, size), np.float32))
-        precision = (jax.lax.Precision.HIGHEST, jax.lax.Precision.DEFAULT)  # ones are exact in any
 
         def over_group(of_channel: jax.Array) -> jax.Array:
             """The mean over the channels of each group, for each of its channels, (B, C)."""
-            return jnp.matmul(of_channel, same, precision=precision) / size
+            return jnp.matmul(of_channel, same, precision=WITH_ONES) / size
 
         of_group = over_group(mean)
         variance = over_group(variance + jnp.square(mean - of_group))

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ddx.models.products import WITH_ONES
 
@@ -126,7 +125,8 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
         size = channels // self.groups
-        same = np.kron(np.eye(self.groups, dtype=np.float32), np.ones((size, size), np.float32))
+        group = jnp.arange(channels) // size
+        same = (group[:, None] == group).astype(jnp.float32)
 
         def over_group(of_channel: jax.Array) -> jax.Array:
             """The mean over the channels of each group, for each of its channels, (B, C)."""

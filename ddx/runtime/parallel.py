@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddx.runtime import devices
+from ddx.runtime import devices, memory
 
 AXIS = "devices"
 _on_devices = contextvars.ContextVar("on_devices", default=False)
@@ -70,15 +70,8 @@ def data_parallel(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: 
             donate_argnums=(0,),
             devices=devices.target(),
         )
-    if devices.platform() != "cpu":
-        return cast(OnDevices, wrapped)
-
-    @functools.wraps(wrapped)  # its `lower` too
-    def blocking(*args: Any) -> Any:
-        # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
-        return jax.block_until_ready(wrapped(*args))
-
-    return cast(OnDevices, blocking)
+    # On few cores, unblocked loops of collectives between forced CPU devices deadlock in jax 0.10.2.
+    return _uncollected(wrapped, is_awaited=devices.platform() == "cpu")
 
 
 def _over_hosts(step: Callable[[Any, Any, Any], tuple[Any, Any]], state_axes: Any) -> Any:
@@ -123,18 +116,29 @@ def over_batch(fn: Callable[..., Any], shared: int, split: int) -> OnDevices:
     axes = (None,) * shared + (0,) * split
     target = devices.own() if devices.target() else None
     mapped = jax.pmap(_with_helpers(fn), axis_name=AXIS, in_axes=axes, devices=target)
-
-    @functools.wraps(mapped)
-    def blocking(*args: Any) -> Any:
-        return jax.block_until_ready(mapped(*args))
-
-    return cast(OnDevices, blocking)
+    return _uncollected(mapped, is_awaited=True)
 
 
 def run_once(fn: Callable[..., Any], *args: Any) -> Any:
     """fn(*args), compiled for one device, and on CPU with less optimisation: that takes longer than one call gains."""
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.block_until_ready(jax.jit(fn, compiler_options=options)(*args))
+    return _uncollected(jax.jit(fn, compiler_options=options), is_awaited=True)(*args)
+
+
+def _uncollected(compiled: Any, is_awaited: bool) -> OnDevices:
+    """The same function and its `lower`, with which the garbage collector waits."""
+
+    def call(*args: Any) -> Any:
+        with memory.without_collector():
+            result = compiled(*args)
+            return jax.block_until_ready(result) if is_awaited else result
+
+    def lower(*args: Any) -> Any:
+        with memory.without_collector():
+            return compiled.lower(*args)
+
+    call.lower = lower  # type: ignore[attr-defined]
+    return cast(OnDevices, call)
 
 
 def split_batch(tree: Any, axis: int = 0, parts: int = 0) -> Any:

@@ -43,7 +43,8 @@ class Key:
         if kind is float and type(value) is int:
             value = float(value)
         if (kind is tuple or self.is_size) and isinstance(value, list | tuple):
-            kind, value = tuple, tuple(map(_plain, value))
+            # --config.KEY= gives one empty text
+            kind, value = tuple, () if tuple(value) == ("",) else tuple(map(_plain, value))
             bad = [v for v in value if type(v) is not int]
             if bad:
                 raise ConfigError(f"{name}={shown(value)}: {shown(bad[0])} must be an int")

@@ -263,5 +263,5 @@ def test_digits_compile_for_other_machines(topology, slices, devices):
 
 @pytest.mark.tpu
 def test_a_batch_that_no_device_holds_is_told():
-    done = launch("--config=ddpm_lsun:bedroom", "--what=train", "--config.train.batch_size=2048")
+    done = launch("--config=digits", "--what=train", "--config.train.batch_size=524288")
     assert done.returncode == 0 and "does not fit" in done.stdout

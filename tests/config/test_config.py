@@ -103,6 +103,7 @@ DIT = {"model__network": "dit", "model__dropout": 0.0, "model__patch_size": 4}
         ({"data__flip": 1}, "data.flip=1 must be True or False"),
         ({"model__multipliers": (1, "x")}, "'x' must be an int"),
         ({"model__multipliers": ()}, "1 to 14 numbers"),
+        ({"model__multipliers": ("",)}, "model.multipliers=() must be 1 to 14 numbers"),  # what an empty flag gives
         ({"model__multipliers": 2}, "must be a tuple of ints"),
         ({"model__head_channels": 48}, "model.head_channels=48 must divide the 256 channels of the last level"),
         ({"model__head_channels": 8, "model__num_heads": 2}, "both say how many heads there are; leave one out"),

@@ -30,6 +30,13 @@ def test_a_new_block_is_nearly_but_not_exactly_the_identity(name):
     assert 0 < float(jnp.abs(out.shifted() - x).max()) < 1e-3
 
 
+def test_a_program_carries_no_matrix_for_a_norm():
+    channels, x = 1024, jax.ShapeDtypeStruct((2, 8, 8, 1024), jnp.float32)
+    params = {"params": {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}}
+    run = jax.jit(lambda x: GroupNorm(32).apply(params, measure(x, jnp.zeros(channels))))
+    assert len(run.lower(x).as_text()) < 50_000  # one of 1,024 x 1,024 would be 8,000,000 characters
+
+
 @pytest.mark.parametrize("shift", [0.0, 100.0])
 def test_a_norm_keeps_its_precision_when_the_mean_is_large(shift):
     x = (100 - shift) + jax.random.normal(jax.random.key(0), (2, 8, 8, 64))

@@ -1,5 +1,8 @@
 """Checks that need several devices; `test_parallel.py` runs them in a process with 8 forced CPU devices."""
 
+import contextlib
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +34,28 @@ def test_the_averaged_gradient_is_that_of_one_device():
     np.testing.assert_allclose(state, alone, rtol=1e-6)
     np.testing.assert_allclose(metrics["gradient"], 2 * (3 - x.mean()), rtol=1e-6)
     parallel.assert_replicated(state, "the state")
+
+
+def test_the_collector_waits_while_a_program_is_made():
+    seen = []
+
+    def step(x):
+        seen.append(gc.isenabled())
+        return x.reshape(3)  # which only three numbers can be
+
+    for number in (3, 4):
+        rows = np.zeros((8, number), np.float32)
+        for trace in (lambda x: parallel.run_once(step, x[0]), lambda x: parallel.over_batch(step, 0, 1).lower(x)):
+            with contextlib.nullcontext() if number == 3 else pytest.raises(TypeError, match="reshape"):
+                trace(rows)
+            assert gc.isenabled()
+    assert seen == [False] * 4
+    gc.disable()
+    try:
+        parallel.run_once(step, np.zeros(3, np.float32))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def test_a_forgotten_average_is_found():

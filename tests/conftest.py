@@ -27,6 +27,9 @@ if _IS_FIRST and _IS_FAST and importlib.metadata.version("jaxlib").startswith("0
 _OPTIMISED = {"test_golden.py", "test_golden_improved.py", "test_sampling_speed.py", "test_cifar10_distance.py"}
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Tracing makes many objects and frees few: the garbage collector took a tenth of the time of the tests.
+gc.set_threshold(100_000, 20, 50)
+
 import pytest  # noqa: E402
 
 from ddx import config as config_lib  # noqa: E402

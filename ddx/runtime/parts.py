@@ -1,9 +1,9 @@
 """Weights, and what is kept for each of them, of which every device has its part and updates it there.
 
 Which axis of an array is divided follows from its shape and the number of devices; an array that cannot be divided
-evenly is kept whole by each. Vectors, of which a network has hundreds, are divided as one: a part of a short one would
-take a TPU as long as its shortest operation does. One device has them whole, as they are. As the helpers of
-`ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
+evenly is kept whole by each. Vectors, of which a network has hundreds, are one, also where one device has all of it: a
+short one would take a TPU as long as its shortest operation does, and XLA for CPUs takes seconds more to load a program
+of so many arrays. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
 """
 
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from ddx.runtime.parallel import AXIS, is_wrapped, put
 class Packed(NamedTuple):
     """The float32 vectors of a tree as one, and its other arrays in order."""
 
-    vectors: Any  # with zeros up to a length that can be divided; () if there is none to divide
+    vectors: Any  # with zeros up to a length that can be divided; () if there is none
     others: list[Any]
 
 
 def _is_vector(x: Any) -> bool:
-    """Whether an array is one of the vectors that are divided as one; a single device has none."""
-    return count() > 1 and len(x.shape) == 1 and x.dtype == np.float32
+    """Whether an array is one of the vectors that become one."""
+    return len(x.shape) == 1 and x.dtype == np.float32
 
 
 def _pack(tree: Any, numpy: Any = jnp) -> Packed:

@@ -28,7 +28,7 @@ _OPTIMISED = {"test_golden.py", "test_golden_improved.py", "test_sampling_speed.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 # Tracing makes many objects and frees few: the garbage collector took a tenth of the time of the tests.
-gc.set_threshold(100_000, 20, 50)
+gc.set_threshold(50_000, 10, 10)
 
 import pytest  # noqa: E402
 

@@ -79,7 +79,7 @@ def _means(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @jax.custom_jvp
 def _means_of_pieces(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The same, for images that a TPU has to read again for it; the derivatives are those of the plain means."""
+    """What `_means` computes, for images that a TPU has to read a second time; differentiated as `_means` is."""
     means: tuple[jax.Array, jax.Array] = jax.lax.platform_dependent(x, near, tpu=_means_by_rows, default=_means)
     return means
 

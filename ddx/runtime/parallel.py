@@ -131,7 +131,7 @@ def _uncollected(compiled: Any, is_awaited: bool) -> OnDevices:
     def call(*args: Any) -> Any:
         with memory.without_collector():
             result = compiled(*args)
-            return jax.block_until_ready(result) if is_awaited else result
+        return jax.block_until_ready(result) if is_awaited else result
 
     def lower(*args: Any) -> Any:
         with memory.without_collector():

@@ -1,9 +1,10 @@
 """Weights, and what is kept for each of them, of which every device has its part and updates it there.
 
 Which axis of an array is divided follows from its shape and the number of devices; an array that cannot be divided
-evenly is kept whole by each. Vectors, of which a network has hundreds, are one, also where one device has all of it: a
-short one would take a TPU as long as its shortest operation does, and XLA for CPUs takes seconds more to load a program
-of so many arrays. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities outside a wrapper.
+evenly is kept whole by each. Vectors, of which a network has hundreds, are kept as one array, on a single device too:
+each short vector would take a TPU as long as its shortest operation does, and XLA for CPUs takes seconds more to load a
+program of so many arrays. As the helpers of `ddx.runtime.parallel`, those that a step calls are identities outside a
+wrapper.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ class Packed(NamedTuple):
 
 
 def _is_vector(x: Any) -> bool:
-    """Whether an array is one of the vectors that become one."""
+    """Whether an array is one of the vectors that are kept as one array."""
     return len(x.shape) == 1 and x.dtype == np.float32
 
 

@@ -5,6 +5,7 @@ mistakes in flags or configs are answered at once.
 """
 
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping
 
@@ -40,7 +41,9 @@ def define_config() -> flags.FlagHolder:
     try:
         holder = config_flags.DEFINE_config_file("config", None, f"{meaning} --config.train.num_steps=1000.")
     except flags.Error as error:  # it reads --flagfile
-        sys.exit(_tell(_in_flags(error)))
+        text, code = _said(_in_flags(error))
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(code)
     flags.FLAGS["config"].parser = _ConfigFile()
     return holder
 
@@ -103,16 +106,27 @@ def run(main: Callable[[], int]) -> None:
         code = 130
     except Exception as error:
         if debug:
-            raise
-        code = _tell(error)
+            traceback.print_exc()
+        text, code = _said(error)
+        if "ddx.runtime.between_hosts" in sys.modules:
+            sys.modules["ddx.runtime.between_hosts"].fail(code, text)
+        print(f"error: {text}", file=sys.stderr)
     sys.exit(code)
 
 
 def meet_hosts() -> None:
     """Begin to work together with the other hosts, if there are any; the first one speaks for all."""
-    from ddx.runtime import hosts
+    import jax
+
+    import ddx
+    from ddx.runtime import between_hosts, hosts
 
     hosts.start()
+    between_hosts.listen()
+    given = {f"--{name}": flags.FLAGS[name].value for name in flags.FLAGS if flags.FLAGS[name].present}
+    local = [name for name in given if name.startswith("--config") or name == "--data_dir"]  # may be a host's own
+    versions = {"the version of ddx": ddx.__version__, "the version of jax": jax.__version__}
+    between_hosts.check_same({name: given[name] for name in given if name not in local} | versions)
     if not hosts.is_first():
         sys.stdout = None  # to which `print` prints nothing
         warnings.simplefilter("ignore")
@@ -130,8 +144,8 @@ def given_config(flag: flags.FlagHolder) -> ConfigDict | None:
     return None if flag.value is None else validate(flag.value)
 
 
-def _tell(error: Exception) -> int:
-    """Print an error as one line; its exit code."""
+def _said(error: Exception) -> tuple[str, int]:
+    """An error as one line, and its exit code."""
     known = error if isinstance(error, DdxError) else faults.explain(error)
     if known is not None:
         text, code = str(known), known.exit_code
@@ -140,8 +154,7 @@ def _tell(error: Exception) -> int:
     else:
         text, code = f"{type(error).__name__}: {telling_line(error)}. Run with --debug to see where", 1
     text = " ".join(brief(word, _LONGEST_WORD) for word in text.split(" "))
-    print(f"error: {brief(printable(text), _LONGEST)}", file=sys.stderr)
-    return code
+    return brief(printable(text), _LONGEST), code
 
 
 _LONGEST_WORD, _LONGEST = 600, 3000  # of a message: a path of a few folders, and the most keys that it lists

@@ -10,6 +10,7 @@ import contextvars
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -46,7 +47,8 @@ def start() -> None:
     if how is None:
         return
     many = f"{how['num_processes']} processes" if "num_processes" in how else "the processes of all hosts"
-    remedy = f"Start the same command on every host within {_START_TIMEOUT:g} s"
+    each = f", each with another {_INDEX}" if "process_id" in how else ""
+    remedy = f"Start the same command on every host within {_START_TIMEOUT:g} s{each}"
 
     def give_up() -> None:  # JAX would end the process too, and print pages
         _say(f"error: not all of {many} came. {remedy}")
@@ -163,21 +165,29 @@ def _told_all(text: bytes) -> bytes:
 def _how() -> dict[str, Any] | None:
     """What `jax.distributed.initialize` takes here; None for a process that is alone."""
     environment = os.environ
-    if _ADDRESS in environment:
-        try:
-            return {
-                "coordinator_address": environment[_ADDRESS],
-                "num_processes": int(environment[_COUNT]),
-                "process_id": int(environment[_INDEX]),
-            }
-        except (KeyError, ValueError):
-            raise ConfigError(
-                f"{_ADDRESS} is set, and {_COUNT} or {_INDEX} is missing or no number. Set all three, or none"
-            ) from None
+    named = {name: environment[name] for name in (_ADDRESS, _COUNT, _INDEX) if environment.get(name)}
+    if named:
+        return _named(**named)
     for variable, name in (("SLURM_STEP_NUM_TASKS", "slurm"), ("OMPI_COMM_WORLD_SIZE", "ompi")):
         if environment.get(variable, "1") not in ("0", "1"):
             return {"cluster_detection_method": name}
     return {} if environment.get("JAX_PLATFORMS") != "cpu" and _hosts_of_tpu() > 1 else None
+
+
+def _named(**given: str) -> dict[str, Any]:
+    """What the environment names: where the first process is, how many there are, and which this is."""
+    said = ", ".join(f"{name}={value}" for name, value in given.items())
+    try:
+        address, number, this = given[_ADDRESS], int(given[_COUNT]), int(given[_INDEX])
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"{said}: of {_ADDRESS}, {_COUNT} and {_INDEX} one is missing or no number. Set all three, or none"
+        ) from None
+    if not re.fullmatch(r"\S+:\d+", address):
+        raise ConfigError(f"{_ADDRESS}={address} has no port. Name the first host and a free port, as first-host:8476")
+    if not 0 <= this < number:
+        raise ConfigError(f"{_INDEX}={this} must be from 0 to {number - 1}, one for each of {_COUNT}={number}")
+    return {"coordinator_address": address, "num_processes": number, "process_id": this}
 
 
 def _hosts_of_tpu() -> int:

@@ -23,6 +23,9 @@ from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, is_local
 
 HEARTBEAT, LEASE = 15.0, 90.0
+_SEEN_WITHIN = (
+    20.0  # seconds after which a file of one host is there for the others: a network file system keeps copies
+)
 _ours: set[bucket.Address] = set()  # what this process holds now
 
 
@@ -43,15 +46,33 @@ def lock(folder: Path, option: str = "--workdir") -> Iterator[Lock]:
     with contextlib.ExitStack() as stack:
         held = Lock()  # of the hosts that work together, the first one's counts
 
-        def take() -> None:
+        def take() -> str:
             nonlocal held
             held = stack.enter_context(
                 _on_this_machine(folder, option) if is_local(folder) else _in_bucket(folder, option)
             )
+            return (folder / "LOCK").read_text() if is_local(folder) else ""
 
-        hosts.agreed(take)
+        said = hosts.agreed(take)
+        if is_local(folder) and not hosts.is_first():
+            _check_seen(folder, option, said)
         yield held
         hosts.wait()  # the others may still write
+
+
+def _check_seen(folder: pathlib.Path, option: str, said: str) -> None:
+    """Refuse a folder in which another host than the first does not see what the first one's lock says."""
+    until = time.monotonic() + _SEEN_WITHIN
+    while True:
+        with contextlib.suppress(OSError):
+            if (folder / "LOCK").read_text() == said:
+                return
+        if time.monotonic() > until:
+            raise ConfigError(
+                f"{option}={folder} is another folder on host {hosts.index()} than on host 0. Name one that all hosts"
+                " share, such as one in a bucket: gs://my-runs/digits"
+            )
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

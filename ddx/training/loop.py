@@ -14,12 +14,13 @@ import jax
 from ml_collections import ConfigDict
 
 import ddx.data
+from ddx.config.values import flatten
 from ddx.diffusion.random import seed_key
 from ddx.runs.checkpoint import Checkpoints
 from ddx.runs.data import given_config, open_dataset
 from ddx.runs.folder import forget_later, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
-from ddx.runtime import devices, hosts, parallel
+from ddx.runtime import between_hosts, devices, hosts, parallel
 from ddx.runtime.background import Background
 from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.folders import make_directory
@@ -67,7 +68,8 @@ def train(config: ConfigDict | None, workdir: str | Path, data: Any = None) -> O
       AcceleratorError, OutOfMemoryError: as `ddx.runtime.devices.job` says.
     """
     workdir = user_path(workdir, "--workdir")
-    _config(workdir, config, data)  # tells a mistake before the folder is made
+    given = flatten(_config(workdir, config, data).to_dict())  # tells a mistake before the folder is made
+    between_hosts.check_same({name: value for name, value in given.items() if name != "data.dir"})
     with devices.job("training", lambda: smaller_step(config)), lock(workdir) as held:
         config = _config(workdir, config, data)  # what counts is the folder as it is now that nobody else changes it
         checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)

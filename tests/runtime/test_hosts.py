@@ -67,10 +67,22 @@ def test_a_tpu_of_several_hosts_is_found(started, monkeypatch):
     assert started(TPU_SKIP_MDS_QUERY="1") == [] and not asked
 
 
-@pytest.mark.parametrize("given", [{}, {"JAX_NUM_PROCESSES": "2"}, {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "a"}])
-def test_an_environment_that_is_incomplete_is_refused(started, given):
-    with pytest.raises(ConfigError, match="Set all three, or none"):
-        started(JAX_COORDINATOR_ADDRESS="a:1", **given)
+@pytest.mark.parametrize(
+    ("address", "number", "this", "message"),
+    [
+        ("a:1", "", "", "Set all three, or none"),
+        ("a:1", "2", "", "Set all three, or none"),
+        ("a:1", "2", "a", "Set all three, or none"),
+        ("", "2", "0", "Set all three, or none"),
+        ("a", "2", "0", "JAX_COORDINATOR_ADDRESS=a has no port"),
+        ("a:", "2", "0", "has no port"),
+        ("a:1", "2", "2", "JAX_PROCESS_ID=2 must be from 0 to 1"),
+        ("a:1", "2", "-1", "JAX_PROCESS_ID=-1 must be from 0 to 1"),
+    ],
+)
+def test_an_environment_that_names_others_amiss_is_refused(started, address, number, this, message):
+    with pytest.raises(ConfigError, match=message):
+        started(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=number, JAX_PROCESS_ID=this)
 
 
 def test_one_host_alone_decides_and_does_everything():
@@ -120,7 +132,8 @@ def test_a_host_that_waits_says_so_and_gives_up():
     ((_, err, code),) = run(WAITS, processes.hosts(2, 1)[:1])
     waits, gives_up = err.splitlines()
     assert waits == "waiting for 2 processes. Is the command started on every host, as gcloud does with --worker=all?"
-    assert gives_up == "error: not all of 2 processes came. Start the same command on every host within 2 s"
+    remedy = "Start the same command on every host within 2 s, each with another JAX_PROCESS_ID"
+    assert gives_up == f"error: not all of 2 processes came. {remedy}"
     assert code == 2
 
 
@@ -128,6 +141,48 @@ def test_what_the_first_host_decides_all_know():
     found = [eval(out.splitlines()[-1]) for out, _, _ in run(TOGETHER, processes.hosts(2, 2))]
     common = {"who": 0, "what": "x" * 1000}, [[1, 2, 3], "inner"]
     assert found == [[*common, share, "no. Do it otherwise"] for share in ([1, 3], [2])]
+
+
+FAILS = """
+import os
+from ddx.cli import command
+def main():
+    command.meet_hosts()
+    from ddx.runtime import hosts
+    from ddx.runtime.errors import DataError
+    if hosts.index() == int(os.environ["FAILS"]):
+        raise DataError("no images here. Put them there")
+    hosts.wait()
+command.run(main)
+"""
+APART = """
+import os
+from ddx.cli import command
+def main():
+    command.meet_hosts()
+    from ddx.runtime import hosts, lock
+    from ddx.runtime.paths import user_path
+    lock._SEEN_WITHIN = 0.1
+    with lock.lock(user_path(os.environ["FOLDER"] + str(hosts.index()), "--workdir")):
+        hosts.wait()
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_an_error_of_one_host_ends_both_and_both_say_it(fails):
+    found = run(FAILS, [environment | {"FAILS": str(fails)} for environment in processes.hosts(2, 1)])
+    assert [code for _, _, code in found] == [4, 4]
+    own, other = (found[i][1].splitlines()[-1] for i in (fails, 1 - fails))
+    assert own == "error: no images here. Put them there"
+    assert other == f"error: host {fails} has failed: no images here. Put them there"
+
+
+def test_folders_that_hosts_do_not_share_are_refused(tmp_path):
+    found = run(APART, [environment | {"FOLDER": f"{tmp_path}/"} for environment in processes.hosts(2, 1)])
+    assert [code for _, _, code in found] == [2, 2]
+    for _, err, _ in found:
+        assert "/1 is another folder on host 1 than on host 0. Name one that all hosts share" in err.splitlines()[-1]
 
 
 def test_of_a_lost_process_the_last_line_of_the_other_tells():

@@ -17,12 +17,12 @@ from tests import processes
 from tests.training.test_run import ROOT, largest_difference
 
 
-def start(command, workdir, *args):
-    """The command on both hosts, the first one's output in workdir.0.log."""
+def start(command, workdir, *args, each=((), ())):
+    """The command on both hosts, with arguments for each, the first one's output in workdir.0.log."""
     found = []
     for i, environment in enumerate(processes.hosts(2, 4)):
         log = open(workdir.with_suffix(f".{i}.log"), "w")
-        line = [sys.executable, "-m", f"launch.{command}", f"--workdir={workdir}", *args]
+        line = [sys.executable, "-m", f"launch.{command}", f"--workdir={workdir}", *args, *each[i]]
         found.append(subprocess.Popen(line, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True))
     return found
 
@@ -60,6 +60,15 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_process_ends_where_it_wo
     assert train(config, run).finished
     assert largest_difference(improved, run) < 1e-6
     assert steps_logged(run) == steps_logged(improved)
+
+
+def test_hosts_with_other_settings_are_refused_and_all_say_why(improved_config, tmp_path):
+    run, config = tmp_path / "run", given(improved_config(), tmp_path / "config.json")
+    other = given(improved_config(train__learning_rate=0.5), tmp_path / "other.json")
+    told = "train.learning_rate is 0.5 on host 1, and 0.001 on host 0. Start the same command"
+    codes, lines = end(start("train", run, each=([config], [other])), run)
+    assert codes == [2, 2]
+    assert lines[0].startswith(f"error: host 1 has failed: {told}") and lines[1].startswith(f"error: {told}")
 
 
 @pytest.mark.soak

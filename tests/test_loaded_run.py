@@ -82,6 +82,7 @@ def test_every_sample_is_a_file_on_request(whole, tmp_path):
         ({"eta": -1.0}, "sample.eta=-1.0 must be at least 0"),
         ({"weights": "raw"}, r"Use ddx.load\(..., weights=...\)"),
         ({"num_samples": 0}, "num_samples=0 must be at least 1"),
+        ({"num_samples": "4"}, "num_samples='4' is no whole number"),
     ],
 )
 def test_mistakes_are_one_line(run, settings, message):

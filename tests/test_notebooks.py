@@ -15,6 +15,7 @@ import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
 
+import ddx
 from ddx.runtime import accelerator, devices
 from ddx.runtime.errors import ConfigError
 from tests import processes
@@ -182,6 +183,61 @@ def stopped(match, **settings):
         first_cell(**settings)
     assert type(found.value).__name__ == "Stop" and found.value._render_traceback_() == [str(found.value)]
     return str(found.value)
+
+
+def test_an_install_anew_replaces_a_ddx_of_the_same_version(not_installed, tmp_path):
+    stopped("installed anew", source=str(tmp_path), install="again")
+    (once, again), options = not_installed, ["--force-reinstall", "--no-deps"]
+    assert [word for word in again if word not in options] == once
+    assert [word for word in again if word in options] == options
+
+
+def test_a_checkout_that_cannot_be_written_is_copied(not_installed, tmp_path, monkeypatch):
+    (tmp_path / "setup.cfg").write_text("here")
+    monkeypatch.setattr("os.access", lambda path, _: str(path) != str(tmp_path))
+    stopped("installed anew", source=str(tmp_path))
+    *_, (*_, wanted) = not_installed
+    copy = pathlib.Path(wanted.partition("[")[0])
+    assert copy != tmp_path and (copy / "setup.cfg").read_text() == "here"
+
+
+def test_a_bucket_has_the_address_of_one():
+    source = next(
+        cell.source for cell in notebook("train_tpu", keep_in="bucket", bucket="my-runs").cells if cell.id == "where"
+    )
+    with pytest.raises(ValueError, match="gs://NAME"):
+        exec(source, {"Stop": ValueError})
+
+
+@pytest.mark.parametrize(
+    ("files", "trained"),
+    [
+        ([], ["digits"]),
+        (["config.json"], [None]),
+        (["config.json", "checkpoints/7.orbax-checkpoint-tmp/x"], [None]),
+        (["config.json", "checkpoints/8/x"], []),
+    ],
+)
+def test_a_run_without_a_checkpoint_is_trained_before_it_is_loaded(files, trained, tmp_path, monkeypatch, capsys):
+    for file in map(tmp_path.joinpath, files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    calls = []
+
+    def train(config, _):
+        calls.append(config and config.data.name)
+        return types.SimpleNamespace(message="done")
+
+    def load(_):
+        config = ddx.config.load("digits")
+        whole = types.SimpleNamespace(num_steps=1000, blur=None)
+        return types.SimpleNamespace(step=8, config=config, process=whole, model=types.SimpleNamespace(num_classes=0))
+
+    monkeypatch.setattr(ddx, "train", train)
+    monkeypatch.setattr(ddx, "load", load)
+    exec(cell("the_run", "sample_from_checkpoint"), {"workdir": str(tmp_path)})
+    assert calls == trained
+    assert "Not trained to its end" in capsys.readouterr().out
 
 
 @pytest.fixture

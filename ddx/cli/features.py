@@ -12,6 +12,7 @@ from ddx.runtime.errors import ConfigError
 
 CONFIG = command.define_config()
 OUT = flags.DEFINE_string("out", "digits.safetensors", "File to write.")
+flags.declare_key_flag("config")
 flags.declare_key_flag("debug")
 
 

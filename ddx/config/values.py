@@ -64,7 +64,9 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
       ConfigError: it is no config: not nested as the keys are, or its names are no strings.
     """
     if not isinstance(config, ConfigDict | dict):
-        raise ConfigError(f"a config is needed, not a {type(config).__name__}. Start from ddx.config.default_config()")
+        by_name = isinstance(config, str)
+        start = f"Load it: ddx.config.load({config!r})" if by_name else "Start from ddx.config.default_config()"
+        raise ConfigError(f"a config is needed, not a {type(config).__name__}. {start}")
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if not isinstance(name, str) or "." in name:

@@ -1,6 +1,7 @@
 """The settings that images are drawn with: the run's own, changed by a preset and by what is given."""
 
 import difflib
+import numbers
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,8 @@ def sampling_config(config: ConfigDict, seed: int, preset: str | None, **given: 
 
 def check_count(num_samples: int, most: int = MOST_SAMPLES) -> None:
     """Refuse, with a ConfigError, to draw none, or more than a job can hold."""
+    if isinstance(num_samples, bool) or not isinstance(num_samples, numbers.Integral):
+        raise ConfigError(f"num_samples={num_samples!r} is no whole number. Pass one, such as 64")
     if not 1 <= num_samples <= most:
         raise ConfigError(f"num_samples={num_samples} must be at least 1 and at most {most:,}")
 

@@ -31,7 +31,9 @@ SNAPSHOTS = pathlib.Path(__file__).parent / "data" / "tpu_launch"
 SCRIPTS = ["create.sh", "setup.sh", "run.sh", "watch.sh", "stop.sh", "delete.sh"]
 FLAGS = "--name --zone --project --type --version --spot --queued --workdir --retries --delay --dry_run".split()
 
-TOOLS = "awk basename bash cat date dirname env flock grep gzip ln mkdir mktemp rm sed setsid sh tail tar".split()
+TOOLS = (
+    "awk basename bash cat date dirname env flock grep gzip ln mkdir mktemp mv rm sed setsid sh tail tar tee".split()
+)
 
 NAMED = ["--name=ddx", "--zone=us-central1-a"]
 V3 = [*NAMED, "--type=v3-8"]
@@ -205,7 +207,8 @@ def test_image_and_packages_are_chosen_by_chip(cloud, type_, image, extras):
 
 TWICE = "--workdir is given twice. Leave it out after --"
 NO_COMMAND = "there is no command. Write it after --, such as -- python -m launch.train --config=digits"
-BAD_NAME = "is no name of a TPU. Take small letters, digits and hyphens, such as --name=ddx"
+BAD_NAME = "is no name of a TPU. Take at most 63 small letters, digits and hyphens, such as --name=ddx"
+BAD_ZONE = "is no zone, which has a letter at its end. Write it as --zone=us-central1-a"
 ON_DISK = "goes with the machine. Name a folder in a bucket, such as --workdir=gs://BUCKET/digits"
 NO_FOLDER = "--workdir is missing. Name the run's folder in a bucket, such as --workdir=gs://BUCKET/digits"
 CHIPS = "Choose one of v2-8, v3-8, v4-8, v5litepod-8, v5p-8 and v6e-8, or another size"
@@ -213,15 +216,15 @@ NO_FLAG = "Flags are written --name=value, and the command for the TPU comes aft
 MISTAKES = {
     "create.sh": "--name is missing. Name the TPU, such as --name=ddx",
     "create.sh --name=ddx": "--zone is missing. Name a zone that has such TPUs, such as --zone=us-central1-a",
-    "create.sh --name=ddx --zone=a": "--type is missing. Name the TPU's type, such as --type=v3-8",
-    "setup.sh --name=ddx --zone=a": "--type is missing. Name the TPU's type, such as --type=v3-8",
-    "delete.sh --zone=a": "--name is missing. Name the TPU, such as --name=ddx",
-    "watch.sh --name=ddx --zone=a --type=v3-8 -- python": NO_FOLDER,
-    "watch.sh --name=ddx --zone=a --type=v3-8 --workdir=gs://b/r": NO_COMMAND,
-    "run.sh --name=ddx --zone=a --": NO_COMMAND,
-    "run.sh --name=ddx --zone=a --workdir=gs://b/r -- python --workdir=c": TWICE,
-    "run.sh --name=ddx --zone=a --workdir=gs://b/r -- python --workdir c": TWICE,
-    "stop.sh --name=ddx --zone=a -- ls": "stop.sh runs no command. Leave out -- and what follows; run.sh takes it",
+    "create.sh --name=ddx --zone=us-west4-a": "--type is missing. Name the TPU's type, such as --type=v3-8",
+    "setup.sh --name=ddx --zone=us-west4-a": "--type is missing. Name the TPU's type, such as --type=v3-8",
+    "delete.sh --zone=us-west4-a": "--name is missing. Name the TPU, such as --name=ddx",
+    "watch.sh --name=ddx --zone=us-west4-a --type=v3-8 -- python": NO_FOLDER,
+    "watch.sh --name=ddx --zone=us-west4-a --type=v3-8 --workdir=gs://b/r": NO_COMMAND,
+    "run.sh --name=ddx --zone=us-west4-a --": NO_COMMAND,
+    "run.sh --name=ddx --zone=us-west4-a --workdir=gs://b/r -- python --workdir=c": TWICE,
+    "run.sh --name=ddx --zone=us-west4-a --workdir=gs://b/r -- python --workdir c": TWICE,
+    "stop.sh --name=ddx --zone=us-west4-a -- ls": "stop.sh runs no command. Leave out -- and what follows; run.sh takes it",
     "run.sh python": f"unexpected argument python. {NO_FLAG}",
     "run.sh --nam=ddx": "unknown flag --nam. Did you mean --name? See --help",
     "run.sh --names=ddx": "unknown flag --names. Did you mean --name? See --help",
@@ -237,6 +240,8 @@ MISTAKES = {
     "run.sh --spot=1": "--spot takes no value. Write --spot, or leave it out",
     "run.sh --name=My_TPU": f"--name=My_TPU {BAD_NAME}",
     "run.sh --name=ddx-": f"--name=ddx- {BAD_NAME}",
+    f"run.sh --name={'d' * 64}": f"--name={'d' * 64} {BAD_NAME}",
+    "run.sh --zone=us-central1": f"--zone=us-central1 {BAD_ZONE}",
     "run.sh --workdir=runs/digits": f"--workdir=runs/digits {ON_DISK}",
     "run.sh --workdir=gs://bucket": f"--workdir=gs://bucket {ON_DISK}",
     "watch.sh --retries=many": "--retries=many must be a whole number, such as --retries=10",
@@ -244,6 +249,7 @@ MISTAKES = {
     "create.sh --type=v5e-8": "--type=v5e-8 is unknown. Google's name for it is --type=v5litepod-8",
     "create.sh --type=h100": f"--type=h100 is unknown. {CHIPS}",
     "create.sh --type=v3": "--type=v3 has no size. Write it with one, such as --type=v3-8",
+    "create.sh --type=v4-8-16": "--type=v4-8-16 has no size. Write it with one, such as --type=v4-8",
     "create.sh --type=v3-x8": "--type=v3-x8 has no size. Write it with one, such as --type=v3-8",
 }
 
@@ -529,7 +535,6 @@ def test_watch_waits_longer_after_every_failure_and_gives_up(cloud):
 
 def test_failures_half_an_hour_apart_are_not_in_a_row(cloud):
     cloud.executable("date", 'n=$(cat "$CLOUD/now" 2> /dev/null || echo 0); echo $((n + 2000)) | tee "$CLOUD/now"')
-    (cloud.bin / "tee").symlink_to(shutil.which("tee"))
     cloud.plan(install=[0], job=[255] * 8 + [0])
     assert watch(cloud, *V3, "--retries=1").returncode == 0
     assert cloud.slept() == [30] * 8
@@ -574,6 +579,35 @@ def test_watch_survives_a_network_that_goes(cloud):
     assert "gcloud does not tell how ddx is doing. Giving up after 3 failures in a row" in line
 
 
+def test_preemptions_are_no_failures_however_many_they_are(cloud):
+    times = 4
+    cloud.plan(install=[0] * (times + 1), job=[{"code": 143, "state": "PREEMPTED"}] * times + [0])
+    done = watch(cloud, *V3, "--spot", "--retries=1")
+    assert done.returncode == 0 and cloud.slept() == []
+    assert cloud.verbs().count("create") == times + 1 and cloud.verbs().count("delete") == times
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("create", "ERROR: (gcloud...) PERMISSION_DENIED: Permission 'tpu.nodes.create' denied"),
+        ("create", "ERROR: (gcloud...) INVALID_ARGUMENT: no such accelerator type"),
+        ("install", "ERROR: (gcloud...) SSH Key is not present in the SSH agent. Please run ssh-add"),
+    ],
+)
+def test_what_another_try_does_not_change_is_not_tried_again(cloud, what, says):
+    cloud.plan(**{"install": [0], "job": [0], what: [{"code": 1, "says": says}]})
+    done = watch(cloud)
+    assert says in done.stderr and cloud.slept() == []
+    assert done.returncode == 1 and "Not tried again" in done.stderr.splitlines()[-1]
+
+
+def test_a_number_may_begin_with_zero(cloud):
+    cloud.plan(install=[0], job=[1] * 3)
+    assert "after 2 failures in a row" in error(watch(cloud, *V3, "--retries=01", "--delay=08"), 1)
+    assert cloud.slept() == [8]
+
+
 @pytest.mark.soak
 def test_a_run_goes_on_after_its_machine_was_preempted(cloud, server, tiny_config, tmp_path):
     """The whole way: a run in a bucket, whose machine gets SIGTERM, is gone, and is replaced by an empty one."""
@@ -593,7 +627,7 @@ def test_a_run_goes_on_after_its_machine_was_preempted(cloud, server, tiny_confi
     assert watching.returncode == 0, out + err
     once = ["create", "scp", "install", "job"]
     assert cloud.verbs() == [*once, "delete", *once]
-    assert "the command was stopped and has saved (exit code 143)" in err
+    assert "the command ended with exit code 143, and ddx in us-central1-a is PREEMPTED" in err
     (step,) = map(int, re.findall(r"resuming at step (\d+)", out))
     assert 50 <= step < 250 and storage.read_text(run / "checkpoints.last").strip() == "250"
     lines = map(json.loads, storage.read_text(run / "metrics.jsonl").splitlines())

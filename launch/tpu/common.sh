@@ -111,12 +111,15 @@ parse() {
 }
 
 check() {
-  [[ $name =~ ^([a-z]([-a-z0-9]*[a-z0-9])?)?$ ]] ||
-    die "--name=$name is no name of a TPU. Take small letters, digits and hyphens, such as --name=ddx"
+  [[ $name =~ ^([a-z]([-a-z0-9]{0,61}[a-z0-9])?)?$ ]] ||
+    die "--name=$name is no name of a TPU. Take at most 63 small letters, digits and hyphens, such as --name=ddx"
+  [[ -z $zone || $zone =~ ^[a-z]+-[a-z]+[0-9]+-[a-z]$ ]] ||
+    die "--zone=$zone is no zone, which has a letter at its end. Write it as --zone=us-central1-a"
   [[ -z $workdir || $workdir =~ ^gs://[^/]+/. ]] ||
     die "--workdir=$workdir goes with the machine. Name a folder in a bucket, such as --workdir=gs://BUCKET/digits"
   [[ $retries =~ ^[0-9]{1,4}$ ]] || die "--retries=$retries must be a whole number, such as --retries=10"
   [[ $delay =~ ^[0-9]{1,4}$ ]] || die "--delay=$delay must be whole seconds, such as --delay=30"
+  retries=$((10#$retries)) delay=$((10#$delay)) # or 08 is a mistake in base 8
   [[ -z $type ]] || choose_by_chip
 }
 
@@ -133,7 +136,7 @@ choose_by_chip() {
     v5e) die "--type=$type is unknown. Google's name for it is --type=v5litepod-${type#*-}" ;;
     *) die "--type=$type is unknown. Choose one of v2-8, v3-8, v4-8, v5litepod-8, v5p-8 and v6e-8, or another size" ;;
   esac
-  [[ $type =~ -[1-9][0-9]*$ ]] || die "--type=$type has no size. Write it with one, such as --type=${type%%-*}-8"
+  [[ $type =~ ^[a-z0-9]+-[1-9][0-9]*$ ]] || die "--type=$type has no size. Write it with one, such as --type=${type%%-*}-8"
   version=${version:-$image}
 }
 
@@ -202,6 +205,18 @@ delete() {
   else
     tpu tpu-vm delete "$name"
   fi
+}
+
+# attempt COMMAND: runs it, and sets `hopeless` to 1 if it says what another try would not change, for watch.sh.
+# shellcheck disable=SC2034
+attempt() {
+  local errors code=0
+  hopeless=''
+  errors=$(mktemp)
+  { "$@" 2>&1 >&3 | tee "$errors" >&2; } 3>&1 || code=$?
+  ! grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|not present in the SSH agent' "$errors" || hopeless=1
+  rm -f "$errors"
+  return "$code"
 }
 
 # look: sets `state` to what Google says of the TPU, MISSING if there is none, and `phase` to what follows from it.

@@ -17,6 +17,7 @@ if flock -n 9; then
   [[ $action == run ]] || { echo "no command runs here" && exit; }
   PATH=~/ddx-python/bin:$PATH
   rm -f "$job/exit_code"
+  [[ ! -s $job/log ]] || mv "$job/log" "$job/log.1" # why the one before has ended
   : > "$job/log" # before the job, which begins in its own time, so that whoever shows it finds it
   printf '%q ' "$@" > "$job/command"
   # The trap keeps the shell alive at a SIGTERM to the whole group, so that it can tell how the command has ended.

@@ -29,10 +29,13 @@ longest_pause=600 # seconds
 failures=0
 last_failure=0
 is_set_up=''
+hopeless=''
 
-# failed CODE WHAT [LIMIT]: wait, longer after every failure in a row, or give up. Half an hour without one ends the row.
+# failed CODE WHAT [LIMIT]: wait, longer after every failure in a row, or give up. Half an hour without one ends the row,
+# and so does a preemption, which is no failure.
 failed() {
   local limit=${3:-$retries} pause now
+  [[ ! $hopeless ]] || stop "$1" "$2"
   now=$(date +%s)
   ((now - last_failure < 3 * longest_pause)) || failures=0
   last_failure=$now
@@ -63,16 +66,17 @@ while true; do
     stopped) stop 1 "somebody has stopped $name (state $state). Start it with gcloud, or delete it" ;;
     gone | missing)
       is_set_up=''
+      [[ $state == FAILED || $phase == missing ]] || failures=0
       [[ $state != FAILED ]] || failed 1 "Google gave up the request for $name"
       [[ $phase == missing ]] || delete || { failed 1 "$name was not deleted: gcloud says why above" && continue; }
-      create || failed 1 "$name was not created in $zone: gcloud says why above"
+      attempt create || failed 1 "$name was not created in $zone: gcloud says why above"
       continue
       ;;
   esac
 
   if [[ ! $is_set_up ]]; then
     code=0
-    set_up || code=$?
+    attempt set_up || code=$?
     # 75: a job runs there, as when this script was ended and started again.
     ((code == 0 || code == 75)) || { failed 1 "$name was not set up (exit code $code)" && continue; }
     is_set_up=1
@@ -80,6 +84,15 @@ while true; do
 
   code=0
   run_job || code=$?
+  case $code in
+    0 | 2 | 4 | 5 | 130) ;;
+    # Preempted, most likely: that is no failure, and nothing is to be waited for.
+    *) if look && [[ $phase == gone ]]; then
+      say "the command ended with exit code $code, and $name in $zone is $state"
+      said=$state
+      continue
+    fi ;;
+  esac
   case $code in
     0) say "done. $name still costs money: delete it with launch/tpu/delete.sh" && exit ;;
     2) stop 2 "the command ended with exit code 2: a flag, a config, the TPU or too little memory, as it says above" ;;

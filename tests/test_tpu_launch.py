@@ -208,6 +208,7 @@ def test_image_and_packages_are_chosen_by_chip(cloud, type_, image, extras):
 TWICE = "--workdir is given twice. Leave it out after --"
 NO_COMMAND = "there is no command. Write it after --, such as -- python -m launch.train --config=digits"
 BAD_NAME = "is no name of a TPU. Take at most 63 small letters, digits and hyphens, such as --name=ddx"
+NOTHING_RUN = "stop.sh runs no command. Leave out -- and what follows; run.sh takes it"
 BAD_ZONE = "is no zone, which has a letter at its end. Write it as --zone=us-central1-a"
 ON_DISK = "goes with the machine. Name a folder in a bucket, such as --workdir=gs://BUCKET/digits"
 NO_FOLDER = "--workdir is missing. Name the run's folder in a bucket, such as --workdir=gs://BUCKET/digits"
@@ -224,7 +225,7 @@ MISTAKES = {
     "run.sh --name=ddx --zone=us-west4-a --": NO_COMMAND,
     "run.sh --name=ddx --zone=us-west4-a --workdir=gs://b/r -- python --workdir=c": TWICE,
     "run.sh --name=ddx --zone=us-west4-a --workdir=gs://b/r -- python --workdir c": TWICE,
-    "stop.sh --name=ddx --zone=us-west4-a -- ls": "stop.sh runs no command. Leave out -- and what follows; run.sh takes it",
+    "stop.sh --name=ddx --zone=us-west4-a -- ls": NOTHING_RUN,
     "run.sh python": f"unexpected argument python. {NO_FLAG}",
     "run.sh --nam=ddx": "unknown flag --nam. Did you mean --name? See --help",
     "run.sh --names=ddx": "unknown flag --names. Did you mean --name? See --help",

@@ -1,11 +1,11 @@
 """What can be compiled for: TPU chips, and what libtpu says of machines made of them without any being there."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from ddx.runtime.errors import AcceleratorError, ConfigError, did_you_mean, tell
 
 
 class Chip(NamedTuple):
-    """One kind of TPU, by the device, which is what JAX counts: a core of v2 and v3, a chip from v4 on."""
+    """One kind of TPU, by the device, as JAX counts them: a core of v2 and v3, a chip from v4 on."""
 
     clock: float  # Hz, of the cycles that the compiler estimates
     flops: float  # FLOP/s of the matrix units in bfloat16, in which they also multiply float32 by default
@@ -123,11 +123,13 @@ def machine(topology: str, num_slices: int = 1) -> Machine:
     version = prepare(topology)
     from jax.experimental import topologies
 
-    options = {"num_slices": num_slices} if num_slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": num_slices} if num_slices > 1 else {}
+    if topology.startswith("v4:"):
+        options["chip_config_name"] = "megacore"  # as JAX has a v4: its two cores are one device
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **options)
     except Exception as error:  # jax and libtpu each have their own
-        if "INVALID_ARGUMENT" in str(error) or "topology" in str(error).lower():
+        if "INVALID_ARGUMENT" in str(error):
             raise ConfigError(
                 f"--topology={topology}: libtpu {version} knows no such machine ({telling_line(error)})."
                 " Try another arrangement, such as v3:2x2, v4:2x2x1, v5e:2x4, v5p:2x2x1 or v6e:2x4"
@@ -144,7 +146,10 @@ def prepare(topology: str) -> str:
     Raises:
       AcceleratorError: it is not installed.
     """
-    if importlib.util.find_spec("libtpu") is None and "TPU_LIBRARY_PATH" not in os.environ:
+    library = os.environ.get("TPU_LIBRARY_PATH")
+    if library and not os.path.isfile(library):
+        raise AcceleratorError(f"TPU_LIBRARY_PATH={library} is no file. Name libtpu.so, or leave the variable out")
+    if importlib.util.find_spec("libtpu") is None and not library:
         raise AcceleratorError(
             "the TPU compiler is not installed. Install it with pip install 'ddx[tpu-compile]' (a 700 MB package for"
             " Linux, under Google's terms of service)"
@@ -158,6 +163,7 @@ def prepare(topology: str) -> str:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }.items():
         os.environ.setdefault(name, value)
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version("libtpu")
-    return "of $TPU_LIBRARY_PATH"
+    # A package's name for what is in a folder beside it, which is the one that is found unless a file is named.
+    beside = [os.path.dirname(os.path.dirname(os.path.abspath(library)))] if library else sys.path
+    found = importlib.metadata.distributions(name="libtpu", path=beside)
+    return next((package.version for package in found), f"at {library}")

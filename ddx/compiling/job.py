@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ddx.compiling.chips import Machine, check_what, machine
-from ddx.compiling.hlo import KINDS, Operation, has_float64, operations
+from ddx.compiling.hlo import KINDS, SEND, Operation, has_float64, operations
 from ddx.config.model_rules import check_image_size
 from ddx.config.values import validate
 from ddx.data.expected import expected
@@ -58,7 +58,7 @@ def compile_config(
     from ddx.training.step import parts_in_loop
 
     programs = {}
-    with devices.compiling_for(for_machine.devices), Progress("compiling", len(what)) as progress:
+    with devices.compiling_for(for_machine.devices), Progress("compiling", len(what), unit="program") as progress:
         for name in what:
             check_batch(name, config)
             begun = time.monotonic()
@@ -152,7 +152,8 @@ def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
         "program": memory.generated_code_size_in_bytes,
     }
     total = sum(taken.values())
-    collectives = [each for each in found if each.kind == "collective"]
+    sends = [each for each in found if each.opcode == SEND]
+    collectives = [each for each in found if each.kind == "collective" and each.opcode != SEND]
     return {
         "fits": total <= _FULL * on.chip.memory,
         "memory": {**taken, "total": total, "of": int(on.chip.memory), "share": round(total / on.chip.memory, 4)},
@@ -167,6 +168,7 @@ def cost(compiled: Any, on: Machine, steps: int, parts: int) -> dict[str, Any]:
         "ms_by_kind": _by_kind(found, on),
         "most_expensive": _most_expensive(found, on),
         "collectives": {"count": len(collectives), "bytes": sum(each.num_bytes for each in collectives)},
+        "between_slices": {"count": len(sends), "bytes": sum(each.num_bytes for each in sends)},
         "float64": has_float64(text),
     }
 
@@ -212,6 +214,10 @@ def _once(program: dict[str, Any]) -> str:
     return f", with 1/{steps} of {once:,.3f} ms that a call takes outside its loop of steps" if steps > 1 else ""
 
 
+def _traffic(counted: dict[str, int]) -> str:
+    return f"{counted['count']}, {counted['bytes'] / 2**20:,.1f} MiB"
+
+
 def _told(name: str, program: dict[str, Any]) -> list[str]:
     if "memory" not in program:
         return [f"{name}: does not fit into the memory of a device: {program['why']}"]
@@ -227,9 +233,10 @@ def _told(name: str, program: dict[str, Any]) -> list[str]:
         f"  time         {ms:,.3f} ms estimated{_once(program)}; {_at_best(program)};"
         f" {program['operations']:,} operations",
         f"  arithmetic   {program['flops'] / 1e9:,.1f} GFLOP, {program['share_of_peak']:.1%} of the matrix units' peak",
-        f"  collectives  {program['collectives']['count']}, {program['collectives']['bytes'] / 2**20:,.1f} MiB"
-        " (not in the time)",
+        f"  collectives  {_traffic(program['collectives'])} (not in the time)",
     ]
+    if program["between_slices"]["count"]:
+        lines.append(f"  sent         {_traffic(program['between_slices'])}, from slice to slice (not in the time)")
     if program["float64"]:
         lines.append("  float64      used, which a TPU computes in software")
     lines.append(

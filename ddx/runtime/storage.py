@@ -170,7 +170,26 @@ def writing(path: Path) -> Iterator[None]:
             remedy = f"Make room{_free(path)}"
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             remedy = "Make it writable"
+        elif error.errno == errno.ENOENT:
+            remedy = "Make its folder"
+        elif error.errno == errno.EISDIR:
+            remedy = "Name a file"
         raise StorageError(f"cannot write {path} ({reason}). {remedy}, and run the same command again") from error
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a file that could not be written, before work is done for it; of a bucket that is not asked.
+
+    Raises:
+      StorageError: it may not be written, or is a folder.
+    """
+    if is_local(path):
+        with writing(path):
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.touch()
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 
 from ddx.compiling import chips, shipped
-from ddx.compiling.chips import CHIPS, Machine, chip_of
+from ddx.compiling.chips import CHIPS, Machine, chip_of, machine
 from ddx.compiling.hlo import has_float64, operations
-from ddx.compiling.job import cost, told
+from ddx.compiling.job import compile_config, cost, told
 from ddx.config import files
 from ddx.data.expected import expected
 from ddx.runtime.errors import ConfigError
@@ -77,6 +80,43 @@ def test_operations_are_told_by_what_they_are_of():
     assert found[1].path == "backward/UNet/up_0_block_0/conv1/conv_general_dilated"
     assert found[4].num_bytes == 4 * 16 + 2 * 9 * 16 * 16
     assert not has_float64(PROGRAM) and has_float64("%x = f64[3]{0} add(%y, %z)")
+
+
+CHAIN = 'f32[4,2]{1,0:T(8,128)} all-gather(%%p), channel_id=%s, frontend_attributes={chain_id="%s"}'
+ASYNCHRONOUS = "\n".join(
+    [
+        "%fused.1 (p: f32[1,2]) -> f32[4,2] {",
+        "  %all-gather.1 = " + CHAIN % (1, 7),
+        "}",
+        "%async_collective_fusion.1 (p: f32[1,2]) -> f32[4,2] {",
+        "  %all-gather.2 = " + CHAIN % (1, 7),
+        "  %all-gather.3 = " + CHAIN % (1, 8),
+        "}",
+        "%body.1 (arg: f32[8]) -> f32[8] {",
+        "  %start.1 = f32[4,2]{1,0} fusion(%arg), kind=kCustom, calls=%fused.1",
+        "  %done.1 = f32[4,2]{1,0} fusion(%start.1), kind=kCustom, calls=%async_collective_fusion.1",
+        "  %all-gather-start.1 = (f32[1,2]{1,0}, f32[4,2]{1,0}) all-gather-start(%arg), channel_id=2",
+        "  %collective-permute-start.1 = (bf16[8]{0}, bf16[8]{0}, u32[], u32[]) collective-permute-start(%arg)",
+        "  %all-reduce-start.1 = f32[8]{0} all-reduce-start(%arg), channel_id=3",
+        "  %send.1 = (f32[3,2]{1,0:T(4,128)}, u32[], token[]) send(%arg, %after), channel_id=4",
+        "}",
+        "ENTRY %main.2 (p: f32[8]) -> f32[8] {",
+        "  %while.1 = f32[8]{0} while(%p), condition=%until.1, body=%body.1",
+        "}",
+    ]
+)
+
+
+def test_a_collective_counts_once_and_by_its_result():
+    found = {each.name: (each.opcode, each.num_bytes, each.loops) for each in operations(ASYNCHRONOUS)}
+    assert found == {
+        "all-gather.1": ("all-gather", 32, 1),
+        "all-gather.3": ("all-gather", 32, 1),
+        "all-gather-start.1": ("all-gather", 32, 1),
+        "collective-permute-start.1": ("collective-permute", 16, 1),
+        "all-reduce-start.1": ("all-reduce", 32, 1),
+        "send.1": ("send", 24, 1),
+    }
 
 
 def test_a_step_has_a_share_of_what_is_once_a_call_and_all_parts_of_its_batch():
@@ -165,6 +205,9 @@ def launch(*flags, **env):
         (["--shipped", "--config=digits", "--json=x"], 2, "--shipped chooses --config itself"),
         (["--shipped"], 2, "Name it with --json"),
         (["--config=digits", "--workdir=runs/x"], 2, "--workdir is a folder of a run"),
+        (["--config=digits", "--json=/nowhere/x.json"], 3, "cannot write /nowhere/x.json (No such file or directory)"),
+        (["--config=digits", "--json=/"], 3, "cannot write / (Is a directory). Name a file"),
+        (["--config=digits", "--json=s3://b/x"], 2, "--json=s3://b/x"),
     ],
 )
 def test_mistakes_are_told_at_once(flags, code, message):
@@ -246,7 +289,7 @@ def test_what_is_in_the_file_is_not_compiled_again(tmp_path, monkeypatch):
     [
         ("v2:2x2", 1, 8),
         ("v3:4x4", 1, 32),
-        ("v4:2x2x1", 1, 8),
+        ("v4:2x2x1", 1, 4),
         ("v5e:2x4", 1, 8),
         ("v5e:2x2", 2, 8),
         ("v5p:2x2x1", 1, 4),
@@ -259,6 +302,28 @@ def test_digits_compile_for_other_machines(topology, slices, devices):
     assert done.returncode == 0, done.stderr
     assert f"{topology}: {devices} x TPU" in done.stdout
     assert " -" not in done.stdout and ("no bound" in done.stdout) == (slices > 1)
+
+
+@pytest.mark.tpu
+def test_weights_are_gathered_as_often_on_every_chip():
+    """Whether the compiler does so beside other work, as on a v5e, whose sums come divided, or not, as on a v3."""
+    for_chip = {
+        topology: compile_config(files.load("digits"), topology, ("train",))["programs"]["train"]["collectives"]
+        for topology in ("v3:2x2", "v5e:2x4")
+    }
+    assert 0.5 < for_chip["v5e:2x4"]["bytes"] / for_chip["v3:2x2"]["bytes"] < 1
+    assert for_chip["v5e:2x4"]["count"] < 2 * for_chip["v3:2x2"]["count"]
+
+
+@pytest.mark.tpu
+def test_a_v4_is_told_by_chip():
+    """Two cores as one, so that a product takes what the matrix units of both take together, and 32 GiB are there."""
+    found = machine("v4:2x2x1")
+    shape = jax.ShapeDtypeStruct((8192, 8192), jnp.bfloat16, sharding=SingleDeviceSharding(found.devices[0]))
+    told = cost(jax.jit(jnp.matmul).lower(shape, shape).compile(), found, 1, 1)
+    assert 0.6 < told["share_of_peak"] < 1
+    large = jax.ShapeDtypeStruct((5 * 2**30,), jnp.float32, sharding=SingleDeviceSharding(found.devices[0]))
+    assert cost(jax.jit(lambda x: x[:8]).lower(large).compile(), found, 1, 1)["memory"]["share"] > 0.6
 
 
 @pytest.mark.tpu

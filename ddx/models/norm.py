@@ -53,8 +53,9 @@ def measure(
 ) -> Measured:
     """Images x + shift with their moments.
 
-    The moments are sums over the pixels of each channel, of the differences to its first pixel: sums of the squares
-    themselves would cancel where a mean is large against its spread.
+    The moments are sums over the pixels of each channel, of the differences to a number near its mean: sums of the
+    squares themselves would cancel where a mean is large against its spread. That number is the mean of 16 pixels or
+    more; on a TPU it is the first pixel, so there the sums are less precise where that is far from the others.
 
     Args:
       x: (B, H, W, C).
@@ -63,9 +64,8 @@ def measure(
         are large, for it knows the pixels of x only when it has computed all of x.
       in_pieces: whether x is written piece by piece, so that a TPU has to read it again for the sums.
     """
-    of_x = x[:, :1, :1].astype(jnp.float32)
-    near = _near(of_x, first().astype(jnp.float32)) if first and x.shape[1] * x.shape[2] >= _LARGE else of_x
-    near = jax.lax.stop_gradient(near)  # any number near the mean: nothing depends on which
+    on_tpu = first() if first and x.shape[1] * x.shape[2] >= _LARGE else x[:, :1, :1]
+    near = _near(*jax.lax.stop_gradient((x, on_tpu.astype(jnp.float32))))  # any number will do: nothing depends on it
     mean, square = (_means_of_pieces if in_pieces else _means)(x, near)
     shift = jnp.broadcast_to(shift, mean.shape)
     return Measured(x, shift, x[:, :2, :2], mean + near[:, 0, 0] + shift, square - jnp.square(mean))
@@ -96,9 +96,15 @@ def _means_by_rows(x: jax.Array, near: jax.Array) -> tuple[jax.Array, jax.Array]
     return mean, square
 
 
-def _near(of_x: jax.Array, computed: jax.Array) -> jax.Array:
-    near: jax.Array = jax.lax.platform_dependent(of_x, computed, tpu=lambda _, b: b, default=lambda a, _: a)
+def _near(x: jax.Array, on_tpu: jax.Array) -> jax.Array:
+    near: jax.Array = jax.lax.platform_dependent(x, on_tpu, tpu=lambda _, b: b, default=lambda a, _: _mean_of_some(a))
     return near
+
+
+def _mean_of_some(x: jax.Array) -> jax.Array:
+    """The mean of some pixels, all over an image, (B, 1, 1, C)."""
+    rows, columns = (max(1, size // 4) for size in x.shape[1:3])
+    return x[:, ::rows, ::columns].astype(jnp.float32).mean((1, 2), keepdims=True)
 
 
 def joined(*parts: Measured) -> Measured:

@@ -20,7 +20,6 @@ _EVERY = 1.0  # seconds after which a process asks whether another one has faile
 # A process that fails waits until the others know. The first process has the service, and ends last.
 _KNOWN, _KNOWN_TO_FIRST = 3.0, 6.0
 _FAILURE = "ddx/failure"
-_PATIENCE = 600_000  # milliseconds in which all hosts come to the same point
 
 _comparisons = itertools.count()  # each has a place of its own; all processes make the same ones
 _fails = threading.Event()  # this process tells an error of its own
@@ -34,12 +33,14 @@ def check_same(mine: dict[str, Any]) -> None:
     """
     if hosts.count() == 1:
         return
-    client, place = _client(), f"ddx/same/{next(_comparisons)}"
+    place = f"ddx/same/{next(_comparisons)}"
     text = json.dumps(mine, sort_keys=True, default=str)
     if hosts.is_first():
-        client.key_value_set(place, text)
+        _client().key_value_set(place, text)
         return
-    first, here = json.loads(client.blocking_key_value_get(place, _PATIENCE)), json.loads(text)
+    while (told := _read(place)) is None:  # however long the first host reads its data; its failure ends this, too
+        time.sleep(0.1)
+    first, here = json.loads(told), json.loads(text)
     different = [
         f"{name} is {here.get(name)!r} on host {hosts.index()}, and {first.get(name)!r} on host 0"
         for name in sorted({*first, *here})
@@ -65,6 +66,7 @@ def fail(code: int, error: str) -> None:
     _fails.set()
     before = _failure()
     if before is not None:
+        time.sleep(_patience())
         _end(before)
     print(f"error: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(Exception):  # another one was faster, or the service is gone
@@ -99,11 +101,15 @@ def _patience() -> float:
 
 def _failure() -> dict[str, Any] | None:
     """The first failure that a process has told, if there is any."""
+    told = _read(_FAILURE)
+    return None if told is None else json.loads(told)
+
+
+def _read(place: str) -> str | None:
     try:
-        found: dict[str, Any] = json.loads(_client().key_value_try_get(_FAILURE))
-    except Exception:  # there is none; or the service has ended, as JAX will tell
+        return str(_client().key_value_try_get(place))
+    except Exception:  # nothing is there; or the service has ended, as JAX will tell
         return None
-    return found
 
 
 def _client() -> Any:

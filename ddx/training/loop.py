@@ -132,6 +132,7 @@ class _Run:
         self.saving = Background("ddx-save")
         self.bad_before = self.bad_steps = 0  # in a row, up to the last line of metrics, and up to now
         self.about_data = described(data)  # as they are now: when a checkpoint is saved they may be out of reach
+        between_hosts.check_same({f"the data's {name}": value for name, value in self.about_data["data"].items()})
         seed = seed_key(config.seed)
         self.init_key, self.key = jax.random.fold_in(seed, _INIT), jax.random.fold_in(seed, _TRAIN)
         self.of_noise = spectrum.of_noise(config, data, start.meta)

@@ -150,8 +150,10 @@ def main():
     command.meet_hosts()
     from ddx.runtime import hosts
     from ddx.runtime.errors import DataError
-    if hosts.index() == int(os.environ["FAILS"]):
+    if str(hosts.index()) == os.environ["FAILS"]:
         raise DataError("no images here. Put them there")
+    if os.environ["FAILS"] == "both":
+        raise DataError(f"no images on {hosts.index()}. Put them there")
     hosts.wait()
 command.run(main)
 """
@@ -176,6 +178,12 @@ def test_an_error_of_one_host_ends_both_and_both_say_it(fails):
     own, other = (found[i][1].splitlines()[-1] for i in (fails, 1 - fails))
     assert own == "error: no images here. Put them there"
     assert other == f"error: host {fails} has failed: no images here. Put them there"
+
+
+def test_errors_of_both_at_once_end_both_with_the_one_that_was_told_first():
+    found = run(FAILS, [environment | {"FAILS": "both"} for environment in processes.hosts(2, 1)])
+    assert [code for _, _, code in found] == [4, 4]
+    assert all("no images on" in err.splitlines()[-1] for _, err, _ in found)
 
 
 def test_folders_that_hosts_do_not_share_are_refused(tmp_path):

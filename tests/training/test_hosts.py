@@ -62,11 +62,19 @@ def test_a_signal_to_one_stops_both_at_one_step_and_one_process_ends_where_it_wo
     assert steps_logged(run) == steps_logged(improved)
 
 
-def test_hosts_with_other_settings_are_refused_and_all_say_why(improved_config, tmp_path):
-    run, config = tmp_path / "run", given(improved_config(), tmp_path / "config.json")
-    other = given(improved_config(train__learning_rate=0.5), tmp_path / "other.json")
+@pytest.mark.parametrize("differ", ["settings", "images"])
+def test_hosts_that_would_not_train_the_same_network_are_refused_and_all_say_why(differ, improved_config, tmp_path):
+    changes = [{}, {"train__learning_rate": 0.5}]
     told = "train.learning_rate is 0.5 on host 1, and 0.001 on host 0. Start the same command"
-    codes, lines = end(start("train", run, each=([config], [other])), run)
+    if differ == "images":
+        for i in range(2):
+            np.save(tmp_path / f"{i}.npy", np.full((20, 8, 8, 1), i, np.uint8))
+        common = {"data__name": "array", "model__class_conditional": False}
+        changes = [common | {"data__dir": str(tmp_path / f"{i}.npy")} for i in range(2)]
+        told = "the data's "
+    each = [[given(improved_config(**changes[i]), tmp_path / f"{i}.json")] for i in range(2)]
+    run = tmp_path / "run"
+    codes, lines = end(start("train", run, each=each), run)
     assert codes == [2, 2]
     assert lines[0].startswith(f"error: host 1 has failed: {told}") and lines[1].startswith(f"error: {told}")
 

@@ -165,12 +165,11 @@ def test_a_config_file_that_exits_does_not_end_as_if_all_were_well(tmp_path):
         (ValueError("=====\nthe main thing\n====="), 1, "ValueError: the main thing. Run with --debug to see where\n"),
     ],
 )
-def test_whatever_a_command_fails_of_is_one_line(capsys, error, code, line):
+def test_whatever_a_command_fails_of_is_one_line(error, code, line):
     from ddx.cli import command
 
-    assert command._tell(error) == code
-    err = capsys.readouterr().err
-    assert err.startswith(f"error: {line}") and err.count("\n") == 1
+    text, found = command._said(error)
+    assert found == code and f"{text}\n".startswith(line) and "\n" not in text
 
 
 def test_a_workdir_that_cannot_be_made_is_named(tmp_path):

@@ -8,6 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -20,7 +21,7 @@ from ddx.config.values import check_key, validate
 from ddx.runtime import faults, storage
 from ddx.runtime.errors import ConfigError, DdxError, brief, did_you_mean, printable, telling_line
 from ddx.runtime.paths import Path, optional_path, place, user_path
-from ddx.runtime.preemption import interruptible
+from ddx.runtime.preemption import EXIT_CODE, interruptible
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: config, checkpoints, metrics, samples.")
 _PATHS = {"workdir", "source", "out", "images", "reconstruct", "low_res", "data_dir", "known", "mask", "start"}
@@ -102,34 +103,72 @@ def run(main: Callable[[], int]) -> None:
         with interruptible():
             code = main()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
         code = 130
+        _end(code, "interrupted", "interrupted")
+    except SystemExit as ended:
+        if ended.code != EXIT_CODE:
+            raise
+        code = EXIT_CODE
+        _end(code, "stopped by a signal; the same command resumes", "")  # as it has said itself
     except Exception as error:
         if debug:
             traceback.print_exc()
         text, code = _said(error)
-        if "ddx.runtime.between_hosts" in sys.modules:
-            sys.modules["ddx.runtime.between_hosts"].fail(code, text)
-        print(f"error: {text}", file=sys.stderr)
+        _end(code, text, f"error: {text}")
     sys.exit(code)
 
 
-def meet_hosts() -> None:
-    """Begin to work together with the other hosts, if there are any; the first one speaks for all."""
-    import jax
+def _end(code: int, why: str, line: str) -> None:
+    """Say why a command ends, to the other hosts too, once it works with any."""
+    if _end_on_hosts is not None:
+        _end_on_hosts(code, why, line)
+    elif line:
+        print(line, file=sys.stderr)
 
-    import ddx
+
+_end_on_hosts: Callable[[int, str, str], None] | None = None
+
+
+def meet_hosts() -> None:
+    """Begin to work together with the other hosts, if there are any; the first one speaks for all.
+
+    Raises:
+      ConfigError: they were given other flags, or have other versions.
+    """
+    global _end_on_hosts
+    import jax
+    import jaxlib
+
     from ddx.runtime import between_hosts, hosts
 
     hosts.start()
     between_hosts.listen()
-    given = {f"--{name}": flags.FLAGS[name].value for name in flags.FLAGS if flags.FLAGS[name].present}
-    local = [name for name in given if name.startswith("--config") or name == "--data_dir"]  # may be a host's own
-    versions = {"the version of ddx": ddx.__version__, "the version of jax": jax.__version__}
-    between_hosts.check_same({name: given[name] for name in given if name not in local} | versions)
+    _end_on_hosts = between_hosts.end
+    versions = {module.__name__: module.__version__ for module in (sys.modules["ddx"], jax, jaxlib)}
+    ways = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+    between_hosts.check_same(
+        {f"--{name}": value for name, value in _shared_flags().items()}
+        | {f"the version of {name}": version for name, version in versions.items()}
+        | {name: getattr(jax.config, name) for name in ways}
+    )
     if not hosts.is_first():
         sys.stdout = None  # to which `print` prints nothing
         warnings.simplefilter("ignore")
+
+
+def _shared_flags() -> dict[str, Any]:
+    """The flags that are to be the same on all hosts, whether given or not.
+
+    The config is compared as a whole by what uses it. A path may be a host's own: where the images lie; or it is a
+    folder that is locked, and must be the same one.
+    """
+    modules = flags.FLAGS.flags_by_module_dict().items()
+    ours = {flag.name: flag.value for module, those in modules if not module.startswith("absl") for flag in those}
+    return {
+        name: value
+        for name, value in ours.items()
+        if name.partition(".")[0] not in ("config", "debug") and (name not in _PATHS or "://" in str(value))
+    }
 
 
 def workdir() -> Path:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddx.config.keys import KEYS
-from ddx.runtime import folders, hosts, storage
+from ddx.runtime import between_hosts, folders, hosts, storage
 from ddx.runtime.errors import CheckpointError, ConfigError
 from ddx.runtime.folders import make_directory, remove_temporaries
 from ddx.runtime.lock import lock
@@ -95,6 +95,7 @@ class Job:
         Raises:
           ConfigError: the folder holds another job.
         """
+        between_hosts.check_same(_flat(record))
         self._out, self._path = out, out / f"{name}.json"
         self._parts = out / "parts"
         self.before: dict[str, Any] = hosts.agreed(self._read_before)  # the record that was there

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from ddx.runtime import between_hosts
+
 
 class Background:
     """Does what it is given in a thread; the next piece waits for the one before.
@@ -17,12 +19,20 @@ class Background:
         self._error: BaseException | None = None
 
     def __enter__(self) -> "Background":
+        between_hosts.to_finish.append(self._join)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-        if kind is None:
-            self.wait()
-        elif self._thread is not None and not issubclass(kind, KeyboardInterrupt):
+        try:
+            if kind is None:
+                self.wait()
+            elif not issubclass(kind, KeyboardInterrupt):
+                self._join()
+        finally:
+            between_hosts.to_finish.remove(self._join)
+
+    def _join(self) -> None:
+        if self._thread is not None:
             self._thread.join()
 
     def start(self, work: Callable[[], None]) -> None:

@@ -72,13 +72,18 @@ def every() -> tuple[Any, ...]:
 
     Raises:
       AcceleratorError: JAX fell back to the CPU of a host with a TPU.
-      ConfigError: they are on several hosts that have not met.
+      ConfigError: they are on several hosts that have not met, or have not equally many.
     """
     if target() is None and jax.default_backend() == "cpu" and not _cpu_is_wanted():
         _refuse(accelerator.on_cpu(accelerator.this_host()))
     if target() is None and jax.process_count() > hosts.count():
         raise ConfigError(
             f"the devices are on {jax.process_count()} hosts. Call jax.distributed.initialize() first, on each of them"
+        )
+    if target() is None and jax.device_count() != (each := jax.local_device_count()) * hosts.count():
+        raise ConfigError(
+            f"host {hosts.index()} has {each} of {jax.device_count()} devices, and there are {hosts.count()} hosts."
+            " Start on hosts with equally many devices"
         )
     return tuple(sorted(target() or jax.devices(), key=lambda device: (device.process_index, device.id)))
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # JAX has no public name for what it has agreed on
 from jax.experimental import multihost_utils
 
 from ddx.runtime import accelerator, errors
@@ -100,13 +101,18 @@ def _say(line: str) -> None:
 
 
 def count() -> int:
-    """How many processes work together. Where there is one, no device is touched to know that."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    """How many processes work together. No device is touched to know that."""
+    return int(distributed.global_state.num_processes) if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
     """Which of them this is, from 0."""
-    return jax.process_index() if jax.distributed.is_initialized() else 0
+    return int(distributed.global_state.process_id) if jax.distributed.is_initialized() else 0
+
+
+def service() -> Any:
+    """JAX's coordination service, through which processes can tell each other texts by name."""
+    return distributed.global_state.client
 
 
 def is_first() -> bool:
@@ -116,13 +122,13 @@ def is_first() -> bool:
 
 def wait() -> None:
     """Until all have come here."""
-    if _is_asked():
+    if is_asked():
         multihost_utils.broadcast_one_to_all(np.zeros(1, np.uint8))
 
 
 def agreed(decide: Callable[[], Any]) -> Any:
     """What the first process decides, when all have come here: a value that JSON can hold, or a `DdxError` for all."""
-    if not _is_asked():
+    if not is_asked():
         return decide()
     wait()
     told: dict[str, Any] = {}
@@ -142,13 +148,13 @@ def agreed(decide: Callable[[], Any]) -> Any:
 
 def share(work: Any) -> Any:
     """What of a list of pieces of work this process does."""
-    return work[index() :: count()] if _is_asked() else work
+    return work[index() :: count()] if is_asked() else work
 
 
 _decides = contextvars.ContextVar("decides", default=False)
 
 
-def _is_asked() -> bool:
+def is_asked() -> bool:
     """Whether others have a part in what happens here: not while the first process decides for all."""
     return count() > 1 and not _decides.get()
 

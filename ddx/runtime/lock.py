@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from ddx.runtime import bucket, hosts
+from ddx.runtime import between_hosts, bucket, hosts
 from ddx.runtime.errors import ConfigError, StorageError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.paths import Path, is_local
@@ -145,6 +145,7 @@ class _Lease(Lock):
         _ours.add(self._at)
         self._thread = threading.Thread(target=self._renew, name="ddx-lock", daemon=True)
         self._thread.start()
+        between_hosts.to_finish.append(self.release)
 
     def check(self) -> None:
         """Refuse to write, where another process may have the lock by now."""
@@ -167,6 +168,7 @@ class _Lease(Lock):
 
     def release(self) -> None:
         """Remove it, if it is still ours."""
+        between_hosts.to_finish.remove(self.release)
         self._ended.set()
         self._thread.join(HEARTBEAT)  # it may just be writing
         _ours.discard(self._at)

@@ -22,7 +22,6 @@ from ddx.runs.folder import forget_later, run_config, save_config
 from ddx.runs.same_data import check_same_data, described
 from ddx.runtime import between_hosts, devices, hosts, parallel
 from ddx.runtime.background import Background
-from ddx.runtime.errors import NonFiniteError
 from ddx.runtime.folders import make_directory
 from ddx.runtime.lock import Lock, lock
 from ddx.runtime.paths import Path, user_path
@@ -33,7 +32,7 @@ from ddx.training import backbone, origin, resume, spectrum, summary
 from ddx.training.metrics import MetricsWriter, join, summarise
 from ddx.training.pace import Pace
 from ddx.training.program import make_program
-from ddx.training.remedies import smaller_step
+from ddx.training.remedies import refuse_not_finite, smaller_step
 from ddx.training.state import TrainState, init_state
 from ddx.training.step import parts_in_loop
 from ddx.training.watch import Watch, is_due
@@ -246,13 +245,7 @@ class _Run:
             self.bad_steps = 0 if good else self.bad_steps + 1
             if self.bad_steps > most:
                 self.saving.wait()
-                last = self.checkpoints.steps()
-                newest = f"The newest checkpoint is {last[-1]}" if last else "There is no checkpoint yet"
-                raise NonFiniteError(
-                    f"the loss or its gradient was not finite at step {at}{f' and the {most} before' * (most > 0)},"
-                    f" and the update was not applied. {newest}. Lower"
-                    " train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
-                )
+                hosts.agreed(functools.partial(refuse_not_finite, at, most, self.checkpoints))
         return joined
 
     def log(self, step: int, metrics: dict[str, Any], writer: MetricsWriter | None, progress: Progress) -> None:

@@ -1,8 +1,10 @@
-"""What a user can change when a training step does not fit into memory."""
+"""What a user can change when a training step does not fit into memory, or its loss is not finite."""
 
 from ml_collections import ConfigDict
 
+from ddx.runs.checkpoint import Checkpoints
 from ddx.runtime import devices
+from ddx.runtime.errors import NonFiniteError
 
 
 def smaller_step(config: ConfigDict | None) -> str:
@@ -23,3 +25,14 @@ def smaller_step(config: ConfigDict | None) -> str:
 def _next_divisor(number: int, above: int) -> int | None:
     """The smallest divisor of a number above another."""
     return next((n for n in range(above + 1, number + 1) if number % n == 0), None)
+
+
+def refuse_not_finite(step: int, before: int, checkpoints: Checkpoints) -> None:
+    """Raise a NonFiniteError for a step, and as many before it as are allowed, which says from where to go on."""
+    last = checkpoints.steps()
+    newest = f"The newest checkpoint is {last[-1]}" if last else "There is no checkpoint yet"
+    raise NonFiniteError(
+        f"the loss or its gradient was not finite at step {step}{f' and the {before} before' * (before > 0)},"
+        f" and the update was not applied. {newest}. Lower"
+        " train.learning_rate, raise train.warmup_steps or use model.dtype=float32, in the same --workdir"
+    )

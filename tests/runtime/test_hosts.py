@@ -147,11 +147,31 @@ FAILS = """
 import os
 from ddx.cli import command
 def main():
+    from ddx.runtime import between_hosts
+    between_hosts._EVERY, between_hosts._KNOWN, between_hosts._KNOWN_TO_FIRST = 0.3, 1.0, 2.5
     command.meet_hosts()
     from ddx.runtime import hosts
     from ddx.runtime.errors import DataError
     if str(hosts.index()) == os.environ["FAILS"]:
         raise DataError("no images here. Put them there")
+    if os.environ["FAILS"] == "signal" and hosts.index() == 1:
+        from ddx.runtime.preemption import one_line
+        with one_line("stopped by a signal; the same command resumes: here"):
+            os.kill(os.getpid(), 15)
+    if os.environ["FAILS"] == "interrupt" and hosts.index() == 0:
+        raise KeyboardInterrupt
+    if os.environ["FAILS"] == "late" and hosts.index() == 0:
+        return 0
+    if os.environ["FAILS"] in ("late", "saving") and hosts.index() == 1:
+        import time
+        time.sleep(1.0)
+        raise DataError("no images here. Put them there")
+    if os.environ["FAILS"] == "saving":
+        import time
+        from ddx.runtime.background import Background
+        with Background("save") as saving:
+            saving.start(lambda: (time.sleep(5.0), print("saved", flush=True)))
+            hosts.wait()
     if os.environ["FAILS"] == "both":
         raise DataError(f"no images on {hosts.index()}. Put them there")
     hosts.wait()
@@ -161,6 +181,8 @@ APART = """
 import os
 from ddx.cli import command
 def main():
+    from ddx.runtime import between_hosts
+    between_hosts._EVERY, between_hosts._KNOWN, between_hosts._KNOWN_TO_FIRST = 0.3, 1.0, 2.5
     command.meet_hosts()
     from ddx.runtime import hosts, lock
     from ddx.runtime.paths import user_path
@@ -177,7 +199,31 @@ def test_an_error_of_one_host_ends_both_and_both_say_it(fails):
     assert [code for _, _, code in found] == [4, 4]
     own, other = (found[i][1].splitlines()[-1] for i in (fails, 1 - fails))
     assert own == "error: no images here. Put them there"
-    assert other == f"error: host {fails} has failed: no images here. Put them there"
+    assert other == f"error: on host {fails}: no images here. Put them there"
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "first", "second"),
+    [
+        ("signal", 143, "error: on host 1: stopped by a signal; the same command resumes", "stopped by a signal; the"),
+        ("interrupt", 130, "interrupted", "error: on host 0: interrupted"),
+    ],
+)
+def test_a_signal_to_one_host_ends_both_with_its_exit_code(how, code, first, second):
+    found = run(FAILS, [environment | {"FAILS": how} for environment in processes.hosts(2, 1)])
+    assert [found_code for _, _, found_code in found] == [code, code]
+    for (_, err, _), line in zip(found, (first, second), strict=True):
+        assert err.splitlines()[-1].startswith(line)
+
+
+def test_a_host_that_has_ended_hears_of_the_error_of_a_slower_one():
+    found = run(FAILS, [environment | {"FAILS": "late"} for environment in processes.hosts(2, 1)])
+    assert [code for _, _, code in found] == [4, 4] and "Traceback" not in found[0][1]
+
+
+def test_what_one_host_saves_is_saved_before_the_error_of_another_ends_it():
+    found = run(FAILS, [environment | {"FAILS": "saving"} for environment in processes.hosts(2, 1)])
+    assert [code for _, _, code in found] == [4, 4] and found[0][0].endswith("saved\n")
 
 
 def test_errors_of_both_at_once_end_both_with_the_one_that_was_told_first():

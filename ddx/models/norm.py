@@ -54,8 +54,9 @@ def measure(
     """Images x + shift with their moments.
 
     The moments are sums over the pixels of each channel, of the differences to a number near its mean: sums of the
-    squares themselves would cancel where a mean is large against its spread. That number is the mean of 16 pixels or
-    more; on a TPU it is the first pixel, so there the sums are less precise where that is far from the others.
+    squares themselves would cancel where a mean is large against its spread. In large images that number is the mean of
+    16 pixels or more; on a TPU it is the first pixel, so there the sums are less precise where that is far from the
+    others.
 
     Args:
       x: (B, H, W, C).
@@ -64,8 +65,10 @@ def measure(
         are large, for it knows the pixels of x only when it has computed all of x.
       in_pieces: whether x is written piece by piece, so that a TPU has to read it again for the sums.
     """
-    on_tpu = first() if first and x.shape[1] * x.shape[2] >= _LARGE else x[:, :1, :1]
-    near = _near(*jax.lax.stop_gradient((x, on_tpu.astype(jnp.float32))))  # any number will do: nothing depends on it
+    near = x[:, :1, :1].astype(jnp.float32)
+    if x.shape[1] * x.shape[2] >= _LARGE:
+        near = _near(jax.lax.stop_gradient(x), first().astype(jnp.float32) if first else near)
+    near = jax.lax.stop_gradient(near)  # any number near the mean: nothing depends on which
     mean, square = (_means_of_pieces if in_pieces else _means)(x, near)
     shift = jnp.broadcast_to(shift, mean.shape)
     return Measured(x, shift, x[:, :2, :2], mean + near[:, 0, 0] + shift, square - jnp.square(mean))

@@ -603,6 +603,11 @@ def test_what_another_try_does_not_change_is_not_tried_again(cloud, what, says):
     assert done.returncode == 1 and "Not tried again" in done.stderr.splitlines()[-1]
 
 
+def test_what_is_said_by_a_setup_that_succeeds_counts_for_nothing(cloud):
+    cloud.plan(install=[{"code": 0, "says": "PERMISSION_DENIED, and tried in another way"}], job=[1, 0])
+    assert watch(cloud).returncode == 0 and cloud.slept() == [30]
+
+
 def test_a_number_may_begin_with_zero(cloud):
     cloud.plan(install=[0], job=[1] * 3)
     assert "after 2 failures in a row" in error(watch(cloud, *V3, "--retries=01", "--delay=08"), 1)

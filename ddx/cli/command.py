@@ -43,7 +43,7 @@ def define_config() -> flags.FlagHolder:
         holder = config_flags.DEFINE_config_file("config", None, f"{meaning} --config.train.num_steps=1000.")
     except flags.Error as error:  # it reads --flagfile
         text, code = _said(_in_flags(error))
-        print(f"error: {text}", file=sys.stderr)
+        _end(code, text, f"error: {text}")
         sys.exit(code)
     flags.FLAGS["config"].parser = _ConfigFile()
     return holder
@@ -122,7 +122,7 @@ def _end(code: int, why: str, line: str) -> None:
     """Say why a command ends, to the other hosts too, once it works with any."""
     if _end_on_hosts is not None:
         _end_on_hosts(code, why, line)
-    elif line:
+    if line:
         print(line, file=sys.stderr)
 
 

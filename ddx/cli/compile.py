@@ -52,6 +52,7 @@ def _shipped() -> int:
             "--shipped keeps what it has compiled in a file. Name it with --json, such as --json=tpu.json"
         )
     check_what(tuple(WHAT.value))
+    programs.check_json()
     prepare("v3:2x2")
     from ddx.compiling.shipped import RUNS, compile_shipped
 

@@ -30,11 +30,11 @@ def given() -> tuple[ConfigDict, dict[str, Any]]:
         raise ConfigError("--config is missing. Name one, such as --config=ddpm_cifar10")
     if NUM_CLASSES.value is not None and NUM_CLASSES.value < 1:
         raise ConfigError(f"--num_classes={NUM_CLASSES.value} must be at least 1, which is a set without classes")
-    _check_json()
+    check_json()
     return config, {"image_shape": _shape(), "num_classes": NUM_CLASSES.value}
 
 
-def _check_json() -> None:
+def check_json() -> None:
     """Refuse a file for the numbers that cannot be written, before there are any."""
     if JSON.value:
         from ddx.runtime.storage import check_writable

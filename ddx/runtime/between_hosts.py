@@ -62,21 +62,19 @@ def listen() -> None:
 
 
 def end(code: int, why: str, line: str) -> None:
-    """Print a line, and end this process as soon as the others know why; without others it only prints.
+    """Print a line, and end this process as soon as the others know why; nothing where there are no others.
 
     If another process has ended before, that is why this one does, and the other one's reason and exit code are told.
     """
-    before = None
-    if hosts.count() > 1:
-        _ends.set()
-        before = _end_of_another()
-    if before is None and line:
-        print(line, file=sys.stderr, flush=True)
     if hosts.count() == 1:
         return
+    _ends.set()
+    before = _end_of_another()
     if before is None:
+        if line:
+            print(line, file=sys.stderr, flush=True)
+        told = {"host": hosts.index(), "code": code, "why": why}
         with contextlib.suppress(Exception):  # another one was faster, or the service is gone
-            told = {"host": hosts.index(), "code": code, "why": why}
             hosts.service().key_value_set(_END, json.dumps(told))
     with contextlib.suppress(KeyboardInterrupt):
         time.sleep(_patience())

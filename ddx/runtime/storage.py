@@ -139,7 +139,7 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
       StorageError: there is no room for it, or it may not be written.
     """
     if is_local(path):
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = _beside(path)
     else:
         temporary = pathlib.Path(tempfile.gettempdir(), f"ddx-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
@@ -153,6 +153,11 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
                 bucket.put(bucket.address(path), temporary)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _beside(path: pathlib.Path) -> pathlib.Path:
+    """The temporary name of a file while this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
 
 @contextlib.contextmanager
@@ -187,7 +192,7 @@ def check_writable(path: Path) -> None:
         with writing(path):
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary = _beside(path)
             temporary.touch()
             temporary.unlink()
 

@@ -207,14 +207,14 @@ delete() {
   fi
 }
 
-# attempt COMMAND: runs it, and sets `hopeless` to 1 if it says what another try would not change, for watch.sh.
+# attempt COMMAND: runs it, and sets `hopeless` to 1 if it fails of what another try would not change, for watch.sh.
 # shellcheck disable=SC2034
 attempt() {
   local errors code=0
   hopeless=''
   errors=$(mktemp)
   { "$@" 2>&1 >&3 | tee "$errors" >&2; } 3>&1 || code=$?
-  ! grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|not present in the SSH agent' "$errors" || hopeless=1
+  ((code == 0)) || ! grep -qE 'INVALID_ARGUMENT|PERMISSION_DENIED|not present in the SSH agent' "$errors" || hopeless=1
   rm -f "$errors"
   return "$code"
 }

@@ -206,6 +206,7 @@ def launch(*flags, **env):
         (["--shipped"], 2, "Name it with --json"),
         (["--config=digits", "--workdir=runs/x"], 2, "--workdir is a folder of a run"),
         (["--config=digits", "--json=/nowhere/x.json"], 3, "cannot write /nowhere/x.json (No such file or directory)"),
+        (["--shipped", "--json=/nowhere/x.json"], 3, "cannot write /nowhere/x.json (No such file or directory)"),
         (["--config=digits", "--json=/"], 3, "cannot write / (Is a directory). Name a file"),
         (["--config=digits", "--json=s3://b/x"], 2, "--json=s3://b/x"),
     ],
